@@ -1,0 +1,71 @@
+"""Memory that is locked, kept out of core dumps, and zeroed on close.
+
+``mlock`` needs RLIMIT_MEMLOCK or CAP_IPC_LOCK; where the system refuses, the buffer still works and
+``locked`` says False. docs/THREATS.md states what this cannot do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import mmap
+from types import TracebackType
+from typing import Self
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LockedBuffer:
+    """A page-aligned writable buffer of ``size`` bytes, zero-filled; a context manager."""
+
+    def __init__(self, size: int) -> None:
+        """Map, lock and exclude from dumps."""
+        self._size = size
+        self._map = mmap.mmap(-1, max(size, 1))
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_DONTDUMP)
+        if hasattr(mmap, "MADV_DONTFORK"):
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_DONTFORK)
+        self._view = memoryview(self._map)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.locked = _libc.mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(max(size, 1))) == 0
+        self.closed = False
+
+    @property
+    def view(self) -> memoryview:
+        """The writable bytes. Do not keep it after ``close``."""
+        return self._view[: self._size]
+
+    def wipe(self) -> None:
+        """Zero every byte."""
+        if not self.closed:
+            ctypes.memset(self._address, 0, self._size)
+
+    def close(self) -> None:
+        """Zero and release. Views that others still hold keep the (zeroed) pages mapped."""
+        if self.closed:
+            return
+        self.wipe()
+        self.closed = True
+        _libc.munlock(ctypes.c_void_p(self._address), ctypes.c_size_t(max(self._size, 1)))
+        with contextlib.suppress(BufferError):
+            self._view.release()
+            self._map.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Zero and release."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Zero what was forgotten."""
+        with contextlib.suppress(Exception):
+            self.close()

@@ -1,0 +1,114 @@
+"""Every raw cryptographic call of facekeep, in one place (SPEC.md §1, §3, §5, §6).
+
+Nothing here is a primitive of our own: AES-256-GCM is pyca/cryptography's, hashes, SHAKE and HMAC
+are OpenSSL's through hashlib.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from facekeep.errors import FormatError, IntegrityError
+
+SUITE = 1
+_SUITE = SUITE.to_bytes(2, "big")
+NONCE_LEN = 12
+TAG_LEN = 16
+BLOB_OVERHEAD = 2 + NONCE_LEN + TAG_LEN
+KEY_LEN = 32
+SET_LEN = 2048
+
+compare = hmac.compare_digest
+
+
+def domain(label: str) -> bytes:
+    """``D(label)`` of SPEC.md §1: keeps the uses of one hash or key apart."""
+    return b"facekeep/v1/" + label.encode("ascii") + b"\0"
+
+
+def random_bytes(count: int) -> bytes:
+    """Return ``count`` bytes from the operating system's generator."""
+    return os.urandom(count)
+
+
+def sha256(*parts: bytes) -> bytes:
+    """SHA-256 of the parts, one after another."""
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def mac(key: bytes, *parts: bytes) -> bytes:
+    """HMAC-SHA256 (RFC 2104) of the parts, one after another."""
+    return hmac.digest(key, b"".join(parts), "sha256")
+
+
+def expand_node(info: bytes, node_key: bytes) -> bytes:
+    """Return the 3,840 bytes of a node's children (SPEC.md §3.1). A zero key is a dead one: refused."""
+    if not any(node_key):
+        raise IntegrityError("a destroyed key was about to be used")
+    return hashlib.shake_256(info + node_key).digest(3840)
+
+
+def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
+    """Derive (encryption key, commitment) from a slot key: SP 800-56C r2 §4, SHA-512 (SPEC.md §5.1).
+
+    One SHA-512 block of output is one call with counter 1; equal to ``ConcatKDFHash``, and three times faster.
+    """
+    if not any(slot_key):
+        raise IntegrityError("a destroyed key was about to be used")
+    out = hashlib.sha512(b"\0\0\0\1" + slot_key + info).digest()
+    return out[:32], out[32:]
+
+
+def seal(key: bytes, plaintext: bytes | bytearray | memoryview, aad: bytes) -> bytes:
+    """Seal under a random nonce: ``suite || nonce || ciphertext || tag``.
+
+    A key seals at most two blobs in its life (SPEC.md §5), so random nonces cannot collide in practice.
+    """
+    nonce = os.urandom(NONCE_LEN)
+    return _SUITE + nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def open_sealed(key: bytes, blob: bytes, aad: bytes) -> bytes:
+    """Open a sealed blob; raises IntegrityError. Not for templates: see ``open_into``."""
+    try:
+        _check_header(blob)
+        return AESGCM(key).decrypt(blob[2:14], blob[14:], aad)
+    except InvalidTag:
+        raise IntegrityError("a sealed blob does not authenticate") from None
+
+
+def open_into(key: bytes, blob: bytes, aad: bytes, out: memoryview) -> None:
+    """Open a sealed blob into ``out`` (exactly the plaintext's length), never into a new object."""
+    if blob[:2] != _SUITE or len(blob) != len(out) + BLOB_OVERHEAD:
+        raise FormatError("a sealed blob has another suite or length than it should")
+    try:
+        AESGCM(key).decrypt_into(blob[2:14], memoryview(blob)[14:], aad, out)
+    except InvalidTag:
+        raise IntegrityError("a sealed blob does not authenticate") from None
+
+
+def _check_header(blob: bytes) -> None:
+    if blob[:2] != _SUITE or len(blob) < BLOB_OVERHEAD:
+        raise FormatError("a sealed blob has an unknown suite or is too short")
+
+
+_SET_ELEMENT = domain("set-element")
+_SET = domain("set")
+
+
+def set_element(slot: int, grant_id: bytes) -> npt.NDArray[np.uint16]:
+    """Return the LtHash16 vector of one grant, uint16 of shape (1024,) (SPEC.md §6.4)."""
+    raw = hashlib.shake_128(_SET_ELEMENT + slot.to_bytes(8, "big") + grant_id).digest(SET_LEN)
+    return np.frombuffer(raw, dtype="<u2")
+
+
+def set_digest(total: npt.NDArray[np.uint16]) -> bytes:
+    """Hash of an LtHash16 sum, 32 bytes."""
+    return sha256(_SET, total.astype("<u2").tobytes())

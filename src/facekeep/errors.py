@@ -1,0 +1,201 @@
+"""Every error facekeep raises.
+
+Each class has a stable ``code`` (for machines) and an ``exit_code`` (for shells); each instance
+has a one-line message and the ``next`` step a person should take::
+
+    FacekeepError
+    +-- UsageError            (10)  the caller's input is not acceptable
+    |   +-- ImageError        (11)  a photograph cannot be turned into exactly one template
+    |   +-- ConsentError      (12)  consent terms are not acceptable
+    |   +-- SubjectUnknown    (13)  no living grant under that subject id
+    |   +-- VaultExists       (14)  there is already something where a vault should be made
+    +-- Denied                (20)  the gate refused; the reason is in the log only
+    +-- NotAllowed            (21)  the principal's roles do not allow this administration
+    +-- ClockError            (22)  the clock stands before what the log has already seen
+    +-- VaultNotFound         (30)  no vault at that path
+    +-- RootError             (31)  the root key is missing, wrong or badly kept
+    +-- StoreError            (32)  a file cannot be read or written (disk full, permissions)
+    +-- IntegrityError        (33)  a file was altered, truncated, replaced or rolled back
+    |   +-- ForeignFile       (34)  a file belongs to another vault
+    |   +-- FormatError       (35)  bytes do not follow docs/SPEC.md
+    +-- Busy                  (36)  another process holds the writer lock
+    +-- TreeFull              (37)  the key tree has no free branch position
+    +-- ErasurePending        (38)  an erasure was begun and cannot be finished yet
+    +-- MissingDependency     (39)  an optional package or model file is not installed
+    +-- SlotDead              (20)  a slot's key was destroyed (never leaves the library)
+
+Exit codes 0 and 1 are a match and no match; 2 is click's own usage error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FacekeepError(Exception):
+    """Base class: ``str(error)`` is the message, ``error.next`` what to do about it."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 9
+    default_next: ClassVar[str] = "run 'facekeep check' and read its report"
+
+    def __init__(self, message: str, *, next: str | None = None) -> None:  # noqa: A002 - the contract's name
+        """Keep the message and the next step (``default_next`` where none is given)."""
+        super().__init__(message)
+        self.next = next or self.default_next
+
+
+class UsageError(FacekeepError):
+    """The caller's input is not acceptable; nothing was done."""
+
+    code = "usage"
+    exit_code = 10
+    default_next = "correct the input and try again"
+
+
+class ImageError(UsageError):
+    """A photograph cannot be turned into exactly one template."""
+
+    code = "image"
+    exit_code = 11
+    default_next = "use another photograph: one face, well lit, at least 80 pixels wide"
+
+
+class ConsentError(UsageError):
+    """Consent terms are not acceptable (no expiry, expiry in the past, unknown scope, ...)."""
+
+    code = "consent"
+    exit_code = 12
+    default_next = "correct the consent terms and try again"
+
+
+class SubjectUnknown(UsageError):
+    """No living grant stands under that subject id."""
+
+    code = "subject_unknown"
+    exit_code = 13
+    default_next = "check the id with 'facekeep subjects'"
+
+
+class VaultExists(UsageError):
+    """There is already something where a vault should be made."""
+
+    code = "vault_exists"
+    exit_code = 14
+    default_next = "choose another path; nothing there was touched"
+
+
+class Denied(FacekeepError):
+    """The gate refused. The outside learns nothing more; the log holds the reason."""
+
+    code = "denied"
+    exit_code = 20
+    default_next = "an operator can read the reason: facekeep status --decision ID"
+
+    def __init__(self, message: str = "denied", *, next: str | None = None, decision: str | None = None) -> None:  # noqa: A002 - the contract's name
+        """Keep the decision id, None when not even the denial could be recorded."""
+        super().__init__(message, next=next)
+        self.decision = decision
+
+
+class NotAllowed(FacekeepError):
+    """The principal is unknown, revoked, or its roles do not allow this action."""
+
+    code = "not_allowed"
+    exit_code = 21
+    default_next = "use a token whose role allows it (FACEKEEP_TOKEN or --token-file)"
+
+
+class ClockError(FacekeepError):
+    """The clock stands before what the log has already seen."""
+
+    code = "clock"
+    exit_code = 22
+    default_next = "correct the system clock; if the log's time is the wrong one: facekeep clock accept"
+
+
+class VaultNotFound(FacekeepError):
+    """There is no vault at that path."""
+
+    code = "vault_not_found"
+    exit_code = 30
+    default_next = "check --vault or FACEKEEP_VAULT, or make one with 'facekeep init'"
+
+
+class RootError(FacekeepError):
+    """The root key is missing, wrong, or kept where others can read it."""
+
+    code = "root"
+    exit_code = 31
+    default_next = "check the root provider in vault.toml; no file was changed"
+
+
+class StoreError(FacekeepError):
+    """A file cannot be read or written (disk full, permissions, I/O error)."""
+
+    code = "store"
+    exit_code = 32
+    default_next = "free space or mend permissions, then try again; committed data is not lost"
+
+
+class IntegrityError(FacekeepError):
+    """A file was altered, truncated, replaced or rolled back."""
+
+    code = "integrity"
+    exit_code = 33
+    default_next = "run 'facekeep check'; restore the named file from its live copy or a backup"
+
+
+class ForeignFile(IntegrityError):
+    """A file belongs to another vault."""
+
+    code = "foreign_file"
+    exit_code = 34
+    default_next = "put the vault's own file back; nothing was changed"
+
+
+class FormatError(IntegrityError):
+    """Bytes do not follow docs/SPEC.md."""
+
+    code = "format"
+    exit_code = 35
+
+
+class Busy(FacekeepError):
+    """Another process holds the writer lock."""
+
+    code = "busy"
+    exit_code = 36
+    default_next = "wait for the other operation to end, then try again"
+
+
+class TreeFull(FacekeepError):
+    """The key tree has no free branch position."""
+
+    code = "tree_full"
+    exit_code = 37
+    default_next = "shred what has expired, or start another vault"
+
+
+class ErasurePending(FacekeepError):
+    """An erasure was begun (and is denied at the gate) but cannot be finished yet."""
+
+    code = "erasure_pending"
+    exit_code = 38
+    default_next = "bring the missing root holder or copy back; any writing command then finishes it"
+
+
+class MissingDependency(FacekeepError):
+    """An optional package or model file is not installed."""
+
+    code = "missing_dependency"
+    exit_code = 39
+    default_next = "install the extra named in the message"
+
+
+class SlotDead(FacekeepError):
+    """The slot's key was destroyed. Raised inside the library; the gate turns it into a denial."""
+
+    code = "slot_dead"
+    exit_code = 20
+    default_next = "nothing can open it again; enrol the subject anew with their consent"

@@ -1,0 +1,33 @@
+"""Every limit in one place, with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what facekeep accepts. Formats (docs/SPEC.md) fix some of them for good."""
+
+    subject_id_bytes: int = 512  # UTF-8 bytes
+    text_bytes: int = 1024  # UTF-8 bytes of purpose, controller and the like
+    notice_bytes: int = 16 * 1024 * 1024  # size of a notice file
+    regions: int = 16  # region codes in one grant
+    templates: int = 64  # rows of one subject's template array, the mean included
+    dimension: int = 4096  # components of one template
+    entry_bytes: int = 65_535  # one log entry (C2SP tlog-tiles bundles have a uint16 length)
+    grants_per_entry: int = 140  # keeps a grant entry below entry_bytes
+    ranges_per_entry: int = 1_000  # slot ranges in one destroy entry
+    tags_per_entry: int = 400  # subject tags in one destroy entry
+    candidates: int = 1_000  # identify answers at the most
+    image_file_bytes: int = 64 * 1024 * 1024  # bytes of one photograph's file
+    image_pixels: int = 25_000_000  # pixels before decoding
+    image_side: int = 1_000  # pixels of the longer side handed to a detector
+    face_side: int = 40  # pixels of the smallest face accepted after shrinking
+    clock_slack_ms: int = 5_000  # how far the clock may stand behind the log
+    busy_timeout_ms: int = 15_000  # wait for SQLite's own locks
+    writer_timeout_s: float = 30.0  # wait for the writer lock
+    consent_days: int = 3_660  # longest consent; there is no endless one
+
+
+LIMITS = Limits()

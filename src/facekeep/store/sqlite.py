@@ -1,0 +1,179 @@
+"""One way to open a SQLite file: pragmas, identity, migrations, errors (SPEC.md §8).
+
+Connections belong to one thread each; a ``Database`` hands every thread its own and notices when the
+file at its path is no longer the file it opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sqlite_utils import Database as SqliteUtils
+
+from facekeep.errors import ForeignFile, IntegrityError, StoreError, VaultNotFound
+from facekeep.limits import LIMITS
+
+APPLICATION_ID = 0x464B5631
+Migration = Callable[[SqliteUtils], None]
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn sqlite3 and OS errors into ours; ``what`` names the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{what}: {_reason(error)}") from error
+    except sqlite3.DatabaseError as error:
+        raise IntegrityError(f"{what} is damaged: {_reason(error)}") from error
+    except OSError as error:
+        raise StoreError(f"{what}: {error.strerror or error}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class Database:
+    """A SQLite file in WAL mode with ``synchronous=FULL``; one connection a thread.
+
+    ``kind`` is the word in its meta table (vault, keys, log, backup); ``vault_id`` 16 bytes.
+    """
+
+    def __init__(self, path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> None:
+        """Open an existing file, check whose it is, bring its schema up to date."""
+        self.path = path
+        self.kind = kind
+        self.name = path.name
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+        self._closed = False
+        with translated(self.name):
+            if not path.exists():
+                raise VaultNotFound(f"{self.name} is missing at {path.parent.name}/")
+            status = path.stat()
+            self._identity = (status.st_dev, status.st_ino)
+            connection = self.connection()
+            self._check_owner(connection, vault_id)
+            self._migrate(connection, migrations)
+
+    @staticmethod
+    def create(path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> Database:
+        """Make a new file (mode 0600) with all migrations applied, and open it."""
+        with translated(path.name):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            os.close(descriptor)
+            connection = _connect(path)
+            with contextlib.closing(connection):
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT")
+                connection.execute("INSERT INTO meta VALUES ('vault', ?), ('file', ?)", (vault_id, kind))
+                connection.execute("COMMIT")
+            fsync_directory(path.parent)
+        return Database(path, kind, vault_id, migrations)
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection (autocommit; use ``transaction`` to write)."""
+        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if existing is not None:
+            return existing
+        if self._closed:
+            raise StoreError(f"{self.name} is closed")
+        connection = _connect(self.path)
+        self._local.connection = connection
+        with self._guard:
+            self._all.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error."""
+        self.check_identity()
+        with translated(self.name):
+            connection = self.connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+
+    def check_identity(self) -> None:
+        """Raise IntegrityError if the path no longer leads to the file that was opened."""
+        try:
+            status = os.stat(self.path)  # noqa: PTH116 - the hot path; Path.stat costs twice as much
+        except OSError as error:
+            raise IntegrityError(f"{self.name} was removed while the vault was open") from error
+        if (status.st_dev, status.st_ino) != self._identity:
+            raise IntegrityError(f"{self.name} was replaced while the vault was open")
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        self._closed = True
+        with self._guard:
+            for connection in self._all:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            self._all.clear()
+        self._local = threading.local()
+
+    def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise IntegrityError(f"{self.name} is not a facekeep file")
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+        if meta.get("file") != self.kind:
+            raise IntegrityError(f"{self.name} is a facekeep file of another kind")
+        if meta.get("vault") != vault_id:
+            raise ForeignFile(f"{self.name} belongs to another vault")
+
+    def _migrate(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(migrations):
+            raise IntegrityError(
+                f"{self.name} was written by a newer facekeep", next="install the newer facekeep"
+            )
+        if version == len(migrations):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for step in migrations[version:]:
+            step(SqliteUtils(connection))
+        connection.execute(f"PRAGMA user_version={len(migrations)}")
+        connection.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path.absolute().as_uri() + "?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=LIMITS.busy_timeout_ms / 1000,
+        cached_statements=256,
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA secure_delete=ON")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+    connection.execute("PRAGMA cache_size=-65536")
+    return connection
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a created, renamed or removed name durable: open(O_DIRECTORY), fsync, close."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
