@@ -92,7 +92,13 @@ class Denied(FacekeepError):
     exit_code = 20
     default_next = "an operator can read the reason: facekeep status --decision ID"
 
-    def __init__(self, message: str = "denied", *, next: str | None = None, decision: str | None = None) -> None:  # noqa: A002 - the contract's name
+    def __init__(
+        self,
+        message: str = "denied",
+        *,
+        next: str | None = None,  # noqa: A002 - the contract's name
+        decision: str | None = None,
+    ) -> None:
         """Keep the decision id, None when not even the denial could be recorded."""
         super().__init__(message, next=next)
         self.decision = decision

@@ -1,0 +1,1 @@
+"""The facekeep command."""

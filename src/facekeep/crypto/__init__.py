@@ -1,0 +1,1 @@
+"""The only importer of cryptography and nacl: primitives and locked memory."""

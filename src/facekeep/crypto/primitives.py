@@ -58,7 +58,7 @@ def expand_node(info: bytes, node_key: bytes) -> bytes:
 def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
     """Derive (encryption key, commitment) from a slot key: SP 800-56C r2 §4, SHA-512 (SPEC.md §5.1).
 
-    One SHA-512 block of output is one call with counter 1; equal to ``ConcatKDFHash``, and three times faster.
+    One SHA-512 block of output is one call with counter 1; equal to ``ConcatKDFHash``, but faster.
     """
     if not any(slot_key):
         raise IntegrityError("a destroyed key was about to be used")

@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 
 from facekeep.errors import FormatError
 
-JsonValue: TypeAlias = "None | bool | int | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 _SAFE = 2**53

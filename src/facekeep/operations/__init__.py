@@ -1,0 +1,1 @@
+"""What changes a vault: intent, effect, completion."""

@@ -1,0 +1,1 @@
+"""Sealed blobs and the Permit that opens them."""

@@ -1,0 +1,164 @@
+"""Consent as a person gave it, and its record (SPEC.md §5.5).
+
+Field names follow ISO/IEC TS 27560 and the W3C Data Privacy Vocabulary where they have one.
+There is no endless consent and no consent by default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from facekeep.clock import MS_PER_DAY
+from facekeep.crypto import primitives as p
+from facekeep.errors import ConsentError, FormatError
+from facekeep.formats.canonical import JsonObject, JsonValue, dumps
+from facekeep.formats.terms import Scope, Terms, check_regions
+from facekeep.limits import LIMITS
+
+STATUS_GIVEN = "ConsentGiven"
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The privacy notice the person was shown: SHA-256 of its file (32 bytes), BCP 47 language."""
+
+    sha256: bytes
+    language: str
+
+    @staticmethod
+    def from_file(path: Path, language: str = "en") -> Notice:
+        """Hash a notice file; raises ConsentError when it cannot be read, is empty or too large."""
+        try:
+            size = path.stat().st_size
+            if not path.is_file() or not 0 < size <= LIMITS.notice_bytes:
+                raise ConsentError(f"the notice {path.name!r} is empty, too large, or not a file")
+            return Notice(hashlib.sha256(path.read_bytes()).digest(), language)
+        except OSError as error:
+            raise ConsentError(f"the notice {path.name!r} cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """One act of consent, for one or more scopes, with a mandatory end.
+
+    Times in ms; ``regions`` where templates may be processed; ``expressed_by`` who consented
+    (``data-subject``, or a guardian's role). All of it stands only in the sealed record.
+    """
+
+    scopes: tuple[Scope, ...]
+    notice: Notice
+    expires_at_ms: int
+    purpose: str = "face matching"
+    controller: str = "not stated"
+    regions: tuple[str, ...] | None = None
+    not_before_ms: int | None = None
+    expressed_by: str = "data-subject"
+    expressed_at_ms: int | None = None
+
+    def settled(self, now_ms: int, region: str) -> Consent:
+        """Return it with defaults filled in and every field checked; raises ConsentError."""
+        whole = replace(
+            self,
+            scopes=tuple(sorted(set(self.scopes))),
+            regions=tuple(sorted(set(self.regions or (region,)))),
+            not_before_ms=now_ms if self.not_before_ms is None else self.not_before_ms,
+            expressed_at_ms=now_ms if self.expressed_at_ms is None else self.expressed_at_ms,
+        )
+        _check(whole, now_ms)
+        return whole
+
+
+def _check(consent: Consent, now_ms: int) -> None:
+    if not consent.scopes:
+        raise ConsentError("consent names no scope")
+    if consent.expires_at_ms <= now_ms:
+        raise ConsentError("consent would expire in the past")
+    if (
+        consent.not_before_ms is None
+        or consent.not_before_ms >= consent.expires_at_ms
+        or consent.not_before_ms < 0
+    ):
+        raise ConsentError("consent would expire before it begins")
+    if consent.expires_at_ms - now_ms > LIMITS.consent_days * MS_PER_DAY:
+        raise ConsentError(f"consent may last {LIMITS.consent_days} days at the most")
+    if consent.expressed_at_ms is None or not 0 <= consent.expressed_at_ms <= now_ms + LIMITS.clock_slack_ms:
+        raise ConsentError("consent was expressed in the future")
+    if len(consent.notice.sha256) != p.KEY_LEN or not _LANGUAGE.match(consent.notice.language):
+        raise ConsentError("the notice needs a SHA-256 and a BCP 47 language such as en or pt-BR")
+    for text in (consent.purpose, consent.controller, consent.expressed_by):
+        _check_text(text)
+    try:
+        check_regions(consent.regions or ())
+    except FormatError as error:
+        raise ConsentError(str(error)) from None
+
+
+def _check_text(text: str) -> None:
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConsentError("a consent text is not valid Unicode") from None
+    if not text.strip() or len(raw) > LIMITS.text_bytes or not text.isprintable():
+        raise ConsentError(f"a consent text is empty, unprintable or longer than {LIMITS.text_bytes} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What the record says besides the consent: whose templates, how many images, which model."""
+
+    subject: str
+    salt: bytes
+    images: int
+    model: str
+    metric: str
+    dimension: int
+    count: int
+
+
+def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, Terms]:
+    """Record plaintext and the terms that name it, for one scope of a settled consent."""
+    body: JsonObject = {
+        "consent": _consent_json(consent, scope),
+        "created_at_ms": now_ms,
+        "images": holding.images,
+        "model": {"dimension": holding.dimension, "id": holding.model, "metric": holding.metric},
+        "salt": holding.salt.hex(),
+        "subject": holding.subject,
+        "v": 1,
+    }
+    plain = p.random_bytes(32) + dumps(body)
+    terms = Terms(
+        scope,
+        consent.not_before_ms or 0,
+        consent.expires_at_ms,
+        consent.regions or (),
+        holding.count,
+        holding.dimension,
+        p.sha256(plain),
+    )
+    return plain, terms
+
+
+def _consent_json(consent: Consent, scope: Scope) -> JsonObject:
+    regions: list[JsonValue] = list(consent.regions or ())
+    return {
+        "controller": consent.controller,
+        "expires_at_ms": consent.expires_at_ms,
+        "expressed_at_ms": consent.expressed_at_ms,
+        "expressed_by": consent.expressed_by,
+        "not_before_ms": consent.not_before_ms,
+        "notice": {"language": consent.notice.language, "sha256": consent.notice.sha256.hex()},
+        "purpose": consent.purpose,
+        "regions": regions,
+        "scope": scope.word,
+        "status": STATUS_GIVEN,
+    }
+
+
+def subject_tag(vault_id: bytes, salt: bytes, subject: bytes) -> bytes:
+    """Pseudonym of a subject, 32 bytes (SPEC.md §2); ``subject`` is the id's UTF-8."""
+    return p.sha256(p.domain("subject-tag"), vault_id, salt, subject)

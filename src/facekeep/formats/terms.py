@@ -1,0 +1,154 @@
+"""Packed consent terms: 88 bytes, checked a million at a time (SPEC.md §5.3)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.errors import FormatError
+from facekeep.limits import LIMITS
+
+TERMS_LEN: Final = 88
+VERSION: Final = 1
+DIGEST_LEN: Final = 32
+_LAYOUT = struct.Struct(">BBHQQ32sHH32s")
+_REGION = re.compile(r"[A-Z]{2}\Z")
+_SAFE_MS: Final = 2**53
+
+#: Member states of the European Union: a grant for ``EU`` covers processing in each of them.
+EU_MEMBERS: Final = frozenset(
+    "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()  # noqa: SIM905 - one line reads better
+)
+
+#: One row of packed terms as a NumPy record, big-endian, 88 bytes.
+TERMS_DTYPE = np.dtype(
+    [
+        ("version", "u1"),
+        ("scope", "u1"),
+        ("flags", ">u2"),
+        ("not_before_ms", ">u8"),
+        ("expires_at_ms", ">u8"),
+        ("regions", ">u2", (16,)),
+        ("count", ">u2"),
+        ("dimension", ">u2"),
+        ("record_digest", "u1", (32,)),
+    ]
+)
+
+
+class Scope(IntEnum):
+    """What a grant allows; the number is the branch kind in the key tree (SPEC.md §3.3)."""
+
+    VERIFY = 2
+    IDENTIFY = 3
+    EVALUATE = 4
+    TRAIN = 5
+    SHARE = 6
+
+    @property
+    def word(self) -> str:
+        """The scope as written in consent records, entries and commands."""
+        return self.name.lower()
+
+    @staticmethod
+    def from_word(word: str) -> Scope:
+        """Scope of its word; raises FormatError."""
+        try:
+            return Scope[word.upper()] if word.islower() else Scope(-1)
+        except (KeyError, ValueError):
+            raise FormatError("a scope is not one of verify, identify, evaluate, train, share") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Unpacked terms. Times in ms; ``regions`` sorted two-letter codes; shapes of the sealed array."""
+
+    scope: Scope
+    not_before_ms: int
+    expires_at_ms: int
+    regions: tuple[str, ...]
+    count: int
+    dimension: int
+    record_digest: bytes
+
+    def pack(self) -> bytes:
+        """Encode; raises FormatError when a field is out of its range."""
+        self._check()
+        regions = "".join(self.regions).encode("ascii").ljust(32, b"\0")
+        return _LAYOUT.pack(
+            VERSION,
+            self.scope,
+            0,
+            self.not_before_ms,
+            self.expires_at_ms,
+            regions,
+            self.count,
+            self.dimension,
+            self.record_digest,
+        )
+
+    @staticmethod
+    def unpack(raw: bytes) -> Terms:
+        """Decode strictly; raises FormatError unless it packs to the same bytes."""
+        if len(raw) != TERMS_LEN:
+            raise FormatError("packed terms are not 88 bytes")
+        version, scope, flags, start, end, packed, count, dimension, digest = _LAYOUT.unpack(raw)
+        if version != VERSION or flags != 0:
+            raise FormatError("packed terms have an unknown version or flags")
+        try:
+            names = packed.rstrip(b"\0").decode("ascii")
+            kind = Scope(scope)
+        except ValueError:
+            raise FormatError("packed terms have an unknown scope or region") from None
+        regions = tuple(names[at : at + 2] for at in range(0, len(names), 2))
+        terms = Terms(kind, start, end, regions, count, dimension, digest)
+        if terms.pack() != raw:
+            raise FormatError("packed terms are not canonical")
+        return terms
+
+    def _check(self) -> None:
+        if not 0 <= self.not_before_ms < self.expires_at_ms < _SAFE_MS:
+            raise FormatError("terms must expire after they begin")
+        check_regions(self.regions)
+        if not (1 <= self.count <= LIMITS.templates and 1 <= self.dimension <= LIMITS.dimension):
+            raise FormatError("terms name an impossible template shape")
+        if len(self.record_digest) != DIGEST_LEN:
+            raise FormatError("a record digest is not 32 bytes")
+
+
+def check_regions(regions: tuple[str, ...]) -> None:
+    """Raise FormatError unless 1 to 16 region codes, sorted and unique."""
+    if not 1 <= len(regions) <= LIMITS.regions or list(regions) != sorted(set(regions)):
+        raise FormatError("regions must be 1 to 16 codes, sorted and unique")
+    if not all(_REGION.match(code) for code in regions):
+        raise FormatError("a region is not two capital letters")
+
+
+def region_number(code: str) -> int:
+    """Region code as the u16 that stands in packed terms."""
+    check_regions((code,))
+    return int.from_bytes(code.encode("ascii"), "big")
+
+
+def covering_regions(region: str) -> tuple[str, ...]:
+    """Region codes of which any one in a grant allows processing in ``region``."""
+    return (region, "EU") if region in EU_MEMBERS else (region,)
+
+
+def valid_now(terms: npt.NDArray[np.void], scope: Scope, region: str, now_ms: int) -> npt.NDArray[np.bool_]:
+    """Mask of shape (n,): rows whose scope, window and region allow use now. ``terms`` has TERMS_DTYPE."""
+    codes = [region_number(code) for code in covering_regions(region)]
+    return np.asarray(
+        (terms["version"] == VERSION)
+        & (terms["flags"] == 0)
+        & (terms["scope"] == scope)
+        & (terms["not_before_ms"] <= now_ms)
+        & (terms["expires_at_ms"] > now_ms)
+        & np.isin(terms["regions"], codes).any(axis=1)
+    )

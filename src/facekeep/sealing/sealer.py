@@ -1,0 +1,160 @@
+"""Sealing and opening of one grant's blobs (SPEC.md §5).
+
+The sealer knows neither the gate nor the tree: it is given a slot key, a row, and for templates a Permit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.crypto import primitives as p
+from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import FormatError, IntegrityError
+from facekeep.formats.canonical import JsonObject, dumps, loads
+from facekeep.formats.ids import check_model_id
+from facekeep.formats.terms import TERMS_LEN, Terms
+from facekeep.sealing.permit import Permit
+from facekeep.store.vaultdb import GrantRow
+
+KIND_TEMPLATES: Final = b"\1"
+KIND_RECORD: Final = b"\2"
+KIND_PRINCIPAL: Final = b"\3"
+RECORD_SALT_LEN: Final = 32
+_SUITE: Final = p.SUITE.to_bytes(2, "big")
+_NO_TAG: Final = bytes(32)
+_NO_TERMS: Final = bytes(TERMS_LEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealer:
+    """Seals for one vault. ``vault_id`` is 16 bytes."""
+
+    vault_id: bytes
+    _kdf_prefix: bytes
+    _aad_prefixes: dict[bytes, bytes]
+
+    @staticmethod
+    def of(vault_id: bytes) -> Sealer:
+        """Sealer of a vault."""
+        kdf = p.domain("slot-kdf") + _SUITE + vault_id
+        aads = {
+            kind: p.domain("sealed") + _SUITE + kind + vault_id
+            for kind in (KIND_TEMPLATES, KIND_RECORD, KIND_PRINCIPAL)
+        }
+        return Sealer(vault_id, kdf, aads)
+
+    def keys(self, slot_key: bytes, slot: int, grant_id: bytes) -> tuple[bytes, bytes]:
+        """(encryption key, commitment) of a grant's slot."""
+        return p.slot_kdf(slot_key, self._kdf_prefix + slot.to_bytes(8, "big") + grant_id)
+
+    def seal_grant(
+        self,
+        slot_key: bytes,
+        slot: int,
+        grant_id: bytes,
+        tag: bytes,
+        model: str,
+        terms: Terms,
+        templates: memoryview,
+        record: bytes,
+    ) -> GrantRow:
+        """Seal one grant.
+
+        ``templates`` is little-endian float32 of count x dimension, ``record`` its plaintext. Raises
+        FormatError when shapes or the record digest disagree with the terms.
+        """
+        if templates.nbytes != 4 * terms.count * terms.dimension or terms.record_digest != p.sha256(record):
+            raise FormatError("terms do not describe what is being sealed")
+        packed = terms.pack()
+        key, commitment = self.keys(slot_key, slot, grant_id)
+        tail = slot.to_bytes(8, "big") + grant_id + tag + packed + _lp(check_model_id(model))
+        return GrantRow(
+            slot,
+            grant_id,
+            tag,
+            model,
+            packed,
+            commitment,
+            p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail),
+            p.seal(key, record, self._aad_prefixes[KIND_RECORD] + tail),
+        )
+
+    def row_key(self, slot_key: bytes, row: GrantRow) -> bytes:
+        """Encryption key of a row; raises IntegrityError when its commitment is another's."""
+        key, commitment = self.keys(slot_key, row.slot, row.grant_id)
+        if not p.compare(commitment, row.commitment):
+            raise IntegrityError("a row's key commitment is not that of its slot")
+        return key
+
+    def open_record(self, slot_key: bytes, row: GrantRow) -> JsonObject:
+        """Open a consent record, and with it authenticate the row's terms; raises IntegrityError."""
+        plain = p.open_sealed(self.row_key(slot_key, row), row.record, self._aad(KIND_RECORD, row))
+        if p.sha256(plain) != Terms.unpack(row.terms).record_digest:
+            raise IntegrityError("a consent record is not the one its terms name")
+        return loads(plain[RECORD_SALT_LEN:])
+
+    def open_templates(self, permit: Permit, slot_key: bytes, row: GrantRow, out: memoryview) -> None:
+        """Open a row's templates into ``out`` (count x dimension x 4 bytes); raises IntegrityError."""
+        if row.slot not in permit.slots:
+            raise IntegrityError("a permit does not cover this slot")
+        p.open_into(self.row_key(slot_key, row), row.templates, self._aad(KIND_TEMPLATES, row), out)
+
+    def authenticate(self, slot_key: bytes, row: GrantRow) -> None:
+        """Check both blobs of a row without keeping either; raises IntegrityError."""
+        self.open_record(slot_key, row)
+        terms = Terms.unpack(row.terms)
+        with LockedBuffer(4 * terms.count * terms.dimension) as scratch:
+            p.open_into(
+                self.row_key(slot_key, row), row.templates, self._aad(KIND_TEMPLATES, row), scratch.view
+            )
+
+    def seal_principal(
+        self, slot_key: bytes, slot: int, grant_id: bytes, record: JsonObject
+    ) -> tuple[bytes, bytes]:
+        """(sealed blob, commitment) of a principal's record."""
+        key, commitment = self.keys(slot_key, slot, grant_id)
+        return p.seal(key, dumps(record), self._principal_aad(slot, grant_id)), commitment
+
+    def open_principal(
+        self, slot_key: bytes, slot: int, grant_id: bytes, commitment: bytes, sealed: bytes
+    ) -> JsonObject:
+        """Open a principal's record; raises IntegrityError."""
+        key, expected = self.keys(slot_key, slot, grant_id)
+        if not p.compare(expected, commitment):
+            raise IntegrityError("a principal's key commitment is not that of its slot")
+        return loads(p.open_sealed(key, sealed, self._principal_aad(slot, grant_id)))
+
+    def _principal_aad(self, slot: int, grant_id: bytes) -> bytes:
+        tail = slot.to_bytes(8, "big") + grant_id + _NO_TAG + _NO_TERMS + _lp("")
+        return self._aad_prefixes[KIND_PRINCIPAL] + tail
+
+    def _aad(self, kind: bytes, row: GrantRow) -> bytes:
+        return b"".join(
+            (
+                self._aad_prefixes[kind],
+                row.slot.to_bytes(8, "big"),
+                row.grant_id,
+                row.tag,
+                row.terms,
+                _lp(row.model),
+            )
+        )
+
+
+def _lp(text: str) -> bytes:
+    raw = text.encode("ascii")
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def template_bytes(stack: npt.NDArray[np.float32]) -> memoryview:
+    """Little-endian row-major bytes of a (count, dimension) float32 array."""
+    return np.ascontiguousarray(stack, dtype="<f4").data.cast("B")
+
+
+def view_templates(out: memoryview, count: int, dimension: int) -> npt.NDArray[np.float32]:
+    """View opened bytes as a (count, dimension) float32 array, without a copy."""
+    return np.frombuffer(out, dtype="<f4").reshape(count, dimension)

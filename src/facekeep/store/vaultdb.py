@@ -1,0 +1,153 @@
+"""vault.db: one row a grant, and nothing a row needs beyond itself (SPEC.md §5, §8).
+
+The same schema serves data backups. Everything here is sealed or pseudonymous; nothing is trusted
+until the gate has authenticated it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlite_utils import Database as SqliteUtils
+
+from facekeep.formats.ids import SLOT_BITS
+from facekeep.store.sqlite import Database, translated
+
+
+def _first(db: SqliteUtils) -> None:
+    table = db.table("grants")
+    table.create(
+        {
+            "slot": int,
+            "grant_id": bytes,
+            "tag": bytes,
+            "model": str,
+            "terms": bytes,
+            "commitment": bytes,
+            "templates": bytes,
+            "record": bytes,
+        },
+        pk="slot",
+        not_null={"grant_id", "tag", "model", "terms", "commitment", "templates", "record"},
+        strict=True,
+    )
+    table.create_index(["tag"])
+
+
+MIGRATIONS = (_first,)
+_COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
+
+
+class GrantRow(NamedTuple):
+    """A row as stored. ``templates`` and ``record`` are sealed blobs; ``terms`` 88 bytes."""
+
+    slot: int
+    grant_id: bytes
+    tag: bytes
+    model: str
+    terms: bytes
+    commitment: bytes
+    templates: bytes
+    record: bytes
+
+
+class VaultStore:
+    """The narrow interface to vault.db (or to a backup of it)."""
+
+    def __init__(self, database: Database) -> None:
+        """Wrap an open database of kind ``vault`` or ``backup``."""
+        self.database = database
+
+    def add(self, rows: Iterable[GrantRow]) -> None:
+        """Insert rows in one durable transaction."""
+        with self.database.transaction() as connection:
+            connection.executemany("INSERT INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def merge(self, rows: Iterable[GrantRow]) -> None:
+        """Insert rows, replacing a row that stands in the same slot, in one durable transaction."""
+        with self.database.transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def delete(self, slots: Sequence[int]) -> None:
+        """Delete the rows of these slots in one durable transaction."""
+        with self.database.transaction() as connection:
+            connection.executemany("DELETE FROM grants WHERE slot = ?", ((slot,) for slot in slots))
+
+    def by_tag(self, tag: bytes) -> list[GrantRow]:
+        """Rows of one subject tag, by slot."""
+        with translated(self.database.name):
+            cursor = self.database.connection().execute(
+                f"SELECT {_COLUMNS} FROM grants WHERE tag = ? ORDER BY slot", (tag,)
+            )
+            return [GrantRow._make(row) for row in cursor]
+
+    def by_slots(self, slots: Sequence[int]) -> list[GrantRow]:
+        """Rows of these slots that exist, by slot."""
+        found: list[GrantRow] = []
+        with translated(self.database.name):
+            connection = self.database.connection()
+            for slot in sorted(slots):
+                row = connection.execute(f"SELECT {_COLUMNS} FROM grants WHERE slot = ?", (slot,)).fetchone()
+                if row is not None:
+                    found.append(GrantRow._make(row))
+        return found
+
+    def rows(self, low: int = 0, high: int = 2**53) -> Iterator[GrantRow]:
+        """Rows with ``low <= slot < high`` by slot, streamed from one read snapshot."""
+        with translated(self.database.name):
+            cursor = self.database.connection().cursor()
+            cursor.row_factory = _as_row
+            yield from cursor.execute(
+                f"SELECT {_COLUMNS} FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot", (low, high)
+            )
+
+    def branch_rows(self, branch: int) -> Iterator[GrantRow]:
+        """Rows of one branch by slot."""
+        return self.rows(branch << SLOT_BITS, branch + 1 << SLOT_BITS)
+
+    def slots(self) -> list[int]:
+        """Every slot that has a row, ascending."""
+        with translated(self.database.name):
+            cursor = self.database.connection().execute("SELECT slot FROM grants ORDER BY slot")
+            return [row[0] for row in cursor]
+
+    def tags(self) -> Iterator[bytes]:
+        """Every subject tag that has a row."""
+        with translated(self.database.name):
+            for row in self.database.connection().execute("SELECT DISTINCT tag FROM grants ORDER BY tag"):
+                yield row[0]
+
+    def count(self) -> int:
+        """Count the rows."""
+        with translated(self.database.name):
+            return int(self.database.connection().execute("SELECT count(*) FROM grants").fetchone()[0])
+
+    def top_slot(self, branch: int) -> int | None:
+        """Return the greatest slot of a branch that has a row."""
+        with translated(self.database.name):
+            row = (
+                self.database.connection()
+                .execute(
+                    "SELECT max(slot) FROM grants WHERE slot >= ? AND slot < ?",
+                    (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
+                )
+                .fetchone()
+            )
+        return None if row[0] is None else int(row[0])
+
+    def copy_to(self, target: Path) -> None:
+        """Write a consistent copy as one file, while others go on writing (VACUUM INTO)."""
+        with translated(self.database.name):
+            self.database.connection().execute("VACUUM INTO ?", (str(target),))
+
+    def quick_check(self) -> str:
+        """SQLite's own verdict on the file: ``ok`` or its first complaint."""
+        with translated(self.database.name):
+            return str(self.database.connection().execute("PRAGMA integrity_check(1)").fetchone()[0])
+
+
+def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
+    return GrantRow._make(row)
