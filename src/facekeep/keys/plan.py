@@ -1,0 +1,181 @@
+"""What a swap writes: the touched paths re-keyed bottom-up, the root node last (SPEC.md §3.5). No effects."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.crypto.primitives import random_bytes, seal
+from facekeep.errors import FormatError, TreeFull
+from facekeep.formats.ids import BRANCH_SLOTS, FANOUT, LEVEL2_SPAN, SLOT_BITS
+from facekeep.formats.nodes import (
+    FULL_MAP,
+    KEY_LEN,
+    Kind,
+    Node,
+    Pin,
+    RootNode,
+    bit,
+    encode_node,
+    encode_root,
+    node_aad,
+    root_aad,
+    root_fingerprint,
+)
+from facekeep.keys.tree import KeyTree, Slots
+from facekeep.store.keysdb import NodeDrop, NodeRow, SwapRow, SwapWrites, TopRow
+
+_DEAD: Final = b""
+_Step: TypeAlias = Generator[SwapRow, None, bytes | None]
+"""Yields rows; returns the new node key, ``_DEAD`` for a wholly dead node, None for an untouched one."""
+
+
+def plan(
+    tree: KeyTree,
+    dead_slots: Slots,
+    *,
+    new_root: bytes,
+    pin: Pin,
+    now_ms: int,
+    take: Sequence[int] = (),
+    principals: Sequence[int] = (),
+    index_hashes: Sequence[bytes] = (),
+) -> SwapWrites:
+    """Rows of the epoch after ``tree`` in which ``dead_slots`` are dead.
+
+    Slots already dead are fine. ``take`` are the kinds of branches to take, in order. ``principals`` (slots)
+    and ``index_hashes`` are rows to delete along with it. The rows are made while they are read, in memory
+    for one path; a second reading needs a second plan under a second root, since a key seals one node only.
+    Raises FormatError for a slot that no branch of this vault ever had, TreeFull.
+    """
+    slots = np.unique(np.asarray(dead_slots, dtype=np.int64))
+    _check_slots(slots, tree.root_node.next_branch)
+    if not len(slots):
+        _free(tree.root_node.positions, len(take))  # before anything is staged
+    rows = _Planner(tree).top(slots, new_root, pin, now_ms, take)
+    return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes))
+
+
+def _check_slots(slots: npt.NDArray[np.int64], next_branch: int) -> None:
+    if not len(slots):
+        return
+    inside = (slots & (1 << SLOT_BITS) - 1) < BRANCH_SLOTS
+    if slots[0] < 0 or int(slots[-1]) >> SLOT_BITS >= next_branch or not bool(inside.all()):
+        raise FormatError("a slot to destroy was never part of the key tree")
+
+
+class _Planner:
+    """Walks the touched paths bottom-up and yields every re-keyed node exactly once."""
+
+    def __init__(self, tree: KeyTree) -> None:
+        self._tree = tree
+        self._epoch = tree.epoch + 1
+
+    def top(
+        self, slots: npt.NDArray[np.int64], new_root: bytes, pin: Pin, now_ms: int, take: Sequence[int]
+    ) -> Iterator[SwapRow]:
+        root = self._tree.root_node
+        children = bytearray(root.node.children)
+        positions, stored, following = list(root.positions), root.node.stored, root.next_branch
+        for place, branch, _ in self._tree.branches():
+            key = yield from self._branch(branch, _within(slots, branch << SLOT_BITS, BRANCH_SLOTS))
+            if key is None:
+                continue
+            stored = stored | bit(place) if key else stored & ~bit(place)
+            children[KEY_LEN * place : KEY_LEN * (place + 1)] = key or random_bytes(KEY_LEN)
+            positions[place] = positions[place] if key else (0, Kind.FREE)
+        for place, kind in zip(_free(positions, len(take)), take, strict=True):
+            positions[place] = (following, Kind(kind))
+            children[KEY_LEN * place : KEY_LEN * (place + 1)] = random_bytes(KEY_LEN)
+            following += 1
+        node = Node(bytes(children), stored)
+        yield seal_top(
+            self._tree.vault_id,
+            new_root,
+            RootNode(node, tuple(positions), following, self._epoch, pin, now_ms),
+        )
+
+    def _branch(self, branch: int, index: npt.NDArray[np.int64]) -> _Step:
+        if not len(index):
+            return None
+        if len(index) == BRANCH_SLOTS:
+            return (yield from self._drop(branch, 1, 0))
+        return (yield from self._inner(branch, 1, 0, index))
+
+    def _inner(self, branch: int, level: int, number: int, index: npt.NDArray[np.int64]) -> _Step:
+        """Re-key a node at level 1 or 2; ``index`` are slot indexes counted from its first slot."""
+        node = self._tree.node(branch, level, number)
+        if node is None:
+            return None
+        span = LEVEL2_SPAN if level == 1 else FANOUT
+        keys: dict[int, bytes] = {}
+        for child, part in _split(index, span):
+            if node.is_dead(child):
+                continue
+            below = number * FANOUT + child
+            if len(part) == span:
+                key: bytes | None = yield from self._drop(branch, level + 1, below)
+            elif level == 1:
+                key = yield from self._inner(branch, 2, below, part)
+            else:
+                key = yield from self._leaf(branch, below, part)
+            if key is not None:
+                keys[child] = key
+        return (yield from self._rekey(branch, level, number, node, keys)) if keys else None
+
+    def _leaf(self, branch: int, number: int, index: npt.NDArray[np.int64]) -> _Step:
+        node = self._tree.node(branch, 3, number, keep=False)
+        if node is None:
+            return None
+        keys = {child: _DEAD for child in index.tolist() if not node.is_dead(child)}
+        return (yield from self._rekey(branch, 3, number, node, keys)) if keys else None
+
+    def _rekey(self, branch: int, level: int, number: int, node: Node, keys: dict[int, bytes]) -> _Step:
+        """Seal ``node`` under a fresh key with ``keys`` for its children's; drop it if all are dead."""
+        children, stored, dead = bytearray(node.children), node.stored, node.dead
+        for child, key in keys.items():
+            children[KEY_LEN * child : KEY_LEN * (child + 1)] = key or bytes(KEY_LEN)
+            stored = stored | bit(child) if key else stored & ~bit(child)
+            dead = dead if key else dead | bit(child)
+        if dead == FULL_MAP:
+            return (yield from self._drop(branch, level, number))
+        fresh = random_bytes(KEY_LEN)
+        aad = node_aad(self._tree.vault_id, branch, level, number, self._epoch)
+        blob = seal(fresh, encode_node(Node(bytes(children), stored, dead), level), aad)
+        yield NodeRow(branch, level, number, self._epoch, blob)
+        return fresh
+
+    @staticmethod
+    def _drop(branch: int, level: int, number: int) -> _Step:
+        yield NodeDrop(branch, level, number)
+        return _DEAD
+
+
+def seal_top(vault_id: bytes, root: bytes, node: RootNode) -> TopRow:
+    """Seal the root node under a root that has sealed none before."""
+    mark = root_fingerprint(vault_id, root)
+    return TopRow(node.epoch, mark, seal(root, encode_root(node), root_aad(vault_id, node.epoch, mark)))
+
+
+def _within(slots: npt.NDArray[np.int64], first: int, count: int) -> npt.NDArray[np.int64]:
+    low, high = np.searchsorted(slots, (first, first + count)).tolist()
+    return slots[low:high] - first
+
+
+def _split(index: npt.NDArray[np.int64], span: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Split sorted indexes by the child whose ``span`` they fall into: (child, indexes inside it)."""
+    child = index // span
+    starts = np.flatnonzero(np.diff(child, prepend=-1)).tolist()
+    for low, high in zip(starts, [*starts[1:], len(index)], strict=True):
+        which = int(child[low])
+        yield which, index[low:high] - which * span
+
+
+def _free(positions: Sequence[tuple[int, Kind]], count: int) -> list[int]:
+    free = [place for place, (_, kind) in enumerate(positions) if kind is Kind.FREE]
+    if len(free) < count:
+        raise TreeFull("the key tree has no free branch position")
+    return free[:count]

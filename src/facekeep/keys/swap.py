@@ -1,0 +1,202 @@
+"""The swap carried out: stage, write, verify, promote (SPEC.md §3.5). The caller holds the writer lock."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from facekeep.crypto.primitives import compare, random_bytes
+from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreError, TreeFull
+from facekeep.formats.ids import FANOUT
+from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
+from facekeep.keys.plan import plan, seal_top
+from facekeep.keys.provider import Candidate, Receipt, RootProvider
+from facekeep.keys.tree import KeyTree, Slots, TreeStale, open_tree
+from facekeep.store.keysdb import KeysStore, SwapWrites
+
+__all__ = ["Swap", "initial", "plan", "settle"]
+
+
+class Swap:
+    """One swap from ``tree`` to the next epoch. Each step may be repeated; none may be left out.
+
+    ``dead_slots``, ``take``, ``principals``, ``index_hashes``: see ``plan``. ``witness`` is a living slot
+    that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``.
+    Every step raises ErasurePending where a holder or a copy cannot be reached.
+    """
+
+    def __init__(
+        self,
+        store: KeysStore,
+        tree: KeyTree,
+        providers: Sequence[RootProvider],
+        dead_slots: Slots,
+        *,
+        pin: Pin,
+        now_ms: int,
+        take: Sequence[int] = (),
+        principals: Sequence[int] = (),
+        index_hashes: Sequence[bytes] = (),
+        witness: int = 0,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
+        """Choose the new root; nothing is done yet."""
+        self._store, self._tree, self._providers = store, tree, tuple(providers)
+        self._dead = np.unique(np.asarray(dead_slots, dtype=np.int64))
+        self._pin, self._now_ms, self._take = pin, now_ms, tuple(take)
+        self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
+        self._witness, self._witness_key = witness, tree.slot_key(witness)
+        self._on_step = on_step or (lambda _: None)
+        self._winner = self._fresh_root()
+        self._spent = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this swap makes."""
+        return self._tree.epoch + 1
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Fingerprint of the root this swap makes current; final once ``write`` has returned."""
+        return self._winner.fingerprint
+
+    def run(self) -> tuple[KeyTree, tuple[Receipt, ...]]:
+        """All steps in order; returns the new tree and the receipts."""
+        self.stage()
+        self.write()
+        tree = self.verify()
+        return tree, self.promote()
+
+    def stage(self) -> None:
+        """Have every holder keep the new root beside the current one, and read it back from each."""
+        with self._step("stage"):
+            if self._written():
+                return
+            if not self._tree.is_current():
+                raise TreeStale("the key tree was swapped by another process")
+            self._store.resync_copies(create=False)
+            self._store.copies.require()
+            if self._spent:
+                self._winner, self._spent = self._fresh_root(), False
+            with _holders():
+                for provider in self._providers:
+                    _hold(provider, self._winner, keep=self._tree.fingerprint)
+
+    def write(self) -> None:
+        """Write the new epoch to keys.db and every copy, in one transaction each."""
+        with self._step("write"):
+            if self._written():
+                return
+            if self._spent:
+                self.stage()  # a root that was begun with seals nothing else
+            self._spent = True
+            self._store.write_swap(
+                plan(
+                    self._tree,
+                    self._dead,
+                    new_root=self._winner.root,
+                    pin=self._pin,
+                    now_ms=self._now_ms,
+                    take=self._take,
+                    principals=self._principals,
+                    index_hashes=self._index_hashes,
+                )
+            )
+
+    def verify(self) -> KeyTree:
+        """Open the new epoch on fresh connections, copies too; returns its tree.
+
+        Every touched path is opened, the dead must be dead and the witness unchanged; else IntegrityError.
+        """
+        with self._step("verify"):
+            self._store.resync_copies(create=False)
+            self._store.copies.require()
+            for store in self._store.fresh():
+                self._check(open_tree(store, self._tree.vault_id, [self._winner])[0])
+            return open_tree(self._store, self._tree.vault_id, [self._winner])[0]
+
+    def promote(self) -> tuple[Receipt, ...]:
+        """Make the new root current with every holder and destroy the old one; returns their receipts."""
+        with self._step("promote"):
+            return settle(self._store, self._winner, self._providers, previous=self._tree.fingerprint)
+
+    def _check(self, tree: KeyTree) -> None:
+        if tree.epoch != self.epoch or bool(tree.alive(self._dead).any()):
+            raise IntegrityError("the swap did not destroy what it should; the old root was kept")
+        if not compare(tree.slot_key(self._witness), self._witness_key) or tree.damage:
+            raise IntegrityError("the swap changed a living slot; the old root was kept")
+
+    def _written(self) -> bool:
+        return self._winner.fingerprint in self._store.read_fingerprints()
+
+    def _fresh_root(self) -> Candidate:
+        root = random_bytes(KEY_LEN)
+        return Candidate(root_fingerprint(self._tree.vault_id, root), "staged", root)
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self._on_step(f"before {name}")
+        yield
+        self._on_step(f"after {name}")
+
+
+def settle(
+    store: KeysStore, winner: Candidate, providers: Sequence[RootProvider], *, previous: bytes | None = None
+) -> tuple[Receipt, ...]:
+    """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
+
+    ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
+    where it is gone already. Copies must be current. Raises ErasurePending, and RootError or IntegrityError
+    with nothing done if ``winner`` does not open keys.db.
+    """
+    open_tree(store, store.vault_id, [winner])
+    store.resync_copies(create=False)
+    store.copies.require()
+    receipts: list[Receipt] = []
+    with _holders():
+        for provider in providers:
+            others = {each.fingerprint for each in provider.candidates()} | (
+                {previous} if previous else set()
+            )
+            if winner.fingerprint not in others:
+                _hold(provider, winner, keep=previous)
+            receipts.append(provider.promote(winner.fingerprint))
+            receipts += [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
+    return tuple(receipts)
+
+
+def _hold(provider: RootProvider, winner: Candidate, *, keep: bytes | None) -> None:
+    """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room."""
+    for each in provider.candidates():
+        if each.fingerprint not in (winner.fingerprint, keep):
+            provider.drop(each.fingerprint)
+    provider.stage(winner.root)
+    if not compare(provider.read_back(winner.fingerprint), winner.root):
+        raise RootError(f"the {provider.scheme}: provider gives back another root than was staged")
+
+
+@contextlib.contextmanager
+def _holders() -> Iterator[None]:
+    try:
+        yield
+    except (RootError, StoreError) as error:
+        raise ErasurePending(f"a root holder cannot take part: {error}", next=error.next) from error
+
+
+def initial(
+    store: KeysStore, vault_id: bytes, root: bytes, now_ms: int, kinds: Sequence[int], pin: Pin = EMPTY_PIN
+) -> KeyTree:
+    """Write epoch 1: branch 0 for the system, then one branch for each of ``kinds``; make the copies.
+
+    Raises IntegrityError if keys.db has an epoch already, TreeFull for more than 119 kinds.
+    """
+    taken = [(branch, Kind(kind)) for branch, kind in enumerate((Kind.SYSTEM, *kinds))]
+    if len(taken) > FANOUT:
+        raise TreeFull("the key tree has no free branch position")
+    positions = (*taken, *[(0, Kind.FREE)] * (FANOUT - len(taken)))
+    node = RootNode(Node(random_bytes(FANOUT * KEY_LEN)), positions, len(taken), 1, pin, now_ms)
+    store.resync_copies()
+    store.write_swap(SwapWrites(None, iter([seal_top(vault_id, root, node)])))
+    return open_tree(store, vault_id, [Candidate(root_fingerprint(vault_id, root), "current", root)])[0]

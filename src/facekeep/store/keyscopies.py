@@ -1,0 +1,179 @@
+"""The live copies of keys.db: how each stands to the primary, and bringing one up to date (SPEC.md §8.1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
+from facekeep.store.sqlite import Database, fsync_directory, translated
+
+State: TypeAlias = Literal[
+    "current",  # the same as the primary
+    "behind",  # missed writes: resync mends it
+    "missing",  # the directory is there, the file is not: resync makes it
+    "away",  # the directory is not there
+    "ahead",  # newer than the primary: never overwritten
+    "diverged",  # of another history: never overwritten
+    "foreign",  # of another vault: never overwritten
+    "damaged",  # unreadable: never overwritten
+]
+
+_REFUSED: Final = {
+    "ahead": (
+        "is newer than keys.db, which was rolled back",
+        "stop the vault, move the older keys.db aside and copy this one into its place",
+    ),
+    "diverged": (
+        "has the count of keys.db but another content",
+        "keep both files; the one the current root opens is the true one: put it in both places",
+    ),
+    "damaged": ("is damaged or cannot be read", "move it aside; the next synchronisation makes a new one"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CopyState:
+    """How one copy stands: its generation and epoch, None where it cannot be read."""
+
+    path: Path
+    state: State
+    generation: int | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What tells two keys.db apart; epoch 0 and no fingerprint before the first epoch."""
+
+    generation: int
+    epoch: int
+    fingerprint: bytes
+
+
+class Copies:
+    """The copies of one primary, by path; opened by ``opener`` for each use."""
+
+    def __init__(self, primary: Database, paths: Sequence[Path], opener: Callable[[Path], Database]) -> None:
+        """Keep the paths; raises UsageError if one is the primary itself."""
+        self._primary = primary
+        self._opener = opener
+        self.paths = tuple(paths)
+        for path in self.paths:
+            if path.resolve() == primary.path.resolve() or (path.exists() and path.samefile(primary.path)):
+                raise UsageError(
+                    "a copy of keys.db is keys.db itself", next="name another path, on another disk"
+                )
+
+    def state(self) -> tuple[CopyState, ...]:
+        """How each copy stands; reads only."""
+        if not self.paths:
+            return ()
+        with translated(self._primary.name):
+            mine = stand_of(self._primary.connection())
+        return tuple(self._state(path, mine) for path in self.paths)
+
+    def follow(self, before: Stand, step: Callable[[sqlite3.Connection], None]) -> None:
+        """Repeat a write on each copy that stands as the primary did before it; others stay behind."""
+        for path in self.paths:
+            if not path.parent.is_dir():
+                continue
+            with (
+                contextlib.suppress(FacekeepError),
+                contextlib.closing(self._opener(path)) as database,
+                database.transaction() as connection,
+            ):
+                if stand_of(connection) == before:
+                    step(connection)
+
+    def require(self) -> None:
+        """Raise ErasurePending unless every copy is current."""
+        for each in self.state():
+            if each.state != "current":
+                raise ErasurePending(
+                    f"the copy of keys.db at {each.path} is {each.state}; nothing was changed",
+                    next=_REFUSED[each.state][1] if each.state in _REFUSED else None,
+                )
+
+    def resync(self, *, create: bool) -> tuple[CopyState, ...]:
+        """Bring each reachable copy up to date; see ``KeysStore.resync_copies``."""
+        for each in self.state():
+            if each.state == "behind":
+                self._overwrite(each.path)
+            elif each.state == "missing" and create:
+                self._make(each.path)
+            elif each.state == "foreign":
+                raise ForeignFile(f"the file at {each.path} belongs to another vault")
+            elif each.state in _REFUSED:
+                what, then = _REFUSED[each.state]
+                raise IntegrityError(f"the copy of keys.db at {each.path} {what}", next=then)
+        return self.state()
+
+    def _state(self, path: Path, mine: Stand) -> CopyState:
+        if not path.parent.is_dir():
+            return CopyState(path, "away")
+        if not os.path.lexists(path):
+            return CopyState(path, "missing")
+        try:
+            with contextlib.closing(self._opener(path)) as database, translated(str(path)):
+                theirs = stand_of(database.connection())
+        except ForeignFile:
+            return CopyState(path, "foreign")
+        except FacekeepError:
+            return CopyState(path, "damaged")
+        return CopyState(path, _compare(mine, theirs), theirs.generation, theirs.epoch)
+
+    def _overwrite(self, path: Path) -> None:
+        """Replace the content inside one transaction of the copy: an interruption leaves it as it was."""
+        with contextlib.closing(self._opener(path)) as database, translated(str(path)):
+            self._primary.connection().backup(database.connection())
+
+    def _make(self, path: Path) -> None:
+        """Write a temporary name, fsync it, rename it, fsync the directory."""
+        temporary = path.with_name(path.name + ".new")
+        with translated(str(path)):
+            for name in (temporary, *_beside(temporary), *_beside(path)):
+                name.unlink(missing_ok=True)  # leftovers; a stale -wal would be replayed into the new file
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                with contextlib.closing(sqlite3.connect(temporary)) as target:
+                    self._primary.connection().backup(target)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if os.path.lexists(path):
+                raise StoreError(f"{path} appeared while it was being made")
+            temporary.rename(path)
+            fsync_directory(path.parent)
+
+
+def stand_of(connection: sqlite3.Connection) -> Stand:
+    """Read where a keys.db stands; raises IntegrityError."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+    tops = connection.execute("SELECT epoch, fingerprint FROM top ORDER BY epoch DESC").fetchall()
+    if row is None or not isinstance(row[0], int):
+        raise IntegrityError("keys.db is damaged: it has no generation")
+    if any(not isinstance(epoch, int) or not isinstance(mark, bytes) for epoch, mark in tops):
+        raise IntegrityError("keys.db is damaged: its root node has a column of another type")
+    return Stand(row[0], *(tops[0] if tops else (0, b"")))
+
+
+def _compare(mine: Stand, theirs: Stand) -> State:
+    if theirs == mine:
+        return "current"
+    if theirs.generation > mine.generation or theirs.epoch > mine.epoch:
+        return "ahead"
+    if theirs.generation == mine.generation or (
+        theirs.epoch == mine.epoch and theirs.fingerprint != mine.fingerprint
+    ):
+        return "diverged"
+    return "behind"
+
+
+def _beside(path: Path) -> tuple[Path, ...]:
+    return tuple(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))

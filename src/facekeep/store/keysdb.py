@@ -1,0 +1,267 @@
+"""keys.db: the stored nodes of the key tree, the subject index, the principals; and its live copies.
+
+Narrow methods over rows; nothing here can open a blob. Every write goes to the primary and then to each
+copy, and adds one to ``generation`` in the meta table, by which a copy that was away is known to be behind.
+Schema: SPEC.md §8.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
+from facekeep.formats.nodes import row_id
+from facekeep.store.keyscopies import Copies, CopyState, stand_of
+from facekeep.store.keysrows import (
+    DROP_INDEX,
+    DROP_PRINCIPAL,
+    MIGRATIONS,
+    PUT_INDEX,
+    SELECT_PRINCIPAL,
+    STEP,
+    NodeDrop,
+    NodeRow,
+    PrincipalRow,
+    SwapRow,
+    SwapWrites,
+    TopRow,
+    apply_swap,
+    blob_value,
+    node_row,
+    principal_row,
+    top_row,
+)
+from facekeep.store.sqlite import Database, translated
+
+__all__ = [
+    "CopyState",
+    "KeysStore",
+    "NodeDrop",
+    "NodeRow",
+    "PrincipalRow",
+    "SwapRow",
+    "SwapWrites",
+    "TopRow",
+]
+
+
+class KeysStore:
+    """keys.db and its live copies. Writers hold the writer lock (SPEC.md §7); reading needs none."""
+
+    def __init__(self, primary: Database, vault_id: bytes, copies: Sequence[Path] = ()) -> None:
+        """Use an opened ``primary``; ``copies`` are paths, opened anew for every write."""
+        self._primary = primary
+        self._vault_id = vault_id
+        self.copies = Copies(primary, copies, self._open_copy)
+
+    @classmethod
+    def create(cls, path: Path, vault_id: bytes, copies: Sequence[Path] = ()) -> Self:
+        """Make an empty keys.db; the copies are made by ``resync_copies``."""
+        return cls(Database.create(path, "keys", vault_id, MIGRATIONS), vault_id, copies)
+
+    @classmethod
+    def open(cls, path: Path, vault_id: bytes, copies: Sequence[Path] = ()) -> Self:
+        """Open an existing keys.db."""
+        return cls(Database(path, "keys", vault_id, MIGRATIONS), vault_id, copies)
+
+    @property
+    def vault_id(self) -> bytes:
+        """The vault these keys belong to, 16 bytes."""
+        return self._vault_id
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._primary.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close every connection."""
+        self.close()
+
+    def fresh(self) -> Iterator[KeysStore]:
+        """Yield the primary, then each copy, on connections of its own, closed when the next is taken."""
+        for path in (self._primary.path, *self.copies.paths):
+            with KeysStore.open(path, self._vault_id) as store:
+                yield store
+
+    # -- the tree
+
+    def read_top(self) -> tuple[TopRow | None, TopRow | None]:
+        """Both copies of the root node; None for one that is missing or unreadable."""
+        rows = self._both("SELECT epoch, fingerprint, blob FROM top WHERE copy = ?", (0, 1))
+        return top_row(rows[0]), top_row(rows[1])
+
+    def read_fingerprints(self) -> tuple[bytes, ...]:
+        """Fingerprints standing in the two root-node rows: one value, unless a row is damaged."""
+        rows = self._read("SELECT fingerprint FROM top")
+        return tuple(row[0] for row in rows if isinstance(row[0], bytes))
+
+    def read_node(self, branch: int, level: int, index: int) -> tuple[NodeRow | None, ...]:
+        """Read the copies of a stored node: two at level 1, else one; None where missing or unreadable."""
+        first = row_id(branch, level, index)
+        rows = self._both(
+            "SELECT epoch, blob FROM node WHERE id = ?", (first, first + 1) if level == 1 else (first,)
+        )
+        return tuple(node_row(branch, level, index, row) for row in rows)
+
+    def write_swap(self, writes: SwapWrites) -> None:
+        """Write one swap in one transaction, on the primary and then on every copy.
+
+        Raises ErasurePending with nothing changed if a copy cannot take it, and ErasurePending with the
+        primary changed if a copy fails at its very commit; ``copies.state`` tells them apart.
+        """
+        self.copies.require()
+        committed = False
+        try:
+            with contextlib.ExitStack() as stack:
+                others = [self._begin_copy(stack, path) for path in self.copies.paths]
+                with self._primary.transaction() as connection:  # commits before the copies do
+                    apply_swap([(self._primary.name, connection), *others], writes)
+                committed = True
+        except FacekeepError as error:
+            if not committed or isinstance(error, ErasurePending):
+                raise
+            raise ErasurePending(f"a copy of keys.db did not take the swap: {error}") from error
+        self._checkpoint()
+
+    def _begin_copy(self, stack: contextlib.ExitStack, path: Path) -> tuple[str, sqlite3.Connection]:
+        try:
+            database = stack.enter_context(contextlib.closing(self._open_copy(path)))
+            return str(path), stack.enter_context(database.transaction())
+        except FacekeepError as error:
+            raise ErasurePending(f"the copy of keys.db at {path} cannot be written: {error}") from error
+
+    def _checkpoint(self) -> None:
+        """Move the log file into the database: what is copied by hand is then the current epoch."""
+        with contextlib.suppress(FacekeepError):
+            self._read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    # -- the subject index
+
+    def index_get(self, row_key: bytes) -> bytes | None:
+        """Sealed value under a keyed hash (32 bytes), or None."""
+        row = self._one("SELECT sealed FROM subject_index WHERE hash = ?", (row_key,))
+        return None if row is None else blob_value(row[0])
+
+    def index_put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand."""
+        kept = list(rows)
+        self._write(lambda connection: connection.executemany(PUT_INDEX, kept))
+
+    def index_delete(self, hashes: Iterable[bytes]) -> None:
+        """Delete rows; those that are not there are no error."""
+        kept = [(each,) for each in hashes]
+        self._write(lambda connection: connection.executemany(DROP_INDEX, kept))
+
+    def index_replace(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Make ``rows`` the whole index, in one transaction (a rebuild, or a new index key)."""
+        kept = list(rows)
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM subject_index")
+            connection.executemany(PUT_INDEX, kept)
+
+        self._write(apply)
+
+    def index_count(self) -> int:
+        """Count the rows of the subject index."""
+        with translated(self._primary.name):
+            row = self._primary.connection().execute("SELECT count(*) FROM subject_index").fetchone()
+            return int(row[0])
+
+    # -- principals
+
+    def principal_get(self, principal: bytes) -> PrincipalRow | None:
+        """Row of a principal id (8 bytes), or None."""
+        row = self._one(SELECT_PRINCIPAL + " WHERE principal = ?", (principal,))
+        return None if row is None else principal_row(row)
+
+    def principal_put(self, row: PrincipalRow) -> None:
+        """Put a row; putting the same slot again replaces it. Raises IntegrityError for an id that stands."""
+        values = (row.slot, row.principal, row.grant_id, row.commitment, row.sealed)
+
+        def apply(connection: sqlite3.Connection) -> None:
+            taken = "SELECT 1 FROM principal WHERE principal = ? AND slot <> ?"
+            if connection.execute(taken, (row.principal, row.slot)).fetchone():
+                raise IntegrityError("a principal with this id stands already")
+            connection.execute("INSERT OR REPLACE INTO principal VALUES (?, ?, ?, ?, ?)", values)
+
+        self._write(apply)
+
+    def principal_list(self) -> tuple[PrincipalRow, ...]:
+        """All rows, by slot."""
+        return tuple(principal_row(row) for row in self._read(SELECT_PRINCIPAL + " ORDER BY slot"))
+
+    def principal_delete(self, slots: Iterable[int]) -> None:
+        """Delete the rows of these slots; those that are not there are no error."""
+        kept = [(slot,) for slot in slots]
+        self._write(lambda connection: connection.executemany(DROP_PRINCIPAL, kept))
+
+    # -- the whole file
+
+    def generation(self) -> int:
+        """Count of write transactions this file has seen."""
+        with translated(self._primary.name):
+            return stand_of(self._primary.connection()).generation
+
+    def copies_state(self) -> tuple[CopyState, ...]:
+        """How each copy stands to the primary; reads only."""
+        return self.copies.state()
+
+    def resync_copies(self, *, create: bool = True) -> tuple[CopyState, ...]:
+        """Bring each reachable copy up to date; ``create`` also makes those whose file is missing.
+
+        Raises IntegrityError for a copy that is newer, of another tree, or damaged: it is never overwritten.
+        """
+        return self.copies.resync(create=create)
+
+    def integrity(self) -> None:
+        """Run SQLite's quick_check; raises IntegrityError with its first finding."""
+        found = [str(row[0]) for row in self._read("PRAGMA quick_check(10)")]
+        if found != ["ok"]:
+            raise IntegrityError(f"{self._primary.name} is damaged: {found[0] if found else 'no answer'}")
+
+    def _open_copy(self, path: Path) -> Database:
+        return Database(path, "keys", self._vault_id, MIGRATIONS)
+
+    def _write(self, apply: Callable[[sqlite3.Connection], object]) -> None:
+        """One transaction on the primary; copies that cannot follow stay behind, as their state then says."""
+
+        def step(connection: sqlite3.Connection) -> None:
+            apply(connection)
+            connection.execute(STEP)
+
+        with self._primary.transaction() as connection:
+            before = stand_of(connection)
+            step(connection)
+        self.copies.follow(before, step)
+
+    def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        self._primary.check_identity()
+        with translated(self._primary.name):
+            return self._primary.connection().execute(sql, values).fetchall()
+
+    def _one(self, sql: str, values: Sequence[object]) -> tuple[object, ...] | None:
+        rows = self._read(sql, values)
+        return rows[0] if rows else None
+
+    def _both(self, sql: str, ids: Sequence[int]) -> list[tuple[object, ...] | None]:
+        """Read one row for each id, None for an unreadable one; raises only if all are unreadable."""
+        rows: list[tuple[object, ...] | None] = []
+        errors: list[FacekeepError] = []
+        for each in ids:
+            try:
+                rows.append(self._one(sql, (each,)))
+            except FacekeepError as error:
+                rows.append(None)
+                errors.append(error)
+        if len(errors) == len(ids):
+            raise errors[0]
+        return rows
