@@ -1,0 +1,241 @@
+"""Live second copies of log.db: the same rows, appended after each commit of the primary (SPEC.md §6.3).
+
+A copy that is away or fails is left behind and the log goes on; ``resync`` brings it up again. A copy that
+has what the log has not is evidence of a rolled-back log, and is never written to.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, UsageError
+from facekeep.formats import entries
+from facekeep.store import logdb
+from facekeep.store.sqlite import Database, translated
+
+State: TypeAlias = Literal["current", "behind", "missing", "away", "ahead", "diverged", "foreign", "damaged"]
+
+_BUSY_MS: Final = 2_000  # wait for another process at a copy; longer, and the copy is left behind
+_REFUSED: Final = {
+    "ahead": "has entries that log.db lacks: log.db was rolled back",
+    "diverged": "has another history than log.db",
+    "foreign": "belongs to another vault",
+    "damaged": "is damaged or cannot be read",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CopyState:
+    """How one copy stands to the log, how many entries it holds, and why it was left behind, if it was."""
+
+    path: Path
+    state: State
+    size: int | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one commit (ascending), and the head after them as stored."""
+
+    rows: Sequence[logdb.Row]
+    previous: bytes  # chain value before the first row
+    head: bytes
+    mac: bytes
+
+
+class Copies:
+    """The copies of one log. ``push`` and ``resync`` are called by one thread at a time."""
+
+    def __init__(
+        self, primary: Database, source: sqlite3.Connection, vault_id: bytes, paths: Iterable[Path]
+    ) -> None:
+        """Read missing rows through ``source``, the writer's own connection to the primary."""
+        self._source = source
+        self._copies = [_Copy(path, vault_id) for path in paths]
+        for each in self._copies:
+            if each.path.resolve() == primary.path.resolve():
+                raise UsageError(
+                    "a copy of log.db is log.db itself", next="name another path, on another disk"
+                )
+
+    def push(self, batch: Batch) -> None:
+        """Append a committed batch to every copy that has kept up; never raises for a copy's fault."""
+        for each in self._copies:
+            if each.note is None:
+                try:
+                    each.append(batch, self._source, logdb.CHUNK)
+                except FacekeepError as error:
+                    each.leave(str(error))
+
+    def states(self) -> tuple[CopyState, ...]:
+        """How each copy stands; reads only."""
+        return tuple(CopyState(each.path, *each.stand(self._source), each.note) for each in self._copies)
+
+    def resync(self, *, create: bool) -> tuple[CopyState, ...]:
+        """Append what the copies lack, and store the primary's head in them.
+
+        Raises IntegrityError naming a copy that is ahead, of another history, foreign or damaged.
+        """
+        for each in self._copies:
+            state, _ = each.stand(self._source)
+            if state in _REFUSED:
+                raise _refusal(each.path, state)
+            if state == "missing" and create:
+                each.make()
+                state = "behind"
+            if state == "behind":
+                self._catch_up(each)
+            if state in ("behind", "current"):
+                each.note = None
+        return self.states()
+
+    def _catch_up(self, copy: _Copy) -> None:
+        """Append from one snapshot of the primary, so that the head fits the rows."""
+        self._source.execute("BEGIN")
+        try:
+            stored = logdb.read_head(self._source)
+            if stored is not None:
+                copy.append(Batch((), b"", *stored), self._source, None)
+        finally:
+            self._source.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close every copy."""
+        for each in self._copies:
+            each.shut()
+
+
+class _Copy:
+    """One copy, opened when it is first needed."""
+
+    def __init__(self, path: Path, vault_id: bytes) -> None:
+        self.path = path
+        self.note: str | None = None
+        self._vault_id = vault_id
+        self._database: Database | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    def append(self, batch: Batch, source: sqlite3.Connection, limit: int | None) -> None:
+        """Append the batch, and before it up to ``limit`` rows that another process has not brought yet."""
+        with translated(str(self.path)):
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._append(connection, batch, source, limit)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _append(
+        self, connection: sqlite3.Connection, batch: Batch, source: sqlite3.Connection, limit: int | None
+    ) -> None:
+        held = logdb.last_index(connection) + 1
+        first = batch.rows[0].idx if batch.rows else logdb.last_index(source) + 1
+        last = batch.rows[-1] if batch.rows else None
+        if last is not None and held > last.idx:  # another process brought these rows
+            _agree(logdb.chain_at(connection, last.idx), last.chain)
+            return
+        if last is None and held >= first:
+            return
+        rows = [row for row in batch.rows if row.idx >= held]
+        if held < first and limit is not None and first - held > limit:
+            raise IntegrityError(f"it lacks {first - held} entries")
+        if held:
+            own = logdb.chain_at(connection, held - 1)
+            _agree(own, batch.previous if held == first and batch.rows else logdb.chain_at(source, held - 1))
+        _insert(connection, logdb.rows_between(source, held, first))
+        _insert(connection, rows)
+        logdb.write_head(connection, batch.head, batch.mac)
+
+    def stand(self, source: sqlite3.Connection) -> tuple[State, int | None]:
+        """How the copy's last row compares with the primary's at that index."""
+        if not self.path.parent.is_dir():
+            return "away", None
+        if not self.path.exists():
+            return "missing", None
+        try:
+            with translated(str(self.path)):
+                connection = self._open()
+                held = logdb.last_index(connection) + 1
+                own = logdb.chain_at(connection, held - 1)
+        except ForeignFile:
+            return "foreign", None
+        except FacekeepError:
+            return "damaged", None
+        return _compare(held, own, source), held
+
+    def make(self) -> None:
+        """Make an empty copy."""
+        self.shut()
+        for suffix in ("-wal", "-shm"):  # a stale one would be replayed into the new file
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._database = logdb.create_log(self.path, self._vault_id)
+
+    def leave(self, why: str) -> None:
+        """Stop writing to the copy until the next ``resync``."""
+        self.note = why
+        self.shut()
+
+    def shut(self) -> None:
+        """Close the copy; it is opened again when needed."""
+        if self._database is not None:
+            self._database.close()
+        self._database = self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is not None:
+            try:
+                self._database.check_identity()
+            except IntegrityError:
+                self.shut()
+        if self._database is None:
+            self._database = logdb.open_log(self.path, self._vault_id)
+        if self._connection is None:
+            self._connection = self._database.connection()
+            self._connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        return self._connection
+
+
+def _compare(held: int, own: bytes | None, source: sqlite3.Connection) -> State:
+    """Judge a copy of ``held`` rows whose last chain value is ``own``; read before the primary."""
+    size = logdb.last_index(source) + 1
+    if held > size:
+        return "ahead"
+    if held and own != logdb.chain_at(source, held - 1):
+        return "diverged"
+    return "current" if held == size else "behind"
+
+
+def _agree(theirs: bytes | None, ours: bytes | None) -> None:
+    if theirs is None or theirs != ours:
+        raise IntegrityError("it has another history than log.db")
+
+
+def _insert(connection: sqlite3.Connection, rows: Iterable[logdb.Row]) -> None:
+    def noting() -> Iterator[logdb.Row]:
+        for row in rows:
+            if row.control:
+                slots.extend((slot, row.idx) for slot in entries.slots_of(entries.parse(row.body)))
+            yield row
+
+    slots: list[tuple[int, int]] = []
+    logdb.insert_rows(connection, noting())
+    logdb.insert_slots(connection, slots)
+
+
+def _refusal(path: Path, state: State) -> IntegrityError:
+    error = ForeignFile if state == "foreign" else IntegrityError
+    then = None
+    if state in ("ahead", "diverged"):
+        then = (
+            "close the vault; if the copy is the true log, move log.db, log.db-wal and log.db-shm aside, "
+            f"put {path} (with its -wal) in their place, and run 'facekeep check'"
+        )
+    return error(f"the copy of log.db at {path} {_REFUSED[state]}", next=then)

@@ -1,0 +1,144 @@
+"""Group commit: whoever comes first commits for everybody waiting (SPEC.md §7, Order).
+
+While one thread (the leader) is in its durable commit, others queue; when it is done it hands the queue to
+the first of them. Nobody is woken before its request is durable or has failed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from facekeep.errors import FacekeepError, StoreError
+from facekeep.formats.canonical import JsonObject
+
+
+class ControlMoved(Exception):
+    """The log's control entries moved, or the permit ran out, since the gate looked: evaluate again."""
+
+
+class Request:
+    """What one thread wants appended, and what became of it: ``first`` index, or ``error``."""
+
+    __slots__ = ("_signal", "error", "first", "leads")
+
+    def __init__(self) -> None:
+        """Make a request that nobody waits for yet."""
+        self._signal = threading.Lock()
+        self._signal.acquire()
+        self.first = -1
+        self.error: BaseException | None = None
+        self.leads = False
+
+    def wake(self) -> None:
+        """Let the waiting thread go on."""
+        self._signal.release()
+
+    def wait(self) -> None:
+        """Block until ``wake``."""
+        self._signal.acquire()
+
+    def settle(self) -> int:
+        """Return the first index, or raise this request's error."""
+        error = self.error
+        if error is None:
+            return self.first
+        if isinstance(error, FacekeepError):  # may be shared by several threads: raise a copy
+            raise type(error)(str(error), next=error.next) from error
+        raise error
+
+
+class DecisionRequest(Request):
+    """One decision's canonical bytes, and under which conditions they may be appended."""
+
+    __slots__ = ("allow", "body", "control_seq", "time_ms", "valid_until_ms")
+
+    def __init__(self, body: bytes, time_ms: int, allow: bool, control_seq: int, valid_until_ms: int) -> None:
+        """Keep the parts."""
+        super().__init__()
+        self.body = body
+        self.time_ms = time_ms
+        self.allow = allow
+        self.control_seq = control_seq
+        self.valid_until_ms = valid_until_ms
+
+
+class ControlRequest(Request):
+    """Validated control entries with their canonical bytes, to be appended together."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:
+        """Keep the entries."""
+        super().__init__()
+        self.items = items
+
+
+class Group:
+    """Leader and followers around one ``commit`` function."""
+
+    def __init__(self, commit: Callable[[Sequence[Request]], None]) -> None:
+        """Take the function that makes a batch durable and sets each request's ``first`` or ``error``."""
+        self._commit = commit
+        self._mutex = threading.Lock()
+        self._queue: list[Request] = []
+        self._led = False
+
+    def submit(self, request: Request) -> int:
+        """Have ``request`` committed, by this thread or another; return its first index or raise."""
+        with self._mutex:
+            self._queue.append(request)
+            leads = not self._led
+            self._led = True
+        if not leads:
+            try:
+                request.wait()
+            except BaseException:  # a signal's exception: nobody may wait for a leader that went away
+                self._abandon(request)
+                raise
+            leads = request.leads
+        if leads:
+            self._lead(request)
+        return request.settle()
+
+    def _abandon(self, request: Request) -> None:
+        """Take back what no leader has taken yet, and pass on the leadership if it came just now."""
+        with self._mutex:
+            if request not in self._queue:
+                return
+            self._queue.remove(request)
+        if request.leads:
+            self._hand_over()
+
+    def _lead(self, own: Request) -> None:
+        with self._mutex:
+            batch, self._queue = self._queue, []
+        try:
+            self._commit(batch)
+        except BaseException as error:
+            failure = error if isinstance(error, FacekeepError) else _unforeseen(error)
+            for request in batch:
+                if request.first < 0 and request.error is None:
+                    request.error = failure
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt belongs to this thread alone
+        finally:
+            self._hand_over()
+            for request in batch:
+                if request is not own:
+                    request.wake()
+
+    def _hand_over(self) -> None:
+        with self._mutex:
+            if not self._queue:
+                self._led = False
+                return
+            following = self._queue[0]
+            following.leads = True
+        following.wake()
+
+
+def _unforeseen(error: BaseException) -> StoreError:
+    failure = StoreError(f"the log could not be written ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,243 @@
+"""The audit log of one open vault: append, decide, read, verify (SPEC.md §6, §7).
+
+Thread-safe; several processes may share one log.db. Any doubt about the file (rolled back, replaced,
+removed, an I/O error while appending) stops the log: every later call raises until it is opened again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from facekeep.auditlog.copies import Copies, CopyState
+from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
+from facekeep.auditlog.head import Head, Open
+from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.merkle import leaf_hash
+from facekeep.auditlog.pending import Pending, Ranges
+from facekeep.auditlog.reader import Reader
+from facekeep.auditlog.replay import Pin, Progress, Replay
+from facekeep.auditlog.rules import State
+from facekeep.auditlog.watch import Seen, Watch
+from facekeep.auditlog.writer import Writer
+from facekeep.clock import Clock
+from facekeep.errors import IntegrityError, UsageError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.store import logdb
+from facekeep.store.sqlite import Database, translated
+
+__all__ = ["AuditLog", "ControlMoved", "CopyState", "Pending"]
+
+
+class AuditLog:
+    """log.db under its key; see the module."""
+
+    def __init__(
+        self, database: Database, copies: Sequence[Path], key: bytes, vault_id: bytes, clock: Clock
+    ) -> None:
+        """Take over an open log.db and authenticate its head; raises IntegrityError.
+
+        Call ``check_pin`` and ``resync_copies`` next: only they notice what happened while it was closed.
+        """
+        self._database = database
+        self._key = LogKey(key, vault_id)
+        self._watch = Watch(database, self._key)
+        self._own = logdb.open_log(database.path, vault_id)
+        database.check_identity()
+        connection = self._own.connection()
+        self._copies = Copies(database, connection, vault_id, copies)
+        self._writer = Writer(connection, database.name, self._key, clock, self._watch, self._copies)
+        self._group = Group(self._writer.commit)
+        self._reader = Reader(database, self._key, self.head)
+        self._pin: Pin | None = None
+        self._pending: tuple[int, Pending] | None = None
+        self._spans: dict[Open, list[tuple[int, int]]] = {}
+        self._pending_guard = threading.Lock()
+        self.head()
+        self._watch.guard_sidecars()
+
+    @classmethod
+    def create(
+        cls,
+        database: Database,
+        copies: Sequence[Path],
+        key: bytes,
+        vault_id: bytes,
+        clock: Clock,
+        *,
+        genesis: JsonObject,
+    ) -> AuditLog:
+        """Write the genesis entry into an empty log.db, make the copies, open it."""
+        log_key = LogKey(key, vault_id)
+        body = entries.encode(genesis)
+        leaf = leaf_hash(body)
+        with database.transaction() as connection:
+            if logdb.last_index(connection) >= 0 or logdb.read_head(connection) is not None:
+                raise IntegrityError("log.db is not empty: a log is begun only once")
+            state = State(Head.empty(log_key.start))
+            state.add(genesis, leaf, log_key.chain(0, log_key.start, leaf))
+            encoded = state.head().encode()
+            logdb.insert_rows(connection, [logdb.Row(0, 1, body, leaf, state.chain)])
+            logdb.write_head(connection, encoded, log_key.head_mac(encoded))
+        log = cls(database, copies, key, vault_id, clock)
+        log.resync_copies()
+        return log
+
+    def head(self) -> Head:
+        """Return the present head, read afresh; a few microseconds while nothing moved."""
+        return self._seen().head
+
+    def _seen(self) -> Seen:
+        self._watch.alive()
+        with translated(self._database.name):
+            return self._watch.head(self._database.connection())
+
+    def append(self, items: Sequence[JsonObject]) -> list[int]:
+        """Append entries in one durable transaction, in order; return their indices.
+
+        The caller holds the writer lock. Raises FormatError, ClockError or IntegrityError (a broken rule)
+        with nothing written; StoreError when it is unknown whether they were, and the log has stopped.
+        """
+        if not items:
+            return []
+        request = ControlRequest([(entry, entries.encode(entry)) for entry in items])
+        first = self._group.submit(request)
+        return list(range(first, first + len(items)))
+
+    def decide(
+        self, decision: JsonObject | bytes, *, control_seq: int, valid_until_ms: int, allow: bool
+    ) -> int:
+        """Append one decision made by ``formats.decisions``, durably; return its index. Shares commits.
+
+        Raises ControlMoved if ``control_seq`` is no longer the head's, or the clock has reached
+        ``valid_until_ms``: evaluate again. ClockError for an allowing decision before the log's time.
+        """
+        body = decision if isinstance(decision, bytes) else entries.decision_body(decision)
+        time_ms = entries.decision_time_ms(body)
+        if entries.decision_allow(body) is not allow:
+            raise UsageError("a decision's bytes and its caller do not agree on allow")
+        return self._group.submit(DecisionRequest(body, time_ms, allow, control_seq, valid_until_ms))
+
+    def pending(self) -> Pending:
+        """Slots of open operations; rebuilt only when a control entry was appended."""
+        head = self.head()
+        known = self._pending
+        if known is not None and known[0] == head.control_seq:
+            return known[1]
+        with self._pending_guard:
+            spans = {operation: self._spans_of(operation) for operation in head.open}
+            self._spans = spans
+            pending = Pending(
+                Ranges(
+                    each
+                    for operation, found in spans.items()
+                    if operation.type != "destroy"
+                    for each in found
+                ),
+                Ranges(
+                    each
+                    for operation, found in spans.items()
+                    if operation.type == "destroy"
+                    for each in found
+                ),
+            )
+            self._pending = (head.control_seq, pending)
+            return pending
+
+    def _spans_of(self, operation: Open) -> list[tuple[int, int]]:
+        known = self._spans.get(operation)
+        if known is not None:
+            return known
+        spans: list[tuple[int, int]] = []
+        for _, entry in self.entries(operation.first, operation.first + operation.parts):
+            if entry["type"] == "destroy":
+                spans.extend((first, count) for first, count in cast("list[list[int]]", entry["slots"]))
+            else:
+                spans.extend((slot, 1) for slot in entries.slots_of(entry))
+        return spans
+
+    def entry(self, idx: int) -> JsonObject:
+        """Return entry ``idx``, authenticated; IntegrityError."""
+        return self._reader.entry(idx)
+
+    def entry_of_slot(self, slot: int) -> tuple[int, JsonObject] | None:
+        """Return (index, entry) of the grant or principal that opened a slot, authenticated, or None."""
+        return self._reader.entry_of_slot(slot)
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, JsonObject]]:
+        """Yield (index, entry) of a stretch, authenticated; IntegrityError at the first wrong one."""
+        return self._reader.entries(start, stop)
+
+    def control_since(self, idx: int = 0) -> Iterator[tuple[int, JsonObject]]:
+        """Yield (index, entry) of what is no decision; see ``Reader.control_since``."""
+        return self._reader.control_since(idx)
+
+    def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, canonical bytes) of what is no decision; see ``Reader.control_since``."""
+        return self._reader.control_bodies(idx)
+
+    def pin(self) -> Pin:
+        """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
+        head = self.head()
+        return head.size, head.root(), head.chain
+
+    def check_pin(self, size: int, root: bytes, chain: bytes) -> None:
+        """Check that the log passed through a pin: its size and chain now, its root in ``verify``.
+
+        Raises IntegrityError, and the log stops: it was rolled back behind the last swap, or forked.
+        """
+        if size and (self.head().size < size or self._reader.row(size - 1).chain != chain):
+            error = IntegrityError(
+                f"log.db does not contain the log of {size} entries that the key tree pins",
+                next="put the newest copy of log.db back and run 'facekeep check'",
+            )
+            self._watch.stop(error)
+            raise error
+        self._pin = (size, root, chain)
+
+    def verify(self, progress: Progress | None = None) -> Head:
+        """Replay every entry; return the head, or raise IntegrityError naming the first bad index.
+
+        ``progress`` is called with (entries done, entries in all). Reads one snapshot; appends go on.
+        """
+        self._watch.alive()
+        with translated(self._database.name):
+            connection = self._database.connection()
+            connection.execute("BEGIN")
+            try:
+                head = self._watch.head(connection).head
+                if logdb.last_index(connection) != head.size - 1:
+                    raise IntegrityError(
+                        f"log.db has entries after {head.size - 1}, the last one of its head"
+                    )
+                replay = Replay(connection, self._key, self._pin)
+                replay.run(head, progress)
+                replay.finish()
+                return head
+            finally:
+                connection.execute("COMMIT")
+
+    def copies_state(self) -> tuple[CopyState, ...]:
+        """How each second copy stands to the log."""
+        with self._writer.exclusive, translated(self._database.name):
+            return self._copies.states()
+
+    def resync_copies(self, *, create: bool = True) -> tuple[CopyState, ...]:
+        """Append to each copy what it lacks; make a missing one if its directory is there.
+
+        Raises IntegrityError naming a copy that is ahead or of another history: the log may have been
+        rolled back, and the error says how to restore it from the copy.
+        """
+        self.head()
+        with self._writer.exclusive, translated(self._database.name):
+            return self._copies.resync(create=create)
+
+    def close(self) -> None:
+        """Close log.db and its copies."""
+        with self._writer.exclusive:
+            self._copies.close()
+            self._own.close()
+        self._database.close()

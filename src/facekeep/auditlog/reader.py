@@ -1,0 +1,140 @@
+"""Authenticated reads of log.db: every entry that leaves here has been checked against its chain value."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from facekeep.auditlog.head import Head
+from facekeep.auditlog.keyed import LogKey
+from facekeep.errors import IntegrityError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.store import logdb
+from facekeep.store.sqlite import Database, translated
+
+_MARKS = 16
+
+
+class Reader:
+    """Reads with the calling thread's connection, up to the head that ``head`` returns."""
+
+    def __init__(self, database: Database, key: LogKey, head: Callable[[], Head]) -> None:
+        """Read ``database``; ``head`` returns the present, authenticated head."""
+        self._database = database
+        self._key = key
+        self._head = head
+        self._marks: dict[int, int] = {0: 0}  # index -> how many control entries stand before it
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with translated(self._database.name):
+            yield self._database.connection()
+
+    def entry(self, idx: int) -> JsonObject:
+        """Return entry ``idx``; raises IntegrityError if it is not there or was altered."""
+        return self._row(idx)[1]
+
+    def row(self, idx: int) -> logdb.Row:
+        """Return row ``idx``, authenticated."""
+        return self._row(idx)[0]
+
+    def _row(self, idx: int) -> tuple[logdb.Row, JsonObject]:
+        if not 0 <= idx < self._head().size:
+            raise IntegrityError(f"log entry {idx} does not exist")
+        with self._connected() as connection:
+            row = logdb.row_at(connection, idx)
+            previous = self._chain_before(connection, idx)
+        if row is None:
+            raise IntegrityError(f"log entry {idx} is missing")
+        return row, self._key.open_row(row, previous)
+
+    def _chain_before(self, connection: sqlite3.Connection, idx: int) -> bytes:
+        previous = logdb.chain_at(connection, idx - 1) if idx else self._key.start
+        if previous is None:
+            raise IntegrityError(f"log entry {idx - 1} is missing")
+        return previous
+
+    def entry_of_slot(self, slot: int) -> tuple[int, JsonObject] | None:
+        """Return (index, entry) of the grant or principal that opened a slot, or None if none did.
+
+        A projection row that leads elsewhere is an IntegrityError; one that was deleted looks like a slot
+        never opened, which nobody can use.
+        """
+        with self._connected() as connection:
+            idx = logdb.index_of_slot(connection, slot)
+        if idx is None:
+            return None
+        entry = self.entry(idx)
+        if slot not in entries.slots_of(entry):
+            raise IntegrityError(f"log.db leads from slot {slot} to entry {idx}, which did not open it")
+        return idx, entry
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, JsonObject]]:
+        """Yield (index, entry) for start <= index < stop, or IntegrityError at the first wrong one."""
+        for row, previous in self.rows(start, min(stop, self._head().size)):
+            yield row.idx, self._key.open_row(row, previous)
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[logdb.Row, bytes]]:
+        """Yield every row of a stretch with the chain value before it; not yet authenticated."""
+        with self._connected() as connection:
+            previous = self._chain_before(connection, start)
+            for row in logdb.rows_between(connection, start, stop):
+                if row.idx != start:
+                    break
+                yield row, previous
+                start, previous = row.idx + 1, row.chain
+        if start < stop:
+            raise IntegrityError(f"log entry {start} is missing")
+
+    def control_since(self, idx: int = 0) -> Iterator[tuple[int, JsonObject]]:
+        """Yield (index, entry) of all entries from ``idx`` on that are not decisions.
+
+        Raises IntegrityError at an altered one, and at the end if the count is not the head's: then a
+        ``control`` mark was flipped or a row removed. Do not act on them before the end.
+        """
+        for row, previous in self._control_rows(idx):
+            yield row.idx, self._key.open_row(row, previous)
+
+    def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
+        """``control_since``, but the canonical bytes instead of the parsed entry: for a million grants."""
+        for row, previous in self._control_rows(idx):
+            self._key.check_row(row, previous)
+            yield row.idx, row.body
+
+    def _control_rows(self, idx: int) -> Iterator[tuple[logdb.Row, bytes]]:
+        head = self._head()
+        seen = self._count_before(idx)
+        with self._connected() as connection:
+            for row, previous in logdb.control_rows(connection, idx, head.size):
+                if previous is None and row.idx:
+                    raise IntegrityError(f"log entry {row.idx - 1} is missing")
+                yield row, previous if previous is not None and row.idx else self._key.start
+                seen += 1
+                self._mark(row.idx + 1, seen)
+        if seen != head.control_seq:
+            raise IntegrityError(
+                f"log.db marks {seen} entries as control entries before entry {head.size}, "
+                f"its head counts {head.control_seq}"
+            )
+        self._mark(head.size, seen)
+
+    def _count_before(self, idx: int) -> int:
+        """Return the authenticated number of control entries before ``idx``."""
+        idx = min(idx, self._head().size)
+        known = self._marks.get(idx)
+        if known is not None:
+            return known
+        count = sum(1 for at, _ in self.control_bodies(0) if at < idx)
+        self._mark(idx, count)
+        return count
+
+    def _mark(self, idx: int, count: int) -> None:
+        marks = self._marks
+        marks.pop(idx, None)
+        marks[idx] = count
+        if len(marks) > _MARKS:
+            oldest = next((at for at in tuple(marks) if at), None)
+            if oldest is not None:
+                marks.pop(oldest, None)

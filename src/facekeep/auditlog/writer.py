@@ -1,0 +1,191 @@
+"""Appending: one batch of requests, one durable transaction (SPEC.md §6.3, §7).
+
+One connection serves every leader, so its page cache stays warm whichever thread leads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+from facekeep.auditlog.copies import Batch, Copies
+from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Request
+from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.merkle import leaf_hash
+from facekeep.auditlog.rules import State, clock_exempt, too_early
+from facekeep.auditlog.voids import check_voids
+from facekeep.auditlog.watch import Seen, Watch
+from facekeep.clock import Clock
+from facekeep.errors import Busy, ClockError, FacekeepError, IntegrityError, StoreError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.store import logdb
+from facekeep.store.logdb import Row
+from facekeep.store.sqlite import translated
+
+
+class Writer:
+    """Makes batches durable. ``commit`` is called by one thread at a time (``group``)."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        key: LogKey,
+        clock: Clock,
+        watch: Watch,
+        copies: Copies,
+    ) -> None:
+        """Write through ``connection``, which nobody else uses."""
+        self._connection = connection
+        self._name = name
+        self._key = key
+        self._clock = clock
+        self._watch = watch
+        self._copies = copies
+        self.exclusive = threading.Lock()  # held while the connection is in use
+
+    def commit(self, batch: Sequence[Request]) -> None:
+        """Append what may be appended; sets each request's ``first`` or ``error`` once it is durable.
+
+        A failure other than a lock timeout stops the log: whether the batch is on disk is then unknown.
+        """
+        with self.exclusive:
+            self._watch.alive()
+            self._begin()
+            try:
+                self._append(batch)
+            except BaseException as error:
+                self._abort(error)
+                raise
+
+    def _begin(self) -> None:
+        try:
+            with translated(self._name):
+                self._connection.execute("BEGIN IMMEDIATE")
+        except StoreError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                raise Busy("another process kept log.db locked; nothing was written") from error
+            self._watch.stop(error)
+            raise
+        except FacekeepError as error:
+            self._watch.stop(error)
+            raise
+
+    def _abort(self, error: BaseException) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as failure:
+            self._watch.stop(StoreError(f"{self._name}: {failure}"))
+        if isinstance(error, FacekeepError):
+            self._watch.stop(error)
+        elif isinstance(error, Exception):
+            self._watch.stop(StoreError(f"the log could not be written ({type(error).__name__})"))
+
+    def _append(self, batch: Sequence[Request]) -> None:
+        with translated(self._name):
+            before = self._watch.head(self._connection).head
+            pass_ = _Pass(self._connection, self._key, State(before), self._clock.now_ms())
+            placed = [(request, pass_.place(request)) for request in batch]
+            if not pass_.rows:
+                self._connection.execute("ROLLBACK")
+                return
+            seen = self._write(pass_)
+            self._connection.execute("COMMIT")
+            self._watch.advance(seen)
+        for request, first in placed:
+            request.first = first
+        self._copies.push(Batch(pass_.rows, before.chain, seen.body, seen.mac))
+
+    def _write(self, pass_: _Pass) -> Seen:
+        logdb.insert_rows(self._connection, pass_.rows)
+        if pass_.slots:
+            logdb.insert_slots(self._connection, pass_.slots)
+        head = pass_.state.head()
+        body = head.encode()
+        seen = Seen(head, body, self._key.head_mac(body))
+        logdb.write_head(self._connection, seen.body, seen.mac)
+        self._watch.prepare(seen)
+        return seen
+
+
+class _Pass:
+    """One walk over a batch inside its transaction: rows to write, and the state they lead to."""
+
+    def __init__(self, connection: sqlite3.Connection, key: LogKey, state: State, now_ms: int) -> None:
+        self.state = state
+        self.rows: list[Row] = []
+        self.slots: list[tuple[int, int]] = []
+        self._connection = connection
+        self._key = key
+        self._now_ms = now_ms
+
+    def place(self, request: Request) -> int:
+        """Return the index of the request's first entry; -1 if it was refused, and its ``error`` is set."""
+        if isinstance(request, DecisionRequest):
+            return self._decision(request)
+        return self._control(cast("ControlRequest", request))
+
+    def _decision(self, request: DecisionRequest) -> int:
+        state = self.state
+        if request.control_seq != state.control_seq or self._now_ms >= request.valid_until_ms:
+            request.error = ControlMoved()
+            return -1
+        if request.allow and too_early(state.high_ms, request.time_ms):
+            request.error = behind(state.high_ms, request.time_ms)
+            return -1
+        index = state.frontier.size
+        leaf = leaf_hash(request.body)
+        chain = self._key.chain(index, state.chain, leaf)
+        state.add_decision(request.time_ms, leaf, chain)
+        self.rows.append(Row(index, 0, request.body, leaf, chain))
+        return index
+
+    def _control(self, request: ControlRequest) -> int:
+        before, rows, slots = self.state.head(), len(self.rows), len(self.slots)
+        try:
+            for entry, body in request.items:
+                self._entry(entry, body)
+            if self.state.unfinished() is not None:
+                raise IntegrityError("the parts of an operation were not appended together")
+            self._check_voids(request.items)
+        except FacekeepError as error:
+            request.error = error
+            self.state = State(before)
+            del self.rows[rows:], self.slots[slots:]
+            return -1
+        return before.size
+
+    def _entry(self, entry: JsonObject, body: bytes) -> None:
+        state, time_ms = self.state, cast("int", entry["time_ms"])
+        if too_early(state.high_ms, time_ms) and not clock_exempt(entry):
+            raise behind(state.high_ms, time_ms)
+        index = state.frontier.size
+        leaf = leaf_hash(body)
+        chain = self._key.chain(index, state.chain, leaf)
+        state.add(entry, leaf, chain)
+        self.rows.append(Row(index, int(entry["type"] != "decision"), body, leaf, chain))
+        self.slots.extend((slot, index) for slot in entries.slots_of(entry))
+
+    def _check_voids(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:
+        appended = {row.idx: row.body for row in self.rows}
+
+        def entry_at(index: int) -> JsonObject:
+            body = appended.get(index)
+            row = logdb.row_at(self._connection, index) if body is None else None
+            previous = logdb.chain_at(self._connection, index - 1)
+            if row is not None and previous is not None:
+                return self._key.open_row(row, previous)
+            return entries.parse(body or b"")
+
+        check_voids([entry for entry, _ in items], entry_at)
+
+
+def behind(high_ms: int, time_ms: int) -> ClockError:
+    """Error for an entry whose time is before what the log has seen."""
+    return ClockError(
+        f"the clock stands {(high_ms - time_ms) // 1000} s behind the log; nothing was recorded"
+    )

@@ -1,0 +1,117 @@
+"""Decision entries (SPEC.md §6.2): built on every verify and identify, so each builder is one dict.
+
+Tags and digests are bytes, principals hex text, times milliseconds since 1970. Keys stand in canonical
+order; ``decision_time_ms`` and ``decision_allow`` read canonical bytes by that order, without parsing them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from facekeep.errors import FormatError
+from facekeep.formats.canonical import JsonObject, encode_trusted
+
+_DECISION_END = b',"type":"decision","v":1}'
+_DECISION_ALLOWED = b'{"allow":true,'
+
+
+def decision_verify(
+    *,
+    by: str | None,
+    time_ms: int,
+    reason: str,
+    scope: str,
+    region: str,
+    model: str,
+    threshold_e6: int | None = None,
+    tag: bytes | None = None,
+    slot: int | None = None,
+    match: bool | None = None,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Make a 1:1 decision; reason ``ok`` allows, any other denies. ``threshold_e6``: distance times 10^6."""
+    return {
+        "allow": reason == "ok",
+        "by": by,
+        "candidates": None,
+        "count": None,
+        "excluded": None,
+        "model": model,
+        "nonce": nonce or os.urandom(16).hex(),
+        "op": "verify",
+        "reason": str(reason),
+        "region": region,
+        "result": None if match is None else "match" if match else "no_match",
+        "scope": scope,
+        "set": None,
+        "slot": slot,
+        "tag": None if tag is None else tag.hex(),
+        "threshold_e6": threshold_e6,
+        "time_ms": time_ms,
+        "type": "decision",
+        "v": 1,
+    }
+
+
+def decision_identify(
+    *,
+    by: str | None,
+    time_ms: int,
+    reason: str,
+    scope: str,
+    region: str,
+    model: str,
+    threshold_e6: int | None = None,
+    count: int | None = None,
+    set_digest: bytes | None = None,
+    candidates: Sequence[int] | None = None,
+    excluded: int | None = None,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Make a 1:N decision; ``candidates`` are the slots answered in rank order, None on a denial."""
+    result = None if candidates is None else "match" if candidates else "no_match"
+    return {
+        "allow": reason == "ok",
+        "by": by,
+        "candidates": None if candidates is None else list(candidates),
+        "count": count,
+        "excluded": excluded,
+        "model": model,
+        "nonce": nonce or os.urandom(16).hex(),
+        "op": "identify",
+        "reason": str(reason),
+        "region": region,
+        "result": result,
+        "scope": scope,
+        "set": None if set_digest is None else set_digest.hex(),
+        "slot": None,
+        "tag": None,
+        "threshold_e6": threshold_e6,
+        "time_ms": time_ms,
+        "type": "decision",
+        "v": 1,
+    }
+
+
+def decision_body(entry: JsonObject) -> bytes:
+    """Bytes of a decision our own builder made from checked parts: the hot path, nothing is checked."""
+    return encode_trusted(entry)
+
+
+def decision_time_ms(body: bytes) -> int:
+    """``time_ms`` of a decision's canonical bytes: it stands before the last two keys (§6.2)."""
+    if not body.endswith(_DECISION_END):
+        raise FormatError("these bytes are not a decision")
+    end = len(body) - len(_DECISION_END)
+    return int(body[body.rindex(b":", 0, end) + 1 : end])
+
+
+def decision_allow(body: bytes) -> bool:
+    """``allow`` of a decision's canonical bytes: it is the first key."""
+    return body.startswith(_DECISION_ALLOWED)
+
+
+def is_decision(body: bytes) -> bool:
+    """Whether an entry's canonical bytes are a decision, by their end."""
+    return body.endswith(_DECISION_END)

@@ -1,0 +1,302 @@
+"""Log entries as values (SPEC.md §6.1, §6.2): one small builder for each type, and the strict parser.
+
+Builders take identifiers of principals as hex text and every other fixed-length value as bytes, and
+return what ``auditlog.log`` appends; it validates them again. Times are milliseconds since 1970.
+A nonce that is not given is random.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from facekeep.errors import FormatError
+from facekeep.formats.canonical import JsonObject, JsonValue, encode_trusted
+from facekeep.formats.decisions import (
+    decision_allow,
+    decision_body,
+    decision_identify,
+    decision_time_ms,
+    decision_verify,
+    is_decision,
+)
+from facekeep.formats.entryrules import (
+    DESTROY_OPS,
+    GRANT_OPS,
+    PROVIDER_CLASSES,
+    SCOPES,
+    VOIDS_PER_ENTRY,
+    Reason,
+    validate,
+)
+from facekeep.formats.ids import to_ranges
+from facekeep.limits import LIMITS
+
+__all__ = [
+    "DESTROY_OPS", "GRANT_OPS", "PROVIDER_CLASSES", "SCOPES", "Reason", "backup", "clock", "decision_allow",
+    "decision_body", "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries",
+    "destroyed", "encode", "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex",
+    "parse", "principal", "restore", "settings", "slots_of", "validate",
+]  # fmt: skip
+
+_GRANT_OVERHEAD = 512  # bytes of a grant entry around its grants, rounded up
+
+
+def parse(data: bytes) -> JsonObject:
+    """Parse one entry: at most 65,535 bytes, canonical, valid; raises FormatError."""
+    if len(data) > LIMITS.entry_bytes:
+        raise FormatError("a log entry is longer than 65,535 bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("a log entry is not JSON") from error
+    entry = validate(value)  # leaves no value unchecked, so the canonical form needs no second walk
+    if encode_trusted(entry) != data:
+        raise FormatError("a log entry is not in its canonical form")
+    return entry
+
+
+def encode(entry: Mapping[str, JsonValue]) -> bytes:
+    """Validate and encode one entry; raises FormatError."""
+    data = encode_trusted(validate(dict(entry)))
+    if len(data) > LIMITS.entry_bytes:
+        raise FormatError("a log entry is longer than 65,535 bytes")
+    return data
+
+
+def nonce_hex() -> str:
+    """16 random bytes in hex: they keep an entry's leaf hash from being guessed."""
+    return os.urandom(16).hex()
+
+
+def _entry(kind: str, by: str | None, time_ms: int, nonce: str | None, further: JsonObject) -> JsonObject:
+    common: JsonObject = {
+        "v": 1,
+        "type": kind,
+        "nonce": nonce or nonce_hex(),
+        "time_ms": time_ms,
+        "by": by,
+    }
+    return common | further
+
+
+def genesis(
+    *,
+    vault_id: bytes,
+    epoch: int,
+    fingerprint: bytes,
+    provider_class: str,
+    scheme: str,
+    settings_digest: bytes,
+    time_ms: int,
+    by: str | None = None,
+    suite: int = 1,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Entry 0 of every log."""
+    further: JsonObject = {
+        "vault": vault_id.hex(),
+        "suite": suite,
+        "epoch": epoch,
+        "fingerprint": fingerprint.hex(),
+        "provider": {"class": provider_class, "scheme": scheme},
+        "settings": settings_digest.hex(),
+    }
+    return _entry("genesis", by, time_ms, nonce, further)
+
+
+def grant_item(
+    *,
+    slot: int,
+    grant: bytes,
+    tag: bytes,
+    commitment: bytes,
+    terms: bytes,
+    model: str,
+    source: int | None = None,
+) -> JsonObject:
+    """One element of ``grants``; ``source`` is its ``from``: the slot whose templates were opened."""
+    return {
+        "slot": slot,
+        "grant": grant.hex(),
+        "tag": tag.hex(),
+        "commitment": commitment.hex(),
+        "terms": terms.hex(),
+        "model": model,
+        "from": source,
+    }
+
+
+def grant_entries(
+    op: str, grants: Sequence[JsonObject], *, by: str | None, time_ms: int, nonces: Sequence[str] = ()
+) -> list[JsonObject]:
+    """One grant operation in as many parts as it needs, in the order given; [] without grants."""
+    longest = max((len(encode_trusted(grant)) for grant in grants), default=1)
+    room = (LIMITS.entry_bytes - _GRANT_OVERHEAD) // (longest + 1)
+    chunks = _chunks(grants, min(LIMITS.grants_per_entry, room))
+    return [
+        _entry(
+            "grant",
+            by,
+            time_ms,
+            _nth(nonces, part),
+            {"op": op, "part": part + 1, "parts": len(chunks), "grants": cast("JsonValue", chunk)},
+        )
+        for part, chunk in enumerate(chunks)
+    ]
+
+
+def principal(
+    *,
+    principal: str,
+    slot: int,
+    grant: bytes,
+    commitment: bytes,
+    roles: Iterable[str],
+    by: str | None,
+    time_ms: int,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Make the entry of a new principal in a system slot; roles are sorted here."""
+    further: JsonObject = {
+        "principal": principal,
+        "slot": slot,
+        "grant": grant.hex(),
+        "commitment": commitment.hex(),
+        "roles": cast("JsonValue", sorted(set(roles))),
+    }
+    return _entry("principal", by, time_ms, nonce, further)
+
+
+def granted(
+    of: int, *, by: str | None, time_ms: int, recovery: bool = False, nonce: str | None = None
+) -> JsonObject:
+    """Completion of the grant or principal operation whose first entry is ``of``."""
+    return _entry("granted", by, time_ms, nonce, {"of": of, "recovery": recovery})
+
+
+def destroy_entries(
+    op: str,
+    slots: Iterable[int] = (),
+    *,
+    ranges: Sequence[Sequence[int]] | None = None,
+    tags: Iterable[bytes] = (),
+    voids: Iterable[int] = (),
+    by: str | None,
+    time_ms: int,
+    nonces: Sequence[str] = (),
+) -> list[JsonObject]:
+    """One destructive intent in as many parts as its slots, subject tags and voided operations need.
+
+    Give the slots one by one, or as ``ranges`` that already ascend without touching.
+    """
+    spans = [list(span) for span in ranges] if ranges is not None else to_ranges(list(slots))
+    columns = (
+        _chunks(spans, LIMITS.ranges_per_entry),
+        _chunks(sorted({tag.hex() for tag in tags}), LIMITS.tags_per_entry),
+        _chunks(sorted(set(voids)), VOIDS_PER_ENTRY),
+    )
+    parts = max(1, *map(len, columns))
+    entries = []
+    for part in range(parts):
+        slots_, tags_, voids_ = (column[part] if part < len(column) else [] for column in columns)
+        further = {
+            "op": op,
+            "part": part + 1,
+            "parts": parts,
+            "slots": slots_,
+            "tags": tags_,
+            "voids": voids_,
+        }
+        entries.append(_entry("destroy", by, time_ms, _nth(nonces, part), cast("JsonObject", further)))
+    return entries
+
+
+def destroyed(
+    of: int,
+    *,
+    epoch: int,
+    fingerprint: bytes,
+    previous: bytes,
+    receipts: Sequence[JsonObject],
+    by: str | None,
+    time_ms: int,
+    recovery: bool = False,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Completion of the destroy operation ``of``: the new root's fingerprint and the holders' receipts."""
+    further: JsonObject = {
+        "of": of,
+        "epoch": epoch,
+        "fingerprint": fingerprint.hex(),
+        "previous": previous.hex(),
+        "receipts": list(receipts),
+        "recovery": recovery,
+    }
+    return _entry("destroyed", by, time_ms, nonce, further)
+
+
+def settings(
+    digest: bytes, previous: bytes, *, by: str | None, time_ms: int, nonce: str | None = None
+) -> JsonObject:
+    """Vault settings changed from digest ``previous`` to ``digest`` (SPEC.md §9)."""
+    return _entry("settings", by, time_ms, nonce, {"digest": digest.hex(), "previous": previous.hex()})
+
+
+def clock(
+    accepted_ms: int, high_ms: int, *, by: str | None, time_ms: int, nonce: str | None = None
+) -> JsonObject:
+    """Record that an operator accepted ``accepted_ms`` as the time, though the log had seen ``high_ms``."""
+    return _entry("clock", by, time_ms, nonce, {"accepted_ms": accepted_ms, "high_ms": high_ms})
+
+
+def backup(
+    *, rows: int, sha256: bytes, size: int, by: str | None, time_ms: int, nonce: str | None = None
+) -> JsonObject:
+    """Record a data backup of ``rows`` rows; ``size`` is the log's size it was taken at."""
+    return _entry("backup", by, time_ms, nonce, {"rows": rows, "sha256": sha256.hex(), "size": size})
+
+
+def restore(
+    *,
+    sha256: bytes,
+    rows: int,
+    merged: int,
+    dead: int,
+    present: int,
+    refused: int,
+    missing: int,
+    by: str | None,
+    time_ms: int,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Record a merged backup: what became of its rows, and how many living grants still lack one."""
+    further: JsonObject = {
+        "sha256": sha256.hex(),
+        "rows": rows,
+        "merged": merged,
+        "dead": dead,
+        "present": present,
+        "refused": refused,
+        "missing": missing,
+    }
+    return _entry("restore", by, time_ms, nonce, further)
+
+
+def slots_of(entry: JsonObject) -> list[int]:
+    """Slots a grant or principal entry opens, in order; [] for any other type."""
+    if entry["type"] == "principal":
+        return [cast("int", entry["slot"])]
+    if entry["type"] == "grant":
+        return [cast("int", grant["slot"]) for grant in cast("list[JsonObject]", entry["grants"])]
+    return []
+
+
+def _chunks(items: Sequence[object], size: int) -> list[list[object]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _nth(nonces: Sequence[str], part: int) -> str | None:
+    return nonces[part] if part < len(nonces) else None

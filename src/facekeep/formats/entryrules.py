@@ -1,0 +1,288 @@
+"""What a log entry may look like: exact keys, types, ranges and closed lists (SPEC.md §6.1, §6.2).
+
+``validate`` looks at one entry alone. Rules that need the entries before it are ``auditlog.head.advance``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, cast
+
+from facekeep.errors import FormatError
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, check_model_id
+from facekeep.limits import LIMITS
+
+Check: TypeAlias = Callable[[object, str], None]
+
+SAFE: Final = 2**53
+VOIDS_PER_ENTRY: Final = 400
+TERMS_LEN: Final = 88
+_INDEX_MASK: Final = (1 << SLOT_BITS) - 1
+
+
+class Reason(StrEnum):
+    """Why a decision went as it did: the closed list of SPEC.md §6.2."""
+
+    OK = "ok"
+    PRINCIPAL_UNKNOWN = "principal_unknown"
+    PRINCIPAL_REVOKED = "principal_revoked"
+    ROLE = "role"
+    SUBJECT_UNKNOWN = "subject_unknown"
+    SCOPE = "scope"
+    TERMS = "terms"
+    NOT_BEFORE = "not_before"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+    DESTROYED = "destroyed"
+    REGION = "region"
+    MODEL = "model"
+    CLOCK = "clock"
+    INTEGRITY = "integrity"
+    UNAVAILABLE = "unavailable"
+
+
+SCOPES: Final = ("verify", "identify", "evaluate", "train", "share")
+GRANT_OPS: Final = ("enroll", "grant", "renew", "reseal")
+DESTROY_OPS: Final = (
+    "shred", "withdraw", "renew", "reseal", "revoke", "expire", "void", "extend", "rotate",
+)  # fmt: skip
+PROVIDER_CLASSES: Final = ("erasing", "wrapping", "mirror", "recovery")
+
+
+def _integer(low: int, high: int = SAFE) -> Check:
+    def check(value: object, key: str) -> None:
+        if type(value) is not int or not low <= value < high:
+            raise FormatError(f"a log entry's {key} is not an integer in its range")
+
+    return check
+
+
+def _pattern(pattern: str, what: str) -> Check:
+    match = re.compile(pattern + r"\Z", re.ASCII).match
+
+    def check(value: object, key: str) -> None:
+        if type(value) is not str or not match(value):
+            raise FormatError(f"a log entry's {key} is not {what}")
+
+    return check
+
+
+def _hexed(length: int) -> Check:
+    return _pattern(f"[0-9a-f]{{{2 * length}}}", f"{length} bytes of lower-case hex")
+
+
+def _one_of(*words: str | bool) -> Check:
+    allowed = frozenset((type(word), word) for word in words)
+
+    def check(value: object, key: str) -> None:
+        if type(value) not in (str, bool) or (type(value), value) not in allowed:
+            raise FormatError(f"a log entry's {key} is not in its closed list")
+
+    return check
+
+
+def _nullable(inner: Check) -> Check:
+    def check(value: object, key: str) -> None:
+        if value is not None:
+            inner(value, key)
+
+    return check
+
+
+def _array(inner: Check, low: int, high: int, *, rising: bool = False) -> Check:
+    """``rising`` wants the elements strictly ascending, hence unique."""
+
+    def check(value: object, key: str) -> None:
+        if type(value) is not list or not low <= len(value) <= high:
+            raise FormatError(f"a log entry's {key} is not an array of {low} to {high} elements")
+        for item in value:
+            inner(item, key)
+        if rising and any(a >= b for a, b in itertools.pairwise(value)):
+            raise FormatError(f"a log entry's {key} are not ascending and unique")
+
+    return check
+
+
+def _record(fields: Mapping[str, Check]) -> Check:
+    names = frozenset(fields)
+
+    def check(value: object, key: str) -> None:
+        if type(value) is not dict or value.keys() != names:
+            raise FormatError(f"a log entry's {key} does not have exactly its keys")
+        for name, inner in fields.items():
+            inner(value[name], name)
+
+    return check
+
+
+def _slot(value: object, key: str) -> None:
+    if type(value) is not int or not 0 <= value < SAFE or (value & _INDEX_MASK) >= BRANCH_SLOTS:
+        raise FormatError(f"a log entry's {key} is not a slot id")
+
+
+def _model(value: object, key: str) -> None:
+    if type(value) is not str:
+        raise FormatError(f"a log entry's {key} is not text")
+    check_model_id(value)
+
+
+def _ranges(value: object, key: str) -> None:
+    """Ranges lie inside one branch each, ascend and do not touch."""
+    if type(value) is not list or len(value) > LIMITS.ranges_per_entry:
+        raise FormatError(f"a log entry's {key} is not an array of ranges")
+    end = -1
+    for item in value:
+        if type(item) is not list or len(item) != 2 or type(item[1]) is not int:  # noqa: PLR2004 - a pair
+            raise FormatError(f"a log entry's {key} has an element that is not [first, count]")
+        _slot(item[0], key)
+        if item[1] < 1 or (item[0] & _INDEX_MASK) + item[1] > BRANCH_SLOTS or item[0] <= end:
+            raise FormatError(f"a log entry's {key} are not ascending, apart and inside a branch")
+        end = item[0] + item[1]
+
+
+def _unique_slots(value: object, key: str) -> None:
+    _array(_slot, 0, LIMITS.candidates)(value, key)
+    slots = cast("list[int]", value)
+    if len(set(slots)) != len(slots):
+        raise FormatError(f"a log entry's {key} names a slot twice")
+
+
+_H16, _H32, _PRINCIPAL = _hexed(16), _hexed(32), _hexed(8)
+_WORD = _pattern(r"[a-z][a-z0-9_-]{0,39}", "a word")
+_REGION = _pattern(r"[A-Z]{2}", "two upper-case letters")
+_COUNT, _BOOL = _integer(0), _one_of(True, False)  # noqa: FBT003 - the JSON values
+_PARTS = _integer(1, 2**32)
+_CLASS = _one_of(*PROVIDER_CLASSES)
+
+_GRANT = _record(
+    {
+        "slot": _slot, "grant": _H16, "tag": _H32, "commitment": _H32, "terms": _hexed(TERMS_LEN),
+        "model": _model, "from": _nullable(_slot),
+    }
+)  # fmt: skip
+_RECEIPT = _record(
+    {"class": _CLASS, "scheme": _WORD, "action": _WORD, "limits": _array(_WORD, 0, 32, rising=True)}
+)
+_COMMON: dict[str, Check] = {
+    "v": _integer(1, 2), "type": _WORD, "nonce": _H16, "time_ms": _COUNT, "by": _nullable(_PRINCIPAL),
+}  # fmt: skip
+
+_FURTHER: dict[str, dict[str, Check]] = {
+    "genesis": {
+        "vault": _H16, "suite": _integer(1, 2), "epoch": _integer(1), "fingerprint": _H32,
+        "provider": _record({"class": _CLASS, "scheme": _WORD}), "settings": _H32,
+    },
+    "grant": {
+        "op": _one_of(*GRANT_OPS), "part": _PARTS, "parts": _PARTS,
+        "grants": _array(_GRANT, 1, LIMITS.grants_per_entry),
+    },
+    "principal": {
+        "principal": _PRINCIPAL, "slot": _slot, "grant": _H16, "commitment": _H32,
+        "roles": _array(_WORD, 1, 16, rising=True),
+    },
+    "granted": {"of": _COUNT, "recovery": _BOOL},
+    "destroy": {
+        "op": _one_of(*DESTROY_OPS), "part": _PARTS, "parts": _PARTS, "slots": _ranges,
+        "tags": _array(_H32, 0, LIMITS.tags_per_entry, rising=True),
+        "voids": _array(_COUNT, 0, VOIDS_PER_ENTRY, rising=True),
+    },
+    "destroyed": {
+        "of": _COUNT, "epoch": _integer(1), "fingerprint": _H32, "previous": _H32,
+        "receipts": _array(_RECEIPT, 0, 16), "recovery": _BOOL,
+    },
+    "decision": {
+        "op": _one_of("verify", "identify"), "allow": _BOOL, "reason": _one_of(*map(str, Reason)),
+        "scope": _one_of(*SCOPES), "region": _REGION, "model": _model, "threshold_e6": _nullable(_COUNT),
+        "tag": _nullable(_H32), "slot": _nullable(_slot), "result": _nullable(_one_of("match", "no_match")),
+        "count": _nullable(_COUNT), "set": _nullable(_H32), "candidates": _nullable(_unique_slots),
+        "excluded": _nullable(_COUNT),
+    },
+    "settings": {"digest": _H32, "previous": _H32},
+    "clock": {"accepted_ms": _COUNT, "high_ms": _COUNT},
+    "backup": {"rows": _COUNT, "sha256": _H32, "size": _integer(1)},
+    "restore": {
+        "sha256": _H32, "rows": _COUNT, "merged": _COUNT, "dead": _COUNT, "present": _COUNT,
+        "refused": _COUNT, "missing": _COUNT,
+    },
+}  # fmt: skip
+
+#: Entry type -> its keys and their checks.
+FIELDS: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
+    {name: MappingProxyType({**_COMMON, **further}) for name, further in _FURTHER.items()}
+)
+
+
+def validate(entry: object) -> JsonObject:
+    """Return the entry if it follows SPEC.md §6 by itself, or raise FormatError."""
+    if type(entry) is not dict or type(entry.get("type")) is not str:
+        raise FormatError("a log entry is not an object with a type")
+    fields = FIELDS.get(entry["type"])
+    if fields is None:
+        raise FormatError("a log entry has an unknown type")
+    if entry.keys() != fields.keys():
+        raise FormatError(f"a log entry of type {entry['type']} does not have exactly its keys")
+    for key, check in fields.items():
+        check(entry[key], key)
+    across = _ACROSS.get(entry["type"])
+    if across is not None:
+        across(entry)
+    return cast("JsonObject", entry)
+
+
+def _across_parts(entry: Mapping[str, int]) -> None:
+    if entry["part"] > entry["parts"]:
+        raise FormatError("a log entry's part is greater than its parts")
+
+
+def _across_grant(entry: Mapping[str, int]) -> None:
+    _across_parts(entry)
+    grants = cast("list[dict[str, int]]", entry["grants"])
+    if len({grant["slot"] for grant in grants}) != len(grants):
+        raise FormatError("a log entry's grants name a slot twice")
+
+
+def _across_destroy(entry: Mapping[str, Any]) -> None:
+    _across_parts(entry)
+    if entry["op"] == "void" and entry["part"] == 1 and not entry["voids"]:
+        raise FormatError("a log entry of op void does not say what it voids")
+
+
+def _across_decision(entry: Mapping[str, object]) -> None:
+    """Hold what must be null, and what must not, by op and outcome (SPEC.md §6.2)."""
+    if entry["allow"] is not (entry["reason"] == "ok"):
+        raise FormatError("a decision's allow and reason do not agree")
+    identify = entry["op"] == "identify"
+    if not entry["allow"]:
+        _null(entry, ("threshold_e6", "result", *_IDENTIFY_ONLY))
+    elif identify:
+        _given(entry, ("threshold_e6", "result", *_IDENTIFY_ONLY))
+        if (entry["result"] == "match") is not bool(entry["candidates"]):
+            raise FormatError("a decision's result and candidates do not agree")
+    else:
+        _given(entry, ("threshold_e6", "result", "tag", "slot"))
+    _null(entry, ("tag", "slot") if identify else _IDENTIFY_ONLY)
+
+
+_IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded")
+_ACROSS: Final[Mapping[str, Callable[..., None]]] = {
+    "grant": _across_grant,
+    "destroy": _across_destroy,
+    "decision": _across_decision,
+}
+
+
+def _null(entry: Mapping[str, object], keys: Iterable[str]) -> None:
+    for key in keys:
+        if entry[key] is not None:
+            raise FormatError(f"a decision's {key} is not null where it must be")
+
+
+def _given(entry: Mapping[str, object], keys: Iterable[str]) -> None:
+    for key in keys:
+        if entry[key] is None:
+            raise FormatError(f"a decision's {key} is null where it must not be")

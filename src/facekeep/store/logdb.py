@@ -1,0 +1,165 @@
+"""log.db: rows and schema (SPEC.md §8). What the rows must say is ``auditlog``'s business."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sqlite_utils import Database as SqliteUtils
+
+from facekeep.errors import IntegrityError
+from facekeep.store.sqlite import Database, Migration
+
+KIND: Final = "log"
+CHUNK: Final = 1_000  # rows fetched at a time: no cursor stays open between chunks
+
+
+class Row(NamedTuple):
+    """One row of ``entry``."""
+
+    idx: int
+    control: int  # 1 for every type but decision
+    body: bytes
+    leaf: bytes
+    chain: bytes
+
+
+def _tables(database: SqliteUtils) -> None:
+    database.execute(
+        "CREATE TABLE entry (idx INTEGER PRIMARY KEY, control INTEGER NOT NULL, body BLOB NOT NULL,"
+        " leaf BLOB NOT NULL, chain BLOB NOT NULL) STRICT"
+    )
+    database.execute("CREATE INDEX entry_control ON entry (idx) WHERE control = 1")
+    database.execute(
+        "CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1),"
+        " body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
+    )
+    database.execute("CREATE TABLE grant_entry (slot INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT")
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_tables,)
+
+_COLUMNS = "idx, control, body, leaf, chain"
+
+
+def create_log(path: Path, vault_id: bytes) -> Database:
+    """Make an empty log.db."""
+    return Database.create(path, KIND, vault_id, MIGRATIONS)
+
+
+def open_log(path: Path, vault_id: bytes) -> Database:
+    """Open log.db."""
+    return Database(path, KIND, vault_id, MIGRATIONS)
+
+
+def read_head(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
+    """(body, mac) of the stored head, None in an empty log."""
+    row: tuple[bytes, bytes] | None = connection.execute("SELECT body, mac FROM head WHERE id = 1").fetchone()
+    return row
+
+
+def write_head(connection: sqlite3.Connection, body: bytes, mac: bytes) -> None:
+    """Store the head."""
+    connection.execute("INSERT OR REPLACE INTO head (id, body, mac) VALUES (1, ?, ?)", (body, mac))
+
+
+def insert_rows(connection: sqlite3.Connection, rows: Iterable[Sequence[object]]) -> None:
+    """Append entry rows."""
+    connection.executemany("INSERT INTO entry (idx, control, body, leaf, chain) VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def insert_slots(connection: sqlite3.Connection, pairs: Iterable[tuple[int, int]]) -> None:
+    """Append (slot, idx) pairs to the projection."""
+    connection.executemany("INSERT INTO grant_entry (slot, idx) VALUES (?, ?)", pairs)
+
+
+def row_at(connection: sqlite3.Connection, idx: int) -> Row | None:
+    """Return the row at one index, or None."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM entry WHERE idx = ?", (idx,)).fetchone()
+    return None if row is None else Row(*row)
+
+
+def chain_at(connection: sqlite3.Connection, idx: int) -> bytes | None:
+    """Chain value stored at one index, or None."""
+    row = connection.execute("SELECT chain FROM entry WHERE idx = ?", (idx,)).fetchone()
+    return None if row is None else row[0]
+
+
+def last_index(connection: sqlite3.Connection) -> int:
+    """Greatest index, -1 in an empty log."""
+    value: int | None = connection.execute("SELECT max(idx) FROM entry").fetchone()[0]
+    return -1 if value is None else value
+
+
+def count_rows(connection: sqlite3.Connection) -> int:
+    """Count the entries: reads the whole table."""
+    return int(connection.execute("SELECT count(*) FROM entry").fetchone()[0])
+
+
+def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[Row]:
+    """Rows with start <= idx < stop, ascending."""
+    while start < stop:
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
+            (start, stop, CHUNK),
+        ).fetchall()
+        if not rows:
+            return
+        yield from map(Row._make, rows)
+        start = rows[-1][0] + 1
+
+
+def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[tuple[Row, bytes | None]]:
+    """Rows marked control with start <= idx < stop, each with the chain value stored before it."""
+    while start < stop:
+        rows = connection.execute(
+            "SELECT e.idx, e.control, e.body, e.leaf, e.chain, p.chain"
+            " FROM entry AS e INDEXED BY entry_control LEFT JOIN entry AS p ON p.idx = e.idx - 1"
+            " WHERE e.control = 1 AND e.idx >= ? AND e.idx < ? ORDER BY e.idx LIMIT ?",
+            (start, stop, CHUNK),
+        ).fetchall()
+        if not rows:
+            return
+        for row in rows:
+            yield Row(*row[:5]), row[5]
+        start = rows[-1][0] + 1
+
+
+def index_of_slot(connection: sqlite3.Connection, slot: int) -> int | None:
+    """Index of the entry that opened a slot, as the projection has it, or None."""
+    row = connection.execute("SELECT idx FROM grant_entry WHERE slot = ?", (slot,)).fetchone()
+    return None if row is None else row[0]
+
+
+def count_slots(connection: sqlite3.Connection) -> int:
+    """Count the projection's rows."""
+    return int(connection.execute("SELECT count(*) FROM grant_entry").fetchone()[0])
+
+
+class Sidecars:
+    """The WAL and its index: SQLite goes on writing into a deleted one, which nobody will ever read."""
+
+    def __init__(self, database: Database) -> None:
+        """Remember the files beside an open database (it must have been read once)."""
+        self._name = database.name
+        self._paths = tuple(f"{database.path}{suffix}" for suffix in ("-wal", "-shm"))
+        self._identity = tuple(map(_inode, self._paths))
+
+    def check(self) -> None:
+        """Raise IntegrityError if one was removed or replaced."""
+        for path, identity in zip(self._paths, self._identity, strict=True):
+            if _inode(path) != identity:
+                raise IntegrityError(
+                    f"{self._name}{path[-4:]} was removed or replaced while the vault was open"
+                )
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - the hot path; Path.stat costs twice as much
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
