@@ -76,8 +76,7 @@ class Swap:
                 return
             if not self._tree.is_current():
                 raise TreeStale("the key tree was swapped by another process")
-            self._store.resync_copies(create=False)
-            self._store.copies.require()
+            self._store.require_copies()
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
             with _holders():
@@ -111,8 +110,7 @@ class Swap:
         Every touched path is opened, the dead must be dead and the witness unchanged; else IntegrityError.
         """
         with self._step("verify"):
-            self._store.resync_copies(create=False)
-            self._store.copies.require()
+            self._store.require_copies()
             for store in self._store.fresh():
                 self._check(open_tree(store, self._tree.vault_id, [self._winner])[0])
             return open_tree(self._store, self._tree.vault_id, [self._winner])[0]
@@ -152,8 +150,7 @@ def settle(
     with nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner])
-    store.resync_copies(create=False)
-    store.copies.require()
+    store.require_copies()
     receipts: list[Receipt] = []
     with _holders():
         for provider in providers:

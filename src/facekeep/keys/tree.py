@@ -135,7 +135,7 @@ class KeyTree:
         return _unsorted(keys, order).view(np.uint8), _unsorted(alive, order)
 
     def alive(self, slots: Slots) -> npt.NDArray[np.bool_]:
-        """Whether each slot lives, bool (n,). Opens stored nodes only; raises IntegrityError for a bad one."""
+        """Whether each slot lives, bool (n,). Opens stored nodes only. Raises IntegrityError."""
         alive = np.zeros(len(slots), dtype=np.bool_)
         ordered, order = _sorted(slots)
         for branch, index, at in self._runs(ordered):

@@ -92,8 +92,17 @@ class Copies:
                     step(connection)
 
     def require(self) -> None:
-        """Raise ErasurePending unless every copy is current."""
+        """Catch up copies that are behind; raise unless all are then current.
+
+        IntegrityError for one that is newer, diverged or foreign; else ErasurePending. Nothing else changes.
+        """
         for each in self.state():
+            if each.state == "behind":
+                with contextlib.suppress(FacekeepError):  # it is still behind below
+                    self._overwrite(each.path)
+        for each in self.state():
+            if each.state in ("ahead", "diverged", "foreign"):
+                raise _refusal(each)
             if each.state != "current":
                 raise ErasurePending(
                     f"the copy of keys.db at {each.path} is {each.state}; nothing was changed",
@@ -107,11 +116,8 @@ class Copies:
                 self._overwrite(each.path)
             elif each.state == "missing" and create:
                 self._make(each.path)
-            elif each.state == "foreign":
-                raise ForeignFile(f"the file at {each.path} belongs to another vault")
-            elif each.state in _REFUSED:
-                what, then = _REFUSED[each.state]
-                raise IntegrityError(f"the copy of keys.db at {each.path} {what}", next=then)
+            elif each.state in ("foreign", *_REFUSED):
+                raise _refusal(each)
         return self.state()
 
     def _state(self, path: Path, mine: Stand) -> CopyState:
@@ -150,6 +156,13 @@ class Copies:
                 raise StoreError(f"{path} appeared while it was being made")
             temporary.rename(path)
             fsync_directory(path.parent)
+
+
+def _refusal(state: CopyState) -> IntegrityError:
+    if state.state == "foreign":
+        return ForeignFile(f"the file at {state.path} belongs to another vault")
+    what, then = _REFUSED[state.state]
+    return IntegrityError(f"the copy of keys.db at {state.path} {what}", next=then)
 
 
 def stand_of(connection: sqlite3.Connection) -> Stand:

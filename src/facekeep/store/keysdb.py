@@ -117,7 +117,7 @@ class KeysStore:
         Raises ErasurePending with nothing changed if a copy cannot take it, and ErasurePending with the
         primary changed if a copy fails at its very commit; ``copies.state`` tells them apart.
         """
-        self.copies.require()
+        self.require_copies()
         committed = False
         try:
             with contextlib.ExitStack() as stack:
@@ -170,6 +170,11 @@ class KeysStore:
 
         self._write(apply)
 
+    def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """(keyed hash, sealed value) of every row."""
+        for row_key, sealed in self._read("SELECT hash, sealed FROM subject_index ORDER BY hash"):
+            yield blob_value(row_key), blob_value(sealed)
+
     def index_count(self) -> int:
         """Count the rows of the subject index."""
         with translated(self._primary.name):
@@ -221,6 +226,10 @@ class KeysStore:
         Raises IntegrityError for a copy that is newer, of another tree, or damaged: it is never overwritten.
         """
         return self.copies.resync(create=create)
+
+    def require_copies(self) -> None:
+        """Catch up copies that are behind; raises ErasurePending or IntegrityError unless all are current."""
+        self.copies.require()
 
     def integrity(self) -> None:
         """Run SQLite's quick_check; raises IntegrityError with its first finding."""
