@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.crypto import primitives as p
-from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import FormatError, IntegrityError
 from facekeep.formats.canonical import JsonObject, dumps, loads
 from facekeep.formats.ids import check_model_id
@@ -47,6 +46,15 @@ class Sealer:
         }
         return Sealer(vault_id, kdf, aads)
 
+    def prefixes(self, kind: bytes) -> tuple[bytes, bytes]:
+        """(KDF prefix, AAD prefix) of a blob kind: what is the same for every row."""
+        return self._kdf_prefix, self._aad_prefixes[kind]
+
+    @staticmethod
+    def model_tail(model: str) -> bytes:
+        """End of the AAD: the model id with its length."""
+        return _lp(model)
+
     def keys(self, slot_key: bytes, slot: int, grant_id: bytes) -> tuple[bytes, bytes]:
         """(encryption key, commitment) of a grant's slot."""
         return p.slot_kdf(slot_key, self._kdf_prefix + slot.to_bytes(8, "big") + grant_id)
@@ -72,15 +80,10 @@ class Sealer:
         packed = terms.pack()
         key, commitment = self.keys(slot_key, slot, grant_id)
         tail = slot.to_bytes(8, "big") + grant_id + tag + packed + _lp(check_model_id(model))
+        sealed = p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail)
+        record_aad = self._aad_prefixes[KIND_RECORD] + tail + p.sha256(sealed)
         return GrantRow(
-            slot,
-            grant_id,
-            tag,
-            model,
-            packed,
-            commitment,
-            p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail),
-            p.seal(key, record, self._aad_prefixes[KIND_RECORD] + tail),
+            slot, grant_id, tag, model, packed, commitment, sealed, p.seal(key, record, record_aad)
         )
 
     def row_key(self, slot_key: bytes, row: GrantRow) -> bytes:
@@ -91,8 +94,12 @@ class Sealer:
         return key
 
     def open_record(self, slot_key: bytes, row: GrantRow) -> JsonObject:
-        """Open a consent record, and with it authenticate the row's terms; raises IntegrityError."""
-        plain = p.open_sealed(self.row_key(slot_key, row), row.record, self._aad(KIND_RECORD, row))
+        """Open a consent record, and with it authenticate the whole row; raises IntegrityError.
+
+        The sealed templates are authenticated by their hash, without being opened.
+        """
+        aad = self._aad(KIND_RECORD, row) + p.sha256(row.templates)
+        plain = p.open_sealed(self.row_key(slot_key, row), row.record, aad)
         if p.sha256(plain) != Terms.unpack(row.terms).record_digest:
             raise IntegrityError("a consent record is not the one its terms name")
         return loads(plain[RECORD_SALT_LEN:])
@@ -102,15 +109,6 @@ class Sealer:
         if row.slot not in permit.slots:
             raise IntegrityError("a permit does not cover this slot")
         p.open_into(self.row_key(slot_key, row), row.templates, self._aad(KIND_TEMPLATES, row), out)
-
-    def authenticate(self, slot_key: bytes, row: GrantRow) -> None:
-        """Check both blobs of a row without keeping either; raises IntegrityError."""
-        self.open_record(slot_key, row)
-        terms = Terms.unpack(row.terms)
-        with LockedBuffer(4 * terms.count * terms.dimension) as scratch:
-            p.open_into(
-                self.row_key(slot_key, row), row.templates, self._aad(KIND_TEMPLATES, row), scratch.view
-            )
 
     def seal_principal(
         self, slot_key: bytes, slot: int, grant_id: bytes, record: JsonObject

@@ -45,8 +45,17 @@ class Database:
     ``kind`` is the word in its meta table (vault, keys, log, backup); ``vault_id`` 16 bytes.
     """
 
-    def __init__(self, path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> None:
-        """Open an existing file, check whose it is, bring its schema up to date."""
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        vault_id: bytes,
+        migrations: Sequence[Migration],
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Open an existing file, check whose it is, bring its schema up to date unless ``read_only``."""
+        self._read_only = read_only
         self.path = path
         self.kind = kind
         self.name = path.name
@@ -61,7 +70,8 @@ class Database:
             self._identity = (status.st_dev, status.st_ino)
             connection = self.connection()
             self._check_owner(connection, vault_id)
-            self._migrate(connection, migrations)
+            if not read_only:
+                self._migrate(connection, migrations)
 
     @staticmethod
     def create(path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> Database:
@@ -86,7 +96,7 @@ class Database:
             return existing
         if self._closed:
             raise StoreError(f"{self.name} is closed")
-        connection = _connect(self.path)
+        connection = _connect(self.path, read_only=self._read_only)
         self._local.connection = connection
         with self._guard:
             self._all.append(connection)
@@ -151,18 +161,19 @@ class Database:
         connection.execute("COMMIT")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path.absolute().as_uri() + "?mode=rw",
+        path.absolute().as_uri() + ("?mode=ro&immutable=1" if read_only else "?mode=rw"),
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=LIMITS.busy_timeout_ms / 1000,
         cached_statements=256,
     )
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON")
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")

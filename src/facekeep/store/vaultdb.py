@@ -6,6 +6,7 @@ until the gate has authenticated it.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -105,8 +106,15 @@ class VaultStore:
             )
 
     def branch_rows(self, branch: int) -> Iterator[GrantRow]:
-        """Rows of one branch by slot."""
-        return self.rows(branch << SLOT_BITS, branch + 1 << SLOT_BITS)
+        """Rows of one branch by slot, without their records (empty): what a gallery opens."""
+        with translated(self.database.name):
+            cursor = self.database.connection().cursor()
+            cursor.row_factory = _as_row
+            yield from cursor.execute(
+                "SELECT slot, grant_id, tag, model, terms, commitment, templates, x'' FROM grants"
+                " WHERE slot >= ? AND slot < ? ORDER BY slot",
+                (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
+            )
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""
@@ -138,10 +146,13 @@ class VaultStore:
             )
         return None if row[0] is None else int(row[0])
 
-    def copy_to(self, target: Path) -> None:
-        """Write a consistent copy as one file, while others go on writing (VACUUM INTO)."""
-        with translated(self.database.name):
+    def copy_to(self, target: Path) -> int:
+        """Write a consistent copy of kind ``backup`` into an empty file, while others write; returns its rows."""
+        with translated(target.name):
             self.database.connection().execute("VACUUM INTO ?", (str(target),))
+            with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copied:
+                copied.execute("UPDATE meta SET value = 'backup' WHERE key = 'file'")
+                return int(copied.execute("SELECT count(*) FROM grants").fetchone()[0])
 
     def quick_check(self) -> str:
         """SQLite's own verdict on the file: ``ok`` or its first complaint."""

@@ -1,0 +1,125 @@
+"""The open vault: its files, its key tree, and one consistent view of both (internal).
+
+Everything above takes a ``Core``; nobody else holds stores, keys or the log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from facekeep.auditlog.head import Head
+from facekeep.auditlog.ledger import Ledger
+from facekeep.auditlog.log import AuditLog
+from facekeep.auditlog.pending import Pending
+from facekeep.clock import Clock
+from facekeep.errors import IntegrityError
+from facekeep.formats.ids import SLOT_BITS, slot_id
+from facekeep.formats.settings import Settings
+from facekeep.keys.index import SubjectIndex
+from facekeep.keys.provider import RootProvider
+from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.sealing.sealer import Sealer
+from facekeep.store.keysdb import KeysStore
+from facekeep.store.lock import WriterLock
+from facekeep.store.vaultdb import VaultStore
+
+LOG_KEY_SLOT = slot_id(0, 0)
+INDEX_KEY_SLOT = slot_id(0, 1)
+FIRST_PRINCIPAL_INDEX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One state of the vault: the log's head, the tree of that epoch, what is pending."""
+
+    head: Head
+    tree: KeyTree
+    pending: Pending
+    kinds: Mapping[int, int]
+
+    def branches_of(self, kind: int) -> list[int]:
+        """Branch numbers of a kind, ascending."""
+        return sorted(branch for branch, each in self.kinds.items() if each == kind)
+
+    def kind_of(self, slot: int) -> int:
+        """Kind of the branch a slot belongs to, 0 when it has none."""
+        return self.kinds.get(slot >> SLOT_BITS, 0)
+
+
+class Core:
+    """Open files of one vault. Made by ``operations.opening``; thread-safe."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        data: VaultStore,
+        keys: KeysStore,
+        log: AuditLog,
+        tree: KeyTree,
+        providers: Sequence[RootProvider],
+        clock: Clock,
+    ) -> None:
+        """Keep what was opened."""
+        self.path = path
+        self.settings = settings
+        self.vault_id = settings.vault_id
+        self.data = data
+        self.keys = keys
+        self.log = log
+        self.providers = tuple(providers)
+        self.clock = clock
+        self.sealer = Sealer.of(self.vault_id)
+        self.index = SubjectIndex(keys, self.vault_id, tree.slot_key(INDEX_KEY_SLOT))
+        self.lock = WriterLock(path / "vault.lock")
+        self.ledger = Ledger(log)
+        self._tree = tree
+        self._state: View | None = None
+        self._refresh = threading.Lock()
+
+    def view(self) -> View:
+        """Return the present state; raises when a file was replaced, altered or rolled back."""
+        head = self.log.head()
+        state = self._state
+        if state is None or state.head.control_seq != head.control_seq:
+            return self._renew()
+        return state if state.head is head else replace(state, head=head)
+
+    def _renew(self) -> View:
+        self.data.database.check_identity()
+        with self._refresh:
+            head = self.log.head()
+            if not self._tree.is_current():
+                self._tree = self._reopen_tree()
+            kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
+            # Pending is read after the head: at worst it is newer, and the append notices.
+            self._state = View(head, self._tree, self.log.pending(), kinds)
+            return self._state
+
+    def _reopen_tree(self) -> KeyTree:
+        candidates = [candidate for provider in self.providers for candidate in provider.candidates()]
+        return open_tree(self.keys, self.vault_id, candidates)[0]
+
+    def forget_tree(self) -> None:
+        """Have the next view fetch the root and open the tree again."""
+        with self._refresh:
+            self._tree = self._reopen_tree()
+            self._state = None
+
+    def slot_key(self, view: View, slot: int) -> bytes:
+        """Key of a living slot; follows a swap that another process makes meanwhile."""
+        try:
+            return view.tree.slot_key(slot)
+        except IntegrityError:
+            if view.tree.is_current():
+                raise
+            self.forget_tree()
+            return self.view().tree.slot_key(slot)
+
+    def close(self) -> None:
+        """Close every file."""
+        for store in (self.data.database, self.keys, self.log):
+            store.close()

@@ -1,0 +1,144 @@
+"""The gate: one function decides, and only it makes Permits (DESIGN: the gate).
+
+The rules are plain and in order; each has its own reason code. Whatever goes wrong on the way is a denial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facekeep.access.core import Core, View
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.errors import FacekeepError, IntegrityError, SlotDead
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.ids import SLOT_BITS
+from facekeep.formats.terms import Scope, Terms, covering_regions
+from facekeep.limits import LIMITS
+from facekeep.sealing.permit import Permit, mint
+from facekeep.store.vaultdb import GrantRow
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of the gate: an action on one subject's templates of one model, in one region."""
+
+    action: Action
+    scope: Scope
+    model: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's answer. With reason OK there are a permit, a row, its terms and its slot key."""
+
+    reason: Reason
+    view: View
+    now_ms: int
+    tag: bytes | None = None
+    row: GrantRow | None = None
+    terms: Terms | None = None
+    slot_key: bytes = b""
+    permit: Permit | None = None
+
+
+def evaluate(core: Core, session: Session, ask: Ask, subject: bytes) -> Verdict:
+    """Decide on one subject (1:1). ``subject`` is the id's UTF-8."""
+    view = core.view()
+    now = core.clock.now_ms()
+    reason = admit(session, view, ask.action, now)
+    if reason is not Reason.OK:
+        return Verdict(reason, view, now)
+    tag = None
+    try:
+        tag = core.index.lookup(subject)
+        if tag is None:
+            return Verdict(Reason.SUBJECT_UNKNOWN, view, now)
+        return _on_rows(core, view, ask, now, tag)
+    except SlotDead:
+        return Verdict(Reason.DESTROYED, view, now, tag)
+    except IntegrityError:
+        return Verdict(Reason.INTEGRITY, view, now, tag)
+    except FacekeepError:
+        return Verdict(Reason.UNAVAILABLE, view, now, tag)
+
+
+def admit(session: Session, view: View, action: Action, now_ms: int) -> Reason:
+    """Rules that concern no subject: the principal, the role, the clock."""
+    reason = session.check(view, action)
+    if reason is not Reason.OK:
+        return reason
+    return Reason.CLOCK if now_ms < view.head.high_ms - LIMITS.clock_slack_ms else Reason.OK
+
+
+def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes) -> Verdict:
+    refusal = Verdict(Reason.SCOPE, view, now, tag)
+    for row in core.data.by_tag(tag):
+        if row.terms[1:2] != bytes((ask.scope,)):
+            continue
+        verdict = _on_row(core, view, ask, now, row)
+        if verdict.reason is Reason.OK:
+            return verdict
+        refusal = verdict
+    return refusal
+
+
+def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdict:
+    def refuse(reason: Reason) -> Verdict:
+        return Verdict(reason, view, now, row.tag, row)
+
+    if view.kind_of(row.slot) != ask.scope:
+        return refuse(Reason.SCOPE)
+    if view.pending.destroying(row.slot):
+        return refuse(Reason.WITHDRAWN)
+    if view.pending.granting(row.slot):
+        return refuse(Reason.SCOPE)
+    try:
+        key = core.slot_key(view, row.slot)
+        terms = Terms.unpack(row.terms)
+        core.sealer.row_key(key, row)
+    except SlotDead:
+        return refuse(Reason.DESTROYED)
+    except IntegrityError:
+        return refuse(Reason.INTEGRITY)
+    reason = check_terms(terms, row.model, ask, now)
+    if reason is not Reason.OK:
+        return refuse(reason if _authentic(core, key, row) else Reason.TERMS)
+    permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
+    return Verdict(Reason.OK, view, now, row.tag, row, terms, key, permit)
+
+
+def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:
+    """Rules on a grant's own terms; their authenticity is proven by the opening."""
+    if terms.scope is not ask.scope:
+        return Reason.SCOPE
+    if now_ms < terms.not_before_ms:
+        return Reason.NOT_BEFORE
+    if now_ms >= terms.expires_at_ms:
+        return Reason.EXPIRED
+    if not set(covering_regions(ask.region)) & set(terms.regions):
+        return Reason.REGION
+    return Reason.OK if model == ask.model else Reason.MODEL
+
+
+def _authentic(core: Core, key: bytes, row: GrantRow) -> bool:
+    """Tell a refusal on true terms from one on edited terms, for the log's sake."""
+    try:
+        core.sealer.open_record(key, row)
+    except FacekeepError:
+        return False
+    return True
+
+
+def permit_reseal(view: View, row: GrantRow) -> Permit:
+    """Permit to open a row's templates for sealing them under a consented new grant.
+
+    Only for an operation that has already logged ``from`` in its grant entry.
+    """
+    return mint(frozenset((row.slot,)), 0, view.head.control_seq, 2**53)
+
+
+def permit_gallery(view: View, scope: Scope, slots: frozenset[int]) -> Permit:
+    """Permit for grants that ``formats.terms.valid_now`` and the pending sets have passed."""
+    return mint(slots, scope, view.head.control_seq, 2**53)

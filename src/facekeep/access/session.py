@@ -1,0 +1,88 @@
+"""Who is asking: a token becomes a Session, checked again whenever the vault's state moves."""
+
+from __future__ import annotations
+
+from facekeep.access.core import Core, View
+from facekeep.access.principals import Principal, read_token
+from facekeep.access.roles import Action, may
+from facekeep.crypto import primitives as p
+from facekeep.errors import FacekeepError, NotAllowed, SlotDead
+from facekeep.formats.entryrules import Reason
+
+
+def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal | None, Reason]:
+    """Return (principal, OK), or (None, why not): unknown, revoked, or its row was altered."""
+    row = core.keys.principal_get(identity)
+    if row is None:
+        return None, Reason.PRINCIPAL_UNKNOWN
+    if view.pending.destroying(row.slot):
+        return None, Reason.PRINCIPAL_REVOKED
+    if view.pending.granting(row.slot):
+        return None, Reason.PRINCIPAL_UNKNOWN
+    try:
+        key = core.slot_key(view, row.slot)
+        record = core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
+        principal = Principal.from_record(record)
+    except SlotDead:
+        return None, Reason.PRINCIPAL_REVOKED
+    except FacekeepError:
+        return None, Reason.INTEGRITY
+    if principal.id != identity:
+        return None, Reason.INTEGRITY
+    return principal, Reason.OK
+
+
+class Session:
+    """A token's principal; ``check`` gives a reason code, ``require`` raises NotAllowed."""
+
+    def __init__(self, core: Core, token: str) -> None:
+        """Authenticate; raises NotAllowed. The secret is compared in constant time."""
+        self._core = core
+        self.principal_id, self._token_hash = read_token(token)
+        self._checked: tuple[int, Principal | None, Reason] = (-1, None, Reason.PRINCIPAL_UNKNOWN)
+        if self._load(core.view()) is None:
+            raise NotAllowed(
+                "the token's principal is unknown or revoked in this vault",
+                next="ask an operator for a token: facekeep principal add",
+            )
+
+    @property
+    def by(self) -> str:
+        """Principal id as it stands in log entries."""
+        return self.principal_id.hex()
+
+    @property
+    def label(self) -> str:
+        """Name the operator gave the principal."""
+        principal = self._checked[1]
+        return principal.label if principal else ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Role words, sorted."""
+        principal = self._checked[1]
+        return tuple(sorted(principal.roles)) if principal else ()
+
+    def check(self, view: View, action: Action) -> Reason:
+        """Whether the principal may do this now."""
+        principal = self._load(view)
+        if principal is None:
+            return self._checked[2]
+        return Reason.OK if may(principal.roles, action) else Reason.ROLE
+
+    def require(self, action: Action) -> None:
+        """Raise NotAllowed unless the principal may do this now."""
+        reason = self.check(self._core.view(), action)
+        if reason is Reason.ROLE:
+            raise NotAllowed(f"the role {' and '.join(self.roles)} may not {action.value}")
+        if reason is not Reason.OK:
+            raise NotAllowed("the token's principal is unknown or revoked in this vault")
+
+    def _load(self, view: View) -> Principal | None:
+        seq, principal, _ = self._checked
+        if seq != view.head.control_seq:
+            principal, reason = load_principal(self._core, view, self.principal_id)
+            if principal is not None and not p.compare(principal.token_hash, self._token_hash):
+                principal, reason = None, Reason.PRINCIPAL_UNKNOWN
+            self._checked = (view.head.control_seq, principal, reason)
+        return principal

@@ -1,0 +1,39 @@
+"""From a subject id to its tag: a keyed-hash index in keys.db, never in backups (SPEC.md §5.7)."""
+
+from __future__ import annotations
+
+from facekeep.crypto import primitives as p
+from facekeep.store.keysdb import KeysStore
+
+_INDEX = p.domain("subject-index")
+_SEAL = p.domain("subject-index-seal")
+
+
+class SubjectIndex:
+    """Looks subjects up and makes index rows. ``key`` is the slot key of system slot 1."""
+
+    def __init__(self, store: KeysStore, vault_id: bytes, key: bytes) -> None:
+        """Derive the sealing key."""
+        self._store = store
+        self._prefix = _INDEX + vault_id
+        self._key = key
+        self._seal_key = p.mac(key, _SEAL)
+
+    def hash(self, subject: bytes) -> bytes:
+        """Row key of a subject id's UTF-8, 32 bytes."""
+        return p.mac(self._key, self._prefix, subject)
+
+    def row(self, subject: bytes, tag: bytes) -> tuple[bytes, bytes]:
+        """(row key, sealed tag) that binds a subject to a tag."""
+        hashed = self.hash(subject)
+        return hashed, p.seal(self._seal_key, tag, self._prefix + hashed)
+
+    def lookup(self, subject: bytes) -> bytes | None:
+        """Tag of a subject, or None; raises IntegrityError when the row was altered or moved."""
+        hashed = self.hash(subject)
+        sealed = self._store.index_get(hashed)
+        return None if sealed is None else self.open(hashed, sealed)
+
+    def open(self, hashed: bytes, sealed: bytes) -> bytes:
+        """Tag in a row; raises IntegrityError."""
+        return p.open_sealed(self._seal_key, sealed, self._prefix + hashed)

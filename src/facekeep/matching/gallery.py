@@ -1,0 +1,421 @@
+"""1:N search over opened templates: a Gallery (DESIGN: matching).
+
+Filled only with grants that are valid now, in locked memory, scanned exactly; every call drops what has
+expired and follows what was withdrawn; a watcher drops withdrawn rows even while nobody calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.access.core import Core, View
+from facekeep.access.gate import admit, permit_gallery
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.auditlog.group import ControlMoved
+from facekeep.auditlog.setdigest import SetDigest
+from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import Denied, FacekeepError, IntegrityError, SlotDead, StoreError, UsageError
+from facekeep.formats import decisions, entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges
+from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
+from facekeep.limits import LIMITS
+from facekeep.matching.model import Model, distances
+from facekeep.matching.threshold import Threshold
+from facekeep.sealing.bulk import open_references
+from facekeep.store.vaultdb import GrantRow
+
+Progress = Callable[[int, int], None]
+ATTEMPTS = 64
+_CHUNK = 4_096
+_WATCH_S = 0.4
+_FOREVER = 2**53
+_SLACK = 1e-6  # the threshold object judges; this only narrows the list
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A candidate: its slot, the caller's subject id, its distance."""
+
+    slot: int
+    subject: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits in rank order, how many grants were compared and left out, and the decision's id."""
+
+    hits: tuple[Hit, ...]
+    compared: int
+    excluded: int
+    decision: str
+
+
+class Gallery:
+    """Opened reference templates of one scope and model, for one principal. A context manager."""
+
+    def __init__(
+        self, core: Core, session: Session, scope: Scope, model: Model, region: str, progress: Progress | None = None
+    ) -> None:
+        """Open every grant that is valid now; raises Denied when the principal may not."""
+        self._core, self._session = core, session
+        self.scope, self.model, self.region = scope, model, region
+        self._guard = threading.RLock()
+        self._rows = _Rows(model.dimension)
+        self._closed = False
+        self._seen = 0
+        self._control_seq = -1
+        self._excluded: set[int] = set()
+        self._wake_ms = _FOREVER
+        view = core.view()
+        self._admit(view)
+        self._reload(view, progress)
+        self._stop = threading.Event()
+        watcher = threading.Thread(
+            target=_watch, args=(weakref.ref(self), self._stop), name="facekeep-gallery", daemon=True
+        )
+        watcher.start()
+
+    def __len__(self) -> int:
+        """Count the opened grants."""
+        return self._rows.count
+
+    @property
+    def locked(self) -> bool:
+        """Whether the operating system locked the memory (RLIMIT_MEMLOCK)."""
+        return self._rows.locked
+
+    def search(
+        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
+    ) -> SearchResult:
+        """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
+
+        ``probe`` is float32 of shape (d,). Raises Denied; after that nothing was answered.
+        """
+        if not 1 <= top <= LIMITS.candidates:
+            raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
+        for _ in range(ATTEMPTS):
+            with self._guard:
+                view = self._follow()
+                now = self._core.clock.now_ms()
+                reason = admit(self._session, view, Action.IDENTIFY, now)
+                if reason is not Reason.OK:
+                    self._deny(view, reason, now)
+                self._rows.drop_expired(now, self._excluded)
+                try:
+                    hits = self._scan(view, probe, threshold, top)
+                except (IntegrityError, SlotDead):
+                    self._deny(view, Reason.INTEGRITY, now)
+                until = min(self._rows.first_expiry(), self._wake_ms)
+                entry = self._entry(now, threshold, hits)
+            with contextlib.suppress(ControlMoved):
+                index = self._core.log.decide(
+                    entry, control_seq=view.head.control_seq, valid_until_ms=until, allow=True
+                )
+                decision = f"{index}-{str(entry['nonce'])[:8]}"
+                count, excluded = cast("int", entry["count"]), cast("int", entry["excluded"])
+                return SearchResult(tuple(hits), count, excluded, decision)
+        raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
+
+    def refresh(self) -> None:
+        """Follow what changed since the last call: withdrawn grants go, new ones come."""
+        with self._guard:
+            self._follow()
+            self._rows.drop_expired(self._core.clock.now_ms(), self._excluded)
+
+    def close(self) -> None:
+        """Zero the templates and stop watching."""
+        self._stop.set()
+        with self._guard:
+            self._closed = True
+            self._rows.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _scan(
+        self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
+    ) -> list[Hit]:
+        """Hits in rank order. A record that does not open fails the whole search: no match is hidden."""
+        if not self._rows.count:
+            return []
+        found = distances(self.model, probe, self._rows.matrix)
+        near = np.flatnonzero(found <= threshold.value + _SLACK)
+        order = near[np.lexsort((self._rows.slots[near], found[near]))]
+        best = [(int(self._rows.slots[at]), float(found[at])) for at in order if threshold.matches(float(found[at]))]
+        return [Hit(slot, self._subject(view, slot), distance) for slot, distance in best[:top]]
+
+    def _subject(self, view: View, slot: int) -> str:
+        for row in self._core.data.by_slots([slot]):
+            return str(self._core.sealer.open_record(self._core.slot_key(view, slot), row)["subject"])
+        raise IntegrityError("the row of an opened grant is gone from vault.db")
+
+    def _entry(self, now: int, threshold: Threshold, hits: Sequence[Hit]) -> JsonObject:
+        return decisions.decision_identify(
+            by=self._session.by,
+            time_ms=now,
+            reason=Reason.OK,
+            scope=self.scope.word,
+            region=self.region,
+            model=self.model.id,
+            threshold_e6=round(threshold.value * 1e6),
+            count=self._rows.count,
+            set_digest=self._rows.digest.digest(),
+            candidates=[hit.slot for hit in hits],
+            excluded=len(self._excluded),
+        )
+
+    def _admit(self, view: View) -> None:
+        now = self._core.clock.now_ms()
+        reason = admit(self._session, view, Action.IDENTIFY, now)
+        if reason is not Reason.OK:
+            self._deny(view, reason, now)
+
+    def _deny(self, view: View, reason: Reason, now: int) -> NoReturn:
+        entry = decisions.decision_identify(
+            by=self._session.by,
+            time_ms=now,
+            reason=reason,
+            scope=self.scope.word,
+            region=self.region,
+            model=self.model.id,
+        )
+        seq = view.head.control_seq
+        with contextlib.suppress(ControlMoved):
+            index = self._core.log.decide(entry, control_seq=seq, valid_until_ms=_FOREVER, allow=False)
+            raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
+        raise Denied
+
+    def _follow(self) -> View:
+        if self._closed:
+            raise UsageError("the gallery is closed", next="open another one")
+        view = self._core.view()
+        if view.head.control_seq != self._control_seq:
+            self._apply_changes(view)
+        elif self._core.clock.now_ms() >= self._wake_ms:
+            self._reload(view, None)
+        return view
+
+    def _apply_changes(self, view: View) -> None:
+        added: list[int] = []
+        for _, entry in self._core.log.control_since(self._seen):
+            if entry["type"] == "restore":
+                self._reload(view, None)
+                return
+            if entry["type"] == "destroy":
+                gone = from_ranges(cast("list[list[int]]", entry["slots"]))
+                self._rows.drop(gone)
+                self._excluded.difference_update(gone)
+            elif entry["type"] == "granted":
+                added.extend(self._slots_of_operation(cast("int", entry["of"])))
+        self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
+        mine = [slot for slot in added if view.kind_of(slot) == self.scope and slot not in self._rows]
+        self._open(view, self._core.data.by_slots(mine))
+        self._mark(view)
+
+    def _slots_of_operation(self, first: int) -> list[int]:
+        entry = self._core.log.entry(first)
+        parts = cast("int", entry.get("parts", 1))
+        operation = [entry, *(self._core.log.entry(first + part) for part in range(1, parts))]
+        return [slot for part in operation for slot in entries.slots_of(part)]
+
+    def _mark(self, view: View) -> None:
+        self._seen = view.head.size
+        self._control_seq = view.head.control_seq
+
+    def _reload(self, view: View, progress: Progress | None) -> None:
+        self._rows.clear()
+        self._excluded.clear()
+        self._wake_ms = _FOREVER
+        total = self._core.data.count()
+        done = 0
+        for branch in view.branches_of(self.scope):
+            for chunk in _chunked(self._core.data.branch_rows(branch)):
+                self._open(view, chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+        self._mark(view)
+
+    def _open(self, view: View, rows: list[GrantRow]) -> None:
+        """Open those rows that the rules let through."""
+        if not rows:
+            return
+        slots = np.array([row.slot for row in rows], np.int64)
+        keys, alive = view.tree.slot_keys(slots)
+        terms = np.frombuffer(b"".join(row.terms for row in rows), TERMS_DTYPE)
+        now = self._core.clock.now_ms()
+        living = alive & ~view.pending.mask(slots)
+        fit = valid_now(terms, self.scope, self.region, now)
+        fit &= np.array([row.model == self.model.id for row in rows], np.bool_)
+        fit &= terms["dimension"] == self.model.dimension
+        later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
+        if len(later):
+            self._wake_ms = min(self._wake_ms, int(later.min()))
+        self._excluded.update(slots[living & ~fit].tolist())
+        chosen = np.flatnonzero(living & fit)
+        if not len(chosen):
+            return
+        wanted = [rows[at] for at in chosen]
+        permit = permit_gallery(view, self.scope, frozenset(slots[chosen].tolist()))
+        failed = self._rows.add(
+            wanted,
+            terms["expires_at_ms"][chosen].astype(np.int64),
+            lambda out: open_references(
+                self._core.sealer, permit, wanted, keys[chosen], out, self.model.dimension
+            ),
+        )
+        self._excluded.update(failed)
+
+
+class _Rows:
+    """The matrix and what belongs to each of its rows; dense, in no order."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.count = 0
+        self.digest = SetDigest()
+        self._buffer = LockedBuffer(0)
+        self._capacity = 0
+        self._slots = np.empty(0, np.int64)
+        self._expires = np.empty(0, np.int64)
+        self._tags = np.empty((0, TAG_LEN), np.uint8)
+        self._grants = np.empty((0, GRANT_ID_LEN), np.uint8)
+        self._where: dict[int, int] = {}
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._where
+
+    @property
+    def locked(self) -> bool:
+        return self._buffer.locked
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        return self._whole()[: self.count]
+
+    @property
+    def slots(self) -> npt.NDArray[np.int64]:
+        return self._slots[: self.count]
+
+    @property
+    def tags(self) -> npt.NDArray[np.uint8]:
+        return self._tags[: self.count]
+
+    def known(self) -> list[int]:
+        return list(self._where)
+
+    def first_expiry(self) -> int:
+        return int(self._expires[: self.count].min()) if self.count else _FOREVER
+
+    def add(
+        self, rows: Sequence[GrantRow], expires: npt.NDArray[np.int64], fill: Callable[[memoryview], list[int]]
+    ) -> list[int]:
+        """Append rows, filled in place by ``fill``; returns the slots that failed."""
+        self._reserve(self.count + len(rows))
+        start, end = self.count, self.count + len(rows)
+        width = 4 * self.dimension
+        failed = [rows[at].slot for at in fill(self._buffer.view[start * width : end * width])]
+        self._slots[start:end] = [row.slot for row in rows]
+        self._expires[start:end] = expires
+        self._tags[start:end] = np.frombuffer(b"".join(row.tag for row in rows), np.uint8).reshape(-1, TAG_LEN)
+        ids = np.frombuffer(b"".join(row.grant_id for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
+        self._grants[start:end] = ids
+        self._where.update((row.slot, start + at) for at, row in enumerate(rows))
+        self.digest.add_many([row.slot for row in rows], [row.grant_id for row in rows])
+        self.count = end
+        self.drop(failed)
+        return failed
+
+    def drop(self, slots: Sequence[int]) -> None:
+        """Remove rows: the last row takes the place, and its old place is zeroed."""
+        matrix = self._whole()
+        for slot in slots:
+            at = self._where.pop(slot, None)
+            if at is None:
+                continue
+            self.digest.remove(slot, self._grants[at].tobytes())
+            last = self.count - 1
+            if at != last:
+                for column in (matrix, self._slots, self._expires, self._tags, self._grants):
+                    column[at] = column[last]
+                self._where[int(self._slots[at])] = at
+            matrix[last] = 0
+            self.count = last
+
+    def drop_expired(self, now_ms: int, excluded: set[int]) -> None:
+        gone = self.slots[self._expires[: self.count] <= now_ms].tolist()
+        self.drop(gone)
+        excluded.update(gone)
+
+    def clear(self) -> None:
+        self._buffer.wipe()
+        self._where.clear()
+        self.digest = SetDigest()
+        self.count = 0
+
+    def close(self) -> None:
+        self.clear()
+        self._buffer.close()
+        self._buffer, self._capacity = LockedBuffer(0), 0
+
+    def _whole(self) -> npt.NDArray[np.float32]:
+        return np.frombuffer(self._buffer.view, "<f4").reshape(self._capacity, self.dimension)
+
+    def _reserve(self, count: int) -> None:
+        if count <= self._capacity:
+            return
+        capacity = max(count, self._capacity * 2, 1_024)
+        buffer = LockedBuffer(4 * self.dimension * capacity)
+        used = 4 * self.dimension * self.count
+        buffer.view[:used] = self._buffer.view[:used]
+        self._buffer.close()
+        self._buffer, self._capacity = buffer, capacity
+        self._slots = np.resize(self._slots, capacity)
+        self._expires = np.resize(self._expires, capacity)
+        self._tags = np.resize(self._tags, (capacity, TAG_LEN))
+        self._grants = np.resize(self._grants, (capacity, GRANT_ID_LEN))
+
+
+def _chunked(rows: Iterator[GrantRow]) -> Iterator[list[GrantRow]]:
+    chunk: list[GrantRow] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk
+
+
+def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:
+    """Drop withdrawn rows within a second; wipe everything when the vault cannot be trusted any more."""
+    while not stop.wait(_WATCH_S):
+        opened = gallery()
+        if opened is None:
+            return
+        try:
+            opened.refresh()
+        except FacekeepError:
+            opened.close()
+        del opened
+
+

@@ -1,0 +1,205 @@
+"""``facekeep check``: verify everything that can be verified, open no template, name what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from facekeep.access.core import Core, View
+from facekeep.access.roles import Action
+from facekeep.access.session import Session, load_principal
+from facekeep.errors import FacekeepError, IntegrityError
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.ids import SLOT_BITS
+from facekeep.operations.rows import living
+from facekeep.operations.transfer import missing_slots
+from facekeep.store.vaultdb import GrantRow
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: ``file``, what, what to do; ``error`` is the class whose exit code it gives."""
+
+    file: str
+    message: str
+    next: str
+    error: type[FacekeepError] = IntegrityError
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        return {"code": self.error.code, "file": self.file, "message": self.message, "next": self.next}
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What was verified and what is wrong. ``missing`` and ``notes`` are no damage, but need a person."""
+
+    rows: int = 0
+    entries: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.findings
+
+
+def check(core: Core, session: Session, progress: Progress | None = None) -> CheckReport:
+    """Verify files, tree, log, every sealed blob, and each against the others. Changes nothing."""
+    session.require(Action.CHECK)
+    say = progress or (lambda _what, _done, _total: None)
+    report = CheckReport()
+    with core.lock.held():
+        view = core.view()
+        _guarded(report, "keys.db", lambda: _check_keys(core, view, report))
+        _guarded(report, "log.db", lambda: _check_log(core, report, say))
+        _guarded(report, "vault.db", lambda: _check_rows(core, view, report, say))
+        _guarded(report, "keys.db", lambda: _check_index(core, view, report))
+        _guarded(report, "log.db", lambda: report.missing.extend(missing_slots(core, view)))
+        _check_copies(core, report)
+    return report
+
+
+def _guarded(report: CheckReport, file: str, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except FacekeepError as error:
+        report.findings.append(Finding(file, str(error), error.next, type(error)))
+
+
+def _check_keys(core: Core, view: View, report: CheckReport) -> None:
+    core.keys.integrity()
+    view.tree.verify()
+    for damage in view.tree.damage:
+        report.findings.append(
+            Finding("keys.db", damage, "its twin is whole; any shred or root rotation writes both anew")
+        )
+    for provider in core.providers:
+        provider.candidates()
+        report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
+    for row in core.keys.principal_list():
+        _, reason = load_principal(core, view, row.principal)
+        if reason is Reason.INTEGRITY:
+            report.findings.append(
+                Finding(
+                    "keys.db",
+                    f"the record of principal {row.principal.hex()} was altered",
+                    "put the live copy of keys.db back, or revoke the principal",
+                )
+            )
+
+
+def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
+    head = core.log.verify(lambda done, total: say("log", done, total))
+    report.entries = head.size
+
+
+def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> None:
+    verdict = core.data.quick_check()
+    if verdict != "ok":
+        raise IntegrityError(f"vault.db is damaged: {verdict}", next="restore a backup into it")
+    total = core.data.count()
+    logged = _logged_commitments(core)
+    dead = 0
+    for row in core.data.rows():
+        report.rows += 1
+        if report.rows % 1_000 == 0:
+            say("rows", report.rows, total)
+        problem = _row_problem(core, view, row, logged)
+        if problem == "dead":
+            dead += 1
+        elif problem is not None:
+            report.findings.append(
+                Finding(
+                    "vault.db",
+                    f"row of slot {row.slot}: {problem}",
+                    "restore a backup that has the row; access to it is denied meanwhile",
+                )
+            )
+    if dead:
+        report.notes.append(f"{dead} rows of destroyed slots stand in vault.db; nothing opens them")
+
+
+def _row_problem(core: Core, view: View, row: GrantRow, logged: dict[int, str]) -> str | None:
+    if not view.tree.alive(np.array([row.slot], np.int64))[0]:
+        return "dead"
+    if logged.get(row.slot) != row.commitment.hex():
+        return "the log knows no such grant"
+    if view.kind_of(row.slot) != row.terms[1]:
+        return "its scope is not that of its branch"
+    try:
+        living(core, view, row)
+    except FacekeepError as error:
+        return str(error)
+    return None
+
+
+def _logged_commitments(core: Core) -> dict[int, str]:
+    return {
+        cast("int", element["slot"]): str(element["commitment"])
+        for _, entry in core.log.control_since(0)
+        if entry["type"] == "grant"
+        for element in cast("list[JsonObject]", entry["grants"])
+    }
+
+
+def _check_index(core: Core, view: View, report: CheckReport) -> None:
+    indexed = set()
+    for hashed, sealed in core.keys.index_rows():
+        indexed.add(core.index.open(hashed, sealed))
+    lost = sum(1 for tag in _living_tags(core, view) if tag not in indexed)
+    if lost:
+        report.findings.append(
+            Finding(
+                "keys.db",
+                f"{lost} subjects with living grants are not in the subject index",
+                "run 'facekeep check --repair': it rebuilds the index from the sealed records",
+            )
+        )
+
+
+def _living_tags(core: Core, view: View) -> Iterator[bytes]:
+    slots = np.array(core.data.slots(), np.int64)
+    alive = set(slots[view.tree.alive(slots)].tolist()) if len(slots) else set()
+    seen = set()
+    for row in core.data.rows():
+        if row.slot in alive and row.tag not in seen:
+            seen.add(row.tag)
+            yield row.tag
+
+
+def repair_index(core: Core, session: Session) -> int:
+    """Rebuild the subject index from the sealed records; returns how many rows it has then."""
+    session.require(Action.RESTORE)
+    with core.lock.held():
+        view = core.view()
+        rows = {}
+        for row in core.data.rows():
+            try:
+                grant = living(core, view, row)
+            except FacekeepError:
+                continue
+            if grant is not None:
+                hashed, sealed = core.index.row(grant.subject.encode("utf-8"), row.tag)
+                rows[hashed] = sealed
+        core.keys.index_replace(rows.items())
+        return len(rows)
+
+
+def _check_copies(core: Core, report: CheckReport) -> None:
+    if not core.settings.copies:
+        report.notes.append("keys.db and log.db have no live second copy; one lost file would lose the vault")
+    for name, states in (("keys.db", core.keys.copies_state()), ("log.db", core.log.copies_state())):
+        for state in states:
+            if state.state != "current":
+                report.findings.append(
+                    Finding(name, f"the copy at {state.path} is {state.state}", "see docs/integrator.md, copies")
+                )

@@ -1,0 +1,121 @@
+"""1:1 verification: ask the gate, open, compare, record, and only then answer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.access.core import Core
+from facekeep.access.gate import Ask, Verdict, evaluate
+from facekeep.access.session import Session
+from facekeep.auditlog.group import ControlMoved
+from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import Denied, IntegrityError, StoreError
+from facekeep.formats import decisions
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.entryrules import Reason
+from facekeep.matching.model import Model, distances
+from facekeep.matching.threshold import Threshold
+from facekeep.sealing.sealer import view_templates
+
+ATTEMPTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Answer of ``verify``: ``score`` is the distance, and only there when it was asked for."""
+
+    match: bool
+    decision: str
+    threshold: Threshold
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A probe of shape (d,), its model, the threshold to judge by, and what is asked of the gate."""
+
+    probe: npt.NDArray[np.float32]
+    model: Model
+    threshold: Threshold
+    ask: Ask
+
+
+_scratch = threading.local()
+
+
+def verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
+    """Compare a probe with one subject; raises Denied. Returns the answer and the distance."""
+    for _ in range(ATTEMPTS):
+        verdict = evaluate(core, session, question.ask, subject)
+        reason, distance = verdict.reason, 0.0
+        if verdict.permit is not None:
+            try:
+                distance = _compare(core, verdict, question)
+            except IntegrityError:
+                reason = Reason.INTEGRITY
+        try:
+            decision = _record(core, session, verdict, reason, question, distance)
+        except ControlMoved:
+            continue
+        if reason is not Reason.OK:
+            raise Denied(decision=decision)
+        matched = question.threshold.matches(distance)
+        return Verification(matched, decision, question.threshold), distance
+    raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
+
+
+def _compare(core: Core, verdict: Verdict, question: Question) -> float:
+    row, terms, permit = verdict.row, verdict.terms, verdict.permit
+    if row is None or terms is None or permit is None:
+        raise IntegrityError("a permit without a row")
+    if terms.dimension != question.model.dimension:
+        raise IntegrityError("a template of another dimension than its model's")
+    buffer = _buffer(4 * terms.count * terms.dimension)
+    out = buffer.view[: 4 * terms.count * terms.dimension]
+    try:
+        core.sealer.open_templates(permit, verdict.slot_key, row, out)
+        reference = view_templates(out, terms.count, terms.dimension)[:1]
+        return float(distances(question.model, question.probe, reference)[0])
+    finally:
+        buffer.wipe()
+
+
+def _buffer(size: int) -> LockedBuffer:
+    """Return this thread's locked scratch, at least ``size`` bytes."""
+    buffer: LockedBuffer | None = getattr(_scratch, "buffer", None)
+    if buffer is None or len(buffer.view) < size:
+        buffer = LockedBuffer(max(size, 4096))
+        _scratch.buffer = buffer
+    return buffer
+
+
+def _record(
+    core: Core, session: Session, verdict: Verdict, reason: Reason, question: Question, distance: float
+) -> str:
+    allow = reason is Reason.OK
+    entry = decisions.decision_verify(
+        by=session.by,
+        time_ms=verdict.now_ms,
+        reason=reason,
+        scope=question.ask.scope.word,
+        region=question.ask.region,
+        model=question.ask.model,
+        threshold_e6=round(question.threshold.value * 1e6) if allow else None,
+        tag=verdict.tag,
+        slot=None if verdict.row is None else verdict.row.slot,
+        match=question.threshold.matches(distance) if allow else None,
+    )
+    until = verdict.terms.expires_at_ms if allow and verdict.terms is not None else 2**53
+    index = core.log.decide(
+        entry, control_seq=verdict.view.head.control_seq, valid_until_ms=until, allow=allow
+    )
+    return decision_id(index, entry)
+
+
+def decision_id(index: int, entry: JsonObject) -> str:
+    """Return the public name of a decision: its log index and the start of its nonce."""
+    return f"{index}-{str(entry['nonce'])[:8]}"

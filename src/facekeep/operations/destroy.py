@@ -1,0 +1,92 @@
+"""Destroying slots: intent, swap, completion, rows (DESIGN: the swap). The only way anything is erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.nodes import Pin
+from facekeep.keys.swap import Swap
+from facekeep.operations.steps import reached
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """What is to be destroyed and why. ``tags`` are erased subjects; ``hashes`` their index rows."""
+
+    op: str
+    slots: Sequence[int]
+    tags: Sequence[bytes] = ()
+    hashes: Sequence[bytes] = ()
+    voids: Sequence[int] = ()
+    take: Sequence[int] = ()
+
+
+def intent(core: Core, by: str | None, what: Destruction) -> list[JsonObject]:
+    """Log entries that announce a destruction; from their append on the gate denies the slots."""
+    return entries.destroy_entries(
+        what.op, what.slots, tags=what.tags, voids=what.voids, by=by, time_ms=core.clock.now_ms()
+    )
+
+
+def destroy(core: Core, by: str | None, what: Destruction) -> int:
+    """Announce and finish; returns the index of the intent. The writer lock must be held."""
+    index = core.log.append(intent(core, by, what))[0]
+    reached("destroy.announced")
+    finish(core, by, index, what)
+    return index
+
+
+def finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool = False) -> None:
+    """Swap the root, log the completion, delete the dead rows. Idempotent."""
+    tree = core.view().tree
+    swap = Swap(
+        core.keys,
+        tree,
+        core.providers,
+        what.slots,
+        pin=Pin(*core.log.pin()),
+        now_ms=core.clock.now_ms(),
+        take=what.take,
+        principals=what.slots if what.op in {"revoke", "void"} else (),
+        index_hashes=what.hashes,
+        witness=LOG_KEY_SLOT,
+        on_step=reached,
+    )
+    receipts = [receipt.to_json() for receipt in swap.run()[1]]
+    complete(core, by, index, what, tree.fingerprint, receipts, recovery=recovery)
+
+
+def complete(
+    core: Core,
+    by: str | None,
+    index: int,
+    what: Destruction,
+    previous: bytes,
+    receipts: Iterable[JsonObject],
+    *,
+    recovery: bool,
+) -> None:
+    """Say "destroyed" in the log, then delete the dead rows."""
+    core.forget_tree()
+    tree = core.view().tree
+    core.log.append(
+        [
+            entries.destroyed(
+                index,
+                epoch=tree.epoch,
+                fingerprint=tree.fingerprint,
+                previous=previous,
+                receipts=list(receipts),
+                recovery=recovery,
+                by=by,
+                time_ms=core.clock.now_ms(),
+            )
+        ]
+    )
+    reached("destroy.completed")
+    core.data.delete(what.slots)
+    reached("destroy.rows-deleted")

@@ -1,0 +1,330 @@
+"""Enrolment, further scopes, renewal: every way a subject's grants come to be."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.access.core import Core, View
+from facekeep.access.gate import permit_reseal
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.consent.consent import Consent, Holding, build_record, subject_tag
+from facekeep.crypto import primitives as p
+from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import ConsentError, SubjectUnknown, UsageError
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import SALT_LEN, check_subject_id
+from facekeep.formats.terms import Scope
+from facekeep.limits import LIMITS
+from facekeep.matching.model import Model, reference_stack
+from facekeep.operations.granting import Batch, NewGrant, make_grants
+from facekeep.operations.rows import LivingGrant, living_of
+from facekeep.operations.writing import writing
+from facekeep.sealing.sealer import template_bytes, view_templates
+
+
+class Existing(StrEnum):
+    """What to do with a subject who already has a living grant in a scope."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+    REPLACE = "replace"
+    ADD = "add"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """One subject to enrol: ``embeddings`` float32 of shape (k, d), one row a photograph."""
+
+    subject: str
+    embeddings: npt.NDArray[np.float32]
+    model: Model
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
+class GrantReceipt:
+    """One grant as told to the subject. Times in ms."""
+
+    scope: str
+    grant: str
+    slot: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the subject is given: the opening of the tag (``salt``), and the grants. Keep it with the subject."""
+
+    subject: str
+    tag: str
+    salt: str
+    grants: tuple[GrantReceipt, ...]
+    skipped: tuple[str, ...] = ()
+
+    def to_json(self) -> JsonObject:
+        """Return the receipt as JSON."""
+        return {
+            "grants": [
+                {
+                    "expires_at_ms": grant.expires_at_ms,
+                    "grant": grant.grant,
+                    "scope": grant.scope,
+                    "slot": grant.slot,
+                }
+                for grant in self.grants
+            ],
+            "salt": self.salt,
+            "skipped": list(self.skipped),
+            "subject": self.subject,
+            "tag": self.tag,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A subject's part of a batch."""
+
+    subject: str
+    tag: bytes
+    salt: bytes
+    grants: tuple[NewGrant, ...]
+    index_row: tuple[bytes, bytes] | None
+    retire: tuple[int, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def enroll(
+    core: Core, session: Session, enrolments: Sequence[Enrolment], existing: Existing = Existing.REFUSE
+) -> list[Receipt]:
+    """Enrol subjects in one durable operation. Each subject at most once in ``enrolments``.
+
+    Raises UsageError, ConsentError; nothing is enrolled then.
+    """
+    with writing(core, session, Action.ENROLL) as view:
+        now = core.clock.now_ms()
+        if len({each.subject for each in enrolments}) != len(enrolments):
+            raise UsageError("a subject stands twice in one enrolment")
+        with contextlib.ExitStack() as cleanup:
+            prepared = [_prepare(core, view, each, existing, now, cleanup) for each in enrolments]
+            return _carry_out(core, view, session, "enroll", prepared)
+
+
+def _prepare(
+    core: Core, view: View, what: Enrolment, existing: Existing, now: int, cleanup: contextlib.ExitStack
+) -> _Prepared:
+    subject = check_subject_id(what.subject)
+    consent = what.consent.settled(now, core.settings.region)
+    tag = core.index.lookup(subject)
+    grants = [] if tag is None else living_of(core, view, tag)
+    index_row = None
+    if tag is None or not grants:
+        salt = p.random_bytes(SALT_LEN)
+        tag = subject_tag(core.vault_id, salt, subject)
+        index_row = core.index.row(subject, tag)
+    else:
+        salt = grants[0].salt
+    taken = {grant.scope: grant for grant in grants if grant.scope in consent.scopes}
+    if taken and existing is Existing.REFUSE:
+        words = ", ".join(scope.word for scope in sorted(taken))
+        raise UsageError(
+            f"the subject is already enrolled for {words}",
+            next="use --existing replace or add, or 'facekeep renew' for new terms",
+        )
+    fresh = [scope for scope in consent.scopes if scope not in taken or existing is not Existing.SKIP]
+    retire = tuple(grant.row.slot for grant in taken.values()) if existing is not Existing.SKIP else ()
+    made = []
+    for scope in fresh:
+        old = taken.get(scope) if existing is Existing.ADD else None
+        made.append(_fresh_grant(core, view, what, consent, scope, salt, tag, old, now, cleanup))
+    skipped = tuple(scope.word for scope in consent.scopes if scope not in fresh)
+    return _Prepared(what.subject, tag, salt, tuple(made), index_row, retire, skipped)
+
+
+def _fresh_grant(
+    core: Core,
+    view: View,
+    what: Enrolment,
+    consent: Consent,
+    scope: Scope,
+    salt: bytes,
+    tag: bytes,
+    old: LivingGrant | None,
+    now: int,
+    cleanup: contextlib.ExitStack,
+) -> NewGrant:
+    """Grant of new photographs, with those of ``old`` before them where photographs are added."""
+    model = what.model
+    if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
+        raise UsageError("photographs of another model cannot be added", next="use --existing replace")
+    images = len(what.embeddings) + (0 if old is None else _image_rows(old))
+    count = images if images == 1 else images + 1
+    if count > LIMITS.templates:
+        raise UsageError(f"a subject can have {LIMITS.templates - 1} photographs at the most")
+    holding = Holding(what.subject, salt, images, model.id, model.metric, model.dimension, count)
+    record, terms = build_record(consent, scope, holding, now)
+    if old is None:
+        stack = reference_stack(model, what.embeddings)
+        return NewGrant(tag, model.id, terms, record, lambda: template_bytes(stack))
+
+    def combined() -> memoryview:
+        opened = _opened(core, view, old, cleanup)
+        first = 0 if old.terms.count == 1 else 1
+        whole = np.concatenate((opened[first:], what.embeddings))
+        stack = reference_stack(model, whole)
+        cleanup.callback(whole.fill, 0)
+        cleanup.callback(stack.fill, 0)
+        return template_bytes(stack)
+
+    return NewGrant(tag, model.id, terms, record, combined, old.row.slot)
+
+
+def _image_rows(grant: LivingGrant) -> int:
+    return grant.terms.count if grant.terms.count == 1 else grant.terms.count - 1
+
+
+def _opened(
+    core: Core, view: View, grant: LivingGrant, cleanup: contextlib.ExitStack
+) -> npt.NDArray[np.float32]:
+    """Open a living grant's templates to seal them again; called after the intent names it."""
+    size = 4 * grant.terms.count * grant.terms.dimension
+    buffer = cleanup.enter_context(LockedBuffer(size))
+    key = core.slot_key(view, grant.row.slot)
+    core.sealer.open_templates(permit_reseal(view, grant.row), key, grant.row, buffer.view)
+    return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
+
+
+def _carry_out(
+    core: Core,
+    view: View,
+    session: Session,
+    op: str,
+    prepared: Sequence[_Prepared],
+    retire_op: str = "reseal",
+) -> list[Receipt]:
+    grants = [grant for each in prepared for grant in each.grants]
+    index_rows = [each.index_row for each in prepared if each.index_row is not None]
+    retire = [slot for each in prepared for slot in each.retire]
+    batch = Batch(op, grants, index_rows, retire, retire_op)
+    made = make_grants(core, view, session.by, batch) if grants else []
+    at = 0
+    receipts = []
+    for each in prepared:
+        mine = made[at : at + len(each.grants)]
+        at += len(each.grants)
+        receipts.append(
+            Receipt(
+                each.subject,
+                each.tag.hex(),
+                each.salt.hex(),
+                tuple(
+                    GrantReceipt(
+                        grant.terms.scope.word, row.grant_id.hex(), row.slot, grant.terms.expires_at_ms
+                    )
+                    for grant, row in zip(each.grants, mine, strict=True)
+                ),
+                each.skipped,
+            )
+        )
+    return receipts
+
+
+def grant(core: Core, session: Session, subject: str, consent: Consent) -> Receipt:
+    """Add scopes: a living, unexpired grant is opened under the subject's new consent and sealed again."""
+
+    def sources(grants: list[LivingGrant], whole: Consent, now: int) -> dict[Scope, LivingGrant]:
+        have = {each.scope for each in grants} & set(whole.scopes)
+        if have:
+            raise UsageError(
+                f"the subject already has a grant for {', '.join(scope.word for scope in sorted(have))}",
+                next="use 'facekeep renew' for new terms",
+            )
+        usable = [each for each in grants if each.terms.not_before_ms <= now < each.terms.expires_at_ms]
+        if not usable:
+            raise ConsentError(
+                "every grant of the subject has expired; its templates are not opened for another scope",
+                next="renew a grant first, or enrol again from photographs",
+            )
+        return dict.fromkeys(whole.scopes, usable[0])
+
+    return _reseal(core, session, subject, consent, Action.GRANT, sources)
+
+
+def renew(core: Core, session: Session, subject: str, consent: Consent) -> Receipt:
+    """Give scopes new terms: a new slot each, the old ones shredded."""
+
+    def sources(grants: list[LivingGrant], whole: Consent, _now: int) -> dict[Scope, LivingGrant]:
+        by_scope = {each.scope: each for each in grants}
+        lacking = [scope.word for scope in whole.scopes if scope not in by_scope]
+        if lacking:
+            raise UsageError(
+                f"the subject has no grant for {', '.join(lacking)}", next="use 'facekeep grant' to add it"
+            )
+        return {scope: by_scope[scope] for scope in whole.scopes}
+
+    return _reseal(core, session, subject, consent, Action.RENEW, sources)
+
+
+Sources = Callable[[list[LivingGrant], Consent, int], dict[Scope, LivingGrant]]
+
+
+def _reseal(
+    core: Core, session: Session, subject: str, consent: Consent, action: Action, sources: Sources
+) -> Receipt:
+    raw = check_subject_id(subject)
+    with writing(core, session, action) as view, contextlib.ExitStack() as cleanup:
+        now = core.clock.now_ms()
+        whole = consent.settled(now, core.settings.region)
+        tag = core.index.lookup(raw)
+        grants = [] if tag is None else living_of(core, view, tag)
+        if tag is None or not grants:
+            raise SubjectUnknown("no living grant stands under that subject id")
+        chosen = sources(grants, whole, now)
+        made = tuple(
+            _resealed(core, view, subject, source, whole, scope, now, cleanup)
+            for scope, source in chosen.items()
+        )
+        retire = tuple(each.row.slot for each in chosen.values()) if action is Action.RENEW else ()
+        prepared = _Prepared(subject, tag, grants[0].salt, made, None, retire)
+        return _carry_out(core, view, session, action.value, [prepared], "renew")[0]
+
+
+def _resealed(
+    core: Core,
+    view: View,
+    subject: str,
+    source: LivingGrant,
+    consent: Consent,
+    scope: Scope,
+    now: int,
+    cleanup: contextlib.ExitStack,
+) -> NewGrant:
+    model = source.record["model"]
+    metric = str(model["metric"]) if isinstance(model, dict) else ""
+    terms = source.terms
+    holding = Holding(
+        subject, source.salt, source.images, source.row.model, metric, terms.dimension, terms.count
+    )
+    record, fresh = build_record(consent, scope, holding, now)
+    return NewGrant(
+        source.row.tag,
+        source.row.model,
+        fresh,
+        record,
+        lambda: template_bytes(_opened(core, view, source, cleanup)),
+        source.row.slot,
+    )
+
+
+def has_grants(core: Core, subject: str, scopes: Sequence[Scope]) -> bool:
+    """Whether a subject has a living grant for each of the scopes."""
+    tag = core.index.lookup(check_subject_id(subject))
+    if tag is None:
+        return False
+    return set(scopes) <= {grant.scope for grant in living_of(core, core.view(), tag)}

@@ -1,0 +1,92 @@
+"""Withdrawal and shredding: what a subject can ask for at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facekeep.access.core import Core, View
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.errors import SubjectUnknown, UsageError
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import check_subject_id
+from facekeep.formats.terms import Scope
+from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.writing import writing
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What was destroyed: index of the log's intent, number of slots, epoch after it."""
+
+    erasure: int
+    subjects: int
+    slots: int
+    epoch: int
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        return {
+            "epoch": self.epoch,
+            "erasure": self.erasure,
+            "slots": self.slots,
+            "subjects": self.subjects,
+        }
+
+
+def shred(
+    core: Core, session: Session, subjects: Sequence[str], progress: Progress | None = None
+) -> Erasure:
+    """Destroy every key these subjects ever had, in one batch; raises SubjectUnknown before anything is done.
+
+    The slots come from the log. When this returns, no copy or backup opens the subjects' templates.
+    """
+    raw = [check_subject_id(subject) for subject in dict.fromkeys(subjects)]
+    if not raw:
+        raise UsageError("no subject was named")
+    with writing(core, session, Action.SHRED) as view:
+        tags = [core.index.lookup(each) for each in raw]
+        unknown = sum(tag is None for tag in tags)
+        if unknown:
+            raise SubjectUnknown(
+                f"{unknown} of the {len(raw)} subject ids is unknown; nothing was shredded"
+                if unknown == 1
+                else f"{unknown} of the {len(raw)} subject ids are unknown; nothing was shredded"
+            )
+        known = [tag for tag in tags if tag is not None]
+        slots = [slot for tag in known for slot in core.ledger.slots_of(tag, progress)]
+        living = alive_of(view, slots)
+        hashes = [core.index.hash(each) for each in raw]
+        index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
+        return Erasure(index, len(known), len(living), core.view().tree.epoch)
+
+
+def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]) -> Erasure:
+    """Destroy the keys of one subject's scopes; with the last scope the subject's index row goes too."""
+    raw = check_subject_id(subject)
+    if not scopes:
+        raise UsageError("no scope was named")
+    with writing(core, session, Action.WITHDRAW) as view:
+        tag = core.index.lookup(raw)
+        slots = [] if tag is None else alive_of(view, core.ledger.slots_of(tag))
+        mine = [slot for slot in slots if view.kind_of(slot) in scopes]
+        if not mine:
+            raise SubjectUnknown(
+                "no living grant of that scope stands under that subject id; nothing was withdrawn"
+            )
+        hashes = [core.index.hash(raw)] if len(mine) == len(slots) else []
+        index = destroy(core, session.by, Destruction("withdraw", mine, hashes=hashes))
+        return Erasure(index, 1, len(mine), core.view().tree.epoch)
+
+
+def alive_of(view: View, slots: Sequence[int]) -> list[int]:
+    """Those of the slots that are not dead."""
+    if not slots:
+        return []
+    array = np.array(slots, np.int64)
+    return [int(slot) for slot in array[view.tree.alive(array)]]

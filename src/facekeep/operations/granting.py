@@ -1,0 +1,136 @@
+"""Making grants: allocate slots, log the intent, seal, write, complete (DESIGN: sealing, the log).
+
+Every new key a subject gets comes through ``make_grants``, for one grant or for thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from facekeep.access.core import Core, View
+from facekeep.crypto import primitives as p
+from facekeep.errors import IntegrityError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, SLOT_BITS, slot_id, split_slot
+from facekeep.formats.terms import Scope, Terms
+from facekeep.operations.destroy import Destruction, destroy, finish, intent
+from facekeep.operations.steps import reached
+from facekeep.store.vaultdb import GrantRow
+
+
+@dataclass(frozen=True, slots=True)
+class NewGrant:
+    """A grant to be made.
+
+    ``templates`` gives the little-endian float32 bytes when they are needed, after the intent is
+    durable: for a re-sealed grant that is when the old one (slot ``source``) is opened.
+    """
+
+    tag: bytes
+    model: str
+    terms: Terms
+    record: bytes
+    templates: Callable[[], memoryview]
+    source: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One grant operation: what is made, which index rows go with it, which old grants it replaces."""
+
+    op: str
+    grants: Sequence[NewGrant]
+    index_rows: Sequence[tuple[bytes, bytes]] = ()
+    retire: Sequence[int] = ()
+    retire_op: str = "renew"
+
+
+def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
+    """Carry out a grant operation; the writer lock must be held. Returns the new rows in order."""
+    slots = allocate(core, view, by, [grant.terms.scope for grant in batch.grants])
+    view = core.view()
+    keys, alive = view.tree.slot_keys(slots)
+    if not alive.all():
+        raise IntegrityError("a slot that was never given out is dead")
+    raw = keys.tobytes()
+    slot_keys = [raw[at : at + p.KEY_LEN] for at in range(0, len(raw), p.KEY_LEN)]
+    ids = [p.random_bytes(GRANT_ID_LEN) for _ in slots]
+    items = [
+        _item(core, grant, slot, key, grant_id)
+        for grant, slot, key, grant_id in zip(batch.grants, slots, slot_keys, ids, strict=True)
+    ]
+    now = core.clock.now_ms()
+    first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
+    reached("grant.announced")
+    rows = [
+        core.sealer.seal_grant(
+            key, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
+        )
+        for grant, slot, key, grant_id in zip(batch.grants, slots, slot_keys, ids, strict=True)
+    ]
+    if batch.index_rows:
+        core.keys.index_put_many(batch.index_rows)
+        reached("grant.indexed")
+    core.data.add(rows)
+    reached("grant.written")
+    _complete(core, by, first, batch)
+    return rows
+
+
+def _item(core: Core, grant: NewGrant, slot: int, key: bytes, grant_id: bytes) -> JsonObject:
+    return entries.grant_item(
+        slot=slot,
+        grant=grant_id,
+        tag=grant.tag,
+        commitment=core.sealer.keys(key, slot, grant_id)[1],
+        terms=grant.terms.pack(),
+        model=grant.model,
+        source=grant.source,
+    )
+
+
+def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
+    """Complete, and in the same transaction announce the end of what is replaced."""
+    closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms())]
+    if not batch.retire:
+        core.log.append(closing)
+        reached("grant.completed")
+        return
+    what = Destruction(batch.retire_op, batch.retire)
+    indices = core.log.append(closing + intent(core, by, what))
+    reached("grant.completed")
+    finish(core, by, indices[1], what)
+
+
+def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
+    """Return a fresh slot for each scope, above every slot in the log and in vault.db; take branches as needed."""
+    free: dict[Scope, list[int]] = {}
+    for scope in set(scopes):
+        wanted = sum(1 for each in scopes if each is scope)
+        found = _free(core, view, scope, wanted)
+        while len(found) < wanted:
+            destroy(core, by, Destruction("extend", (), take=(int(scope),)))
+            view = core.view()
+            found = _free(core, view, scope, wanted)
+        free[scope] = found[::-1]
+    return [free[scope].pop() for scope in scopes]
+
+
+def _free(core: Core, view: View, scope: int, wanted: int) -> list[int]:
+    found: list[int] = []
+    for branch in view.branches_of(scope):
+        start = next_index(core, view, branch)
+        count = min(wanted - len(found), BRANCH_SLOTS - start)
+        found.extend(slot_id(branch, index) for index in range(start, start + max(count, 0)))
+        if len(found) == wanted:
+            break
+    return found
+
+
+def next_index(core: Core, view: View, branch: int) -> int:
+    """Lowest index of a branch that neither the log nor vault.db has seen."""
+    top = core.data.top_slot(branch)
+    in_data = 0 if top is None else split_slot(top)[1] + 1
+    return max(view.head.alloc.get(branch, 0), in_data)

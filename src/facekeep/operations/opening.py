@@ -1,0 +1,233 @@
+"""Making a vault, and opening one: who may be trusted in which order (SPEC.md §3, §6.3, §9).
+
+vault.toml names the root's holder; a root opens keys.db; a tree key opens the log; the log's head
+authenticates vault.toml, and bounds vault.db.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.access.roles import Role
+from facekeep.auditlog.log import AuditLog
+from facekeep.clock import Clock
+from facekeep.crypto import primitives as p
+from facekeep.errors import (
+    Busy,
+    FacekeepError,
+    FormatError,
+    IntegrityError,
+    StoreError,
+    UsageError,
+    VaultExists,
+    VaultNotFound,
+)
+from facekeep.formats import entries
+from facekeep.formats.ids import VAULT_ID_LEN, split_slot
+from facekeep.formats.settings import Settings
+from facekeep.formats.terms import Scope, check_regions
+from facekeep.keys.provider import RootProvider, provider_from_uri
+from facekeep.keys.swap import initial
+from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.operations.people import install_principal
+from facekeep.operations.recover import recover
+from facekeep.store import logdb, vaultdb
+from facekeep.store.keysdb import KeysStore
+from facekeep.store.sqlite import Database, fsync_directory, translated
+from facekeep.store.vaultdb import VaultStore
+
+SETTINGS_FILE = "vault.toml"
+_SETTINGS_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What ``create`` is asked for. ``root_uri`` None: a file in the user's data directory."""
+
+    path: Path
+    root_uri: str | None = None
+    copies: Sequence[Path] = ()
+    region: str = "ZZ"
+    label: str = "first principal"
+
+
+def create(plan: Plan, clock: Clock) -> str:
+    """Make a vault and its root; returns the first principal's token. All or nothing."""
+    path = plan.path
+    if path.exists() or path.is_symlink():
+        raise VaultExists(f"{path.name} already exists")
+    try:
+        check_regions((plan.region,))
+    except FormatError as error:
+        raise UsageError(str(error)) from None
+    vault_id = p.random_bytes(VAULT_ID_LEN)
+    uri = plan.root_uri or default_root_uri(path, vault_id)
+    copies = tuple(str(copy.absolute()) for copy in plan.copies)
+    settings = Settings(vault_id, uri, copies, plan.region)
+    provider = provider_from_uri(uri, vault_id, path.absolute().parent)
+    _check_copies(path, plan.copies)
+    with contextlib.ExitStack() as undo:
+        with translated(path.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
+            for copy in plan.copies:
+                copy.mkdir(mode=0o700, parents=True, exist_ok=True)
+                undo.callback(_remove_copies, copy)
+        root = p.random_bytes(p.KEY_LEN)
+        provider.provision(root)
+        undo.callback(_forget_root, provider)
+        token = _fill(path, settings, provider, root, plan.label, clock)
+        undo.pop_all()
+    return token
+
+
+def _fill(
+    path: Path, settings: Settings, provider: RootProvider, root: bytes, label: str, clock: Clock
+) -> str:
+    vault_id = settings.vault_id
+    keys = KeysStore.create(path / "keys.db", vault_id, _copies(settings, "keys.db"))
+    initial(keys, vault_id, root, clock.now_ms(), [int(scope) for scope in Scope])
+    tree, _ = open_tree(keys, vault_id, provider.candidates())
+    Database.create(path / "vault.db", "vault", vault_id, vaultdb.MIGRATIONS).close()
+    genesis = entries.genesis(
+        vault_id=vault_id,
+        epoch=tree.epoch,
+        fingerprint=tree.fingerprint,
+        provider_class=provider.klass,
+        scheme=provider.scheme,
+        settings_digest=settings.digest(),
+        time_ms=clock.now_ms(),
+    )
+    database = logdb.create_log(path / "log.db", vault_id)
+    log = AuditLog.create(
+        database, _copies(settings, "log.db"), tree.slot_key(LOG_KEY_SLOT), vault_id, clock, genesis=genesis
+    )
+    log.close()
+    keys.resync_copies()
+    keys.close()
+    write_settings(path, settings)
+    with contextlib.closing(open_core(path, clock)) as core, core.lock.held():
+        return install_principal(core, core.view(), None, label, frozenset(Role))
+
+
+def default_root_uri(path: Path, vault_id: bytes) -> str:
+    """Return a root file in the user's data directory, away from the vault's own."""
+    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "facekeep"
+    with translated("the data directory for root keys"):
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return f"file:{base / f'{path.name}-{vault_id.hex()[:8]}.root'}"
+
+
+def _check_copies(path: Path, copies: Sequence[Path]) -> None:
+    for copy in copies:
+        if copy.absolute() == path.absolute():
+            raise UsageError("the copy directory is the vault itself", next="name another, on another disk")
+        if copy.is_dir() and any((copy / name).exists() for name in ("keys.db", "log.db")):
+            raise VaultExists("the copy directory already holds another vault's copies")
+
+
+def _remove_copies(copy: Path) -> None:
+    for file in (*copy.glob("keys.db*"), *copy.glob("log.db*")):
+        file.unlink(missing_ok=True)
+
+
+def _forget_root(provider: RootProvider) -> None:
+    """Undo ``provision``: what was made a moment ago has protected nothing yet."""
+    with contextlib.suppress(FacekeepError):
+        provider.unprovision()
+
+
+def _copies(settings: Settings, name: str) -> list[Path]:
+    return [Path(copy) / name for copy in settings.copies]
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write vault.toml: temporary name, fsync, rename, fsync of the directory."""
+    temporary = path / (SETTINGS_FILE + ".new")
+    with translated(SETTINGS_FILE):
+        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(settings.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path / SETTINGS_FILE)
+        fsync_directory(path)
+
+
+def read_settings(path: Path) -> Settings:
+    """Parse vault.toml; not authenticated yet."""
+    file = path / SETTINGS_FILE
+    if not file.is_file():
+        raise VaultNotFound(f"there is no vault at {path}")
+    with translated(SETTINGS_FILE):
+        raw = file.read_bytes()
+    try:
+        return Settings.decode(raw[:_SETTINGS_BYTES].decode("utf-8"))
+    except UnicodeDecodeError:
+        raise FormatError("vault.toml is not UTF-8 text") from None
+
+
+def open_core(path: Path, clock: Clock) -> Core:
+    """Open a vault's files and check them against each other; finishes what a dead process left open."""
+    settings = read_settings(path)
+    vault_id = settings.vault_id
+    provider = provider_from_uri(settings.root_uri, vault_id, path.absolute().parent)
+    with contextlib.ExitStack() as undo:
+        keys = KeysStore.open(path / "keys.db", vault_id, _copies(settings, "keys.db"))
+        undo.callback(keys.close)
+        tree, _ = open_tree(keys, vault_id, provider.candidates())
+        log = AuditLog(
+            logdb.open_log(path / "log.db", vault_id),
+            _copies(settings, "log.db"),
+            tree.slot_key(LOG_KEY_SLOT),
+            vault_id,
+            clock,
+        )
+        undo.callback(log.close)
+        data = VaultStore(Database(path / "vault.db", "vault", vault_id, vaultdb.MIGRATIONS))
+        undo.callback(data.database.close)
+        core = Core(path, settings, data, keys, log, tree, [provider], clock)
+        _check_together(core, tree)
+        _recover_if_alone(core)
+        undo.pop_all()
+    return core
+
+
+def _check_together(core: Core, tree: KeyTree) -> None:
+    pin = tree.pin
+    core.log.check_pin(pin.size, pin.root, pin.chain)
+    head = core.log.head()
+    if head.settings != core.settings.digest():
+        raise IntegrityError(
+            "vault.toml was edited by hand: it is not what the log authenticates",
+            next="undo the edit; settings are changed with 'facekeep settings'",
+        )
+    for _, branch, kind in tree.branches():
+        top = core.data.top_slot(branch)
+        if kind != 1 and top is not None and split_slot(top)[1] >= head.alloc.get(branch, 0):
+            raise IntegrityError(
+                "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
+                next="put the live copy of log.db back; 'facekeep check' names the rows",
+            )
+
+
+def _recover_if_alone(core: Core) -> None:
+    """Finish open operations unless their process is still at work (it holds the lock)."""
+    if not core.log.head().open:
+        return
+    try:
+        with core.lock.held(0):
+            recover(core)
+    except Busy:
+        return
+    except StoreError as error:
+        raise StoreError(f"an interrupted operation could not be finished: {error}") from error
+
+

@@ -1,0 +1,114 @@
+"""Adding, listing and revoking principals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facekeep.access.core import FIRST_PRINCIPAL_INDEX, Core, View
+from facekeep.access.principals import Principal, new_principal
+from facekeep.access.roles import Action, Role
+from facekeep.access.session import Session, load_principal
+from facekeep.crypto import primitives as p
+from facekeep.errors import UsageError
+from facekeep.formats import entries
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.ids import GRANT_ID_LEN, slot_id
+from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.granting import next_index
+from facekeep.operations.steps import reached
+from facekeep.operations.writing import writing
+from facekeep.store.keysdb import PrincipalRow
+
+SYSTEM_BRANCH = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A principal as listed; ``state`` is ``active`` or a reason code."""
+
+    id: str
+    label: str
+    roles: tuple[str, ...]
+    state: str
+
+
+def install_principal(core: Core, view: View, by: str | None, label: str, roles: frozenset[Role]) -> str:
+    """Make a principal and return its token; the writer lock must be held."""
+    now = core.clock.now_ms()
+    principal, token = new_principal(label, roles, now)
+    index = max(next_index(core, view, SYSTEM_BRANCH), FIRST_PRINCIPAL_INDEX)
+    slot, grant_id = slot_id(SYSTEM_BRANCH, index), p.random_bytes(GRANT_ID_LEN)
+    key = core.slot_key(view, slot)
+    sealed, commitment = core.sealer.seal_principal(key, slot, grant_id, principal.to_record())
+    first = core.log.append(
+        [
+            entries.principal(
+                principal=principal.id.hex(),
+                slot=slot,
+                grant=grant_id,
+                commitment=commitment,
+                roles=[role.value for role in roles],
+                by=by,
+                time_ms=now,
+            )
+        ]
+    )[0]
+    reached("principal.announced")
+    core.keys.principal_put(PrincipalRow(slot, principal.id, grant_id, commitment, sealed))
+    reached("principal.written")
+    core.log.append([entries.granted(first, by=by, time_ms=core.clock.now_ms())])
+    return token
+
+
+def add_principal(core: Core, session: Session, label: str, roles: frozenset[Role]) -> tuple[str, str]:
+    """Return (principal id, token) of a new principal. The token is not kept anywhere."""
+    with writing(core, session, Action.PRINCIPALS) as view:
+        token = install_principal(core, view, session.by, label, roles)
+        return token.split(".")[1], token
+
+
+def list_principals(core: Core, session: Session) -> list[Listed]:
+    """Return every principal that has a row, by id."""
+    session.require(Action.PRINCIPALS)
+    view = core.view()
+    listed = []
+    for row in core.keys.principal_list():
+        principal, reason = load_principal(core, view, row.principal)
+        listed.append(_listed(row.principal, principal, reason))
+    return sorted(listed, key=lambda each: each.id)
+
+
+def _listed(identity: bytes, principal: Principal | None, reason: Reason) -> Listed:
+    if principal is None:
+        return Listed(identity.hex(), "", (), reason.value)
+    roles = tuple(sorted(role.value for role in principal.roles))
+    return Listed(identity.hex(), principal.label, roles, "active")
+
+
+def revoke_principal(core: Core, session: Session, identity: str) -> int:
+    """Shred a principal's slot; returns the index of the intent. The last one who may add others stays."""
+    with writing(core, session, Action.PRINCIPALS) as view:
+        row = core.keys.principal_get(bytes.fromhex(identity)) if _is_id(identity) else None
+        if row is None:
+            raise UsageError("no principal has that id", next="see 'facekeep principal list'")
+        if not _others(core, view, row):
+            raise UsageError(
+                "that is the last principal who may manage principals",
+                next="add another operator first: facekeep principal add --role operator",
+            )
+        return destroy(core, session.by, Destruction("revoke", [row.slot]))
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return len(bytes.fromhex(text)) == 8  # noqa: PLR2004 - SPEC.md §2
+    except ValueError:
+        return False
+
+
+def _others(core: Core, view: View, row: PrincipalRow) -> bool:
+    for other in core.keys.principal_list():
+        principal, _ = load_principal(core, view, other.principal)
+        if other.principal != row.principal and principal is not None and Role.OPERATOR in principal.roles:
+            return True
+    return False

@@ -1,0 +1,107 @@
+"""Finishing what a dead process left open (SPEC.md §3.5). Destruction is only ever completed, never voided."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import cast
+
+from facekeep.access.core import Core
+from facekeep.errors import ErasurePending, IntegrityError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import from_ranges
+from facekeep.keys.swap import settle
+from facekeep.keys.tree import open_tree
+from facekeep.operations.destroy import Destruction, complete, destroy, finish
+
+_Part = tuple[int, JsonObject]
+
+
+def recover(core: Core) -> bool:
+    """Bring every open operation to its end; the writer lock must be held. True when nothing stays open.
+
+    A destruction that waits for a holder or a copy stays open, denied at the gate; others go on.
+    """
+    core.keys.resync_copies()
+    core.log.resync_copies()
+    void: list[int] = []
+    slots: list[int] = []
+    for first, parts, kind, _ in core.view().head.open:
+        operation = [(index, core.log.entry(index)) for index in range(first, first + parts)]
+        if kind == "destroy":
+            with contextlib.suppress(ErasurePending):
+                _finish_destroy(core, operation)
+        elif _is_written(core, operation):
+            core.log.append([entries.granted(first, by=None, time_ms=core.clock.now_ms(), recovery=True)])
+        else:
+            void.append(first)
+            slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
+    with contextlib.suppress(ErasurePending):
+        _drop_strays(core)
+        if void:
+            destroy(core, None, Destruction("void", slots, voids=void))
+    return not core.view().head.open
+
+
+def _drop_strays(core: Core) -> None:
+    """Have every holder keep the root that opens keys.db and no other."""
+    current = core.view().tree.fingerprint
+    held = [candidate for provider in core.providers for candidate in provider.candidates()]
+    if any(each.fingerprint != current or each.state != "current" for each in held):
+        _settle(core)
+
+
+def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
+    candidates = [candidate for provider in core.providers for candidate in provider.candidates()]
+    _, winner = open_tree(core.keys, core.vault_id, candidates)
+    return [receipt.to_json() for receipt in settle(core.keys, winner, core.providers, previous=previous)]
+
+
+def _finish_destroy(core: Core, operation: list[_Part]) -> None:
+    first, entry = operation[0]
+    parts = [part for _, part in operation]
+    slots = [slot for part in parts for slot in from_ranges(cast("list[list[int]]", part["slots"]))]
+    tags = [bytes.fromhex(tag) for part in parts for tag in cast("list[str]", part["tags"])]
+    what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, tags))
+    tree = core.view().tree
+    epoch, previous = last_swap(core)
+    if tree.epoch == epoch:
+        finish(core, None, first, what, recovery=True)
+        return
+    # The swap stands in keys.db already; only its completion is missing from the log.
+    complete(core, None, first, what, previous, _settle(core, previous), recovery=True)
+
+
+def last_swap(core: Core) -> tuple[int, bytes]:
+    """(epoch, fingerprint) of the last root replacement that the log says is complete."""
+    for index in range(core.log.head().size - 1, -1, -1):
+        entry = core.log.entry(index)
+        if entry["type"] in {"destroyed", "genesis"}:
+            return cast("int", entry["epoch"]), bytes.fromhex(str(entry["fingerprint"]))
+    raise IntegrityError("the log has no genesis entry")
+
+
+def _orphans(core: Core, tags: Iterable[bytes]) -> list[bytes]:
+    """Index rows that lead to erased tags."""
+    erased = set(tags)
+    if not erased:
+        return []
+    return [hashed for hashed, sealed in core.keys.index_rows() if core.index.open(hashed, sealed) in erased]
+
+
+def _is_written(core: Core, operation: list[_Part]) -> bool:
+    return all(_entry_is_written(core, entry) for _, entry in operation)
+
+
+def _entry_is_written(core: Core, entry: JsonObject) -> bool:
+    if entry["type"] == "principal":
+        row = core.keys.principal_get(bytes.fromhex(str(entry["principal"])))
+        return row is not None and row.commitment.hex() == entry["commitment"]
+    grants = {cast("int", each["slot"]): each for each in cast("list[JsonObject]", entry["grants"])}
+    rows = {row.slot: row for row in core.data.by_slots(list(grants))}
+    return all(
+        slot in rows and rows[slot].commitment.hex() == grants[slot]["commitment"] for slot in grants
+    )
+
+

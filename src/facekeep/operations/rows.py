@@ -1,0 +1,64 @@
+"""A subject's living grants, authenticated: what administration works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from facekeep.access.core import Core, View
+from facekeep.consent.consent import subject_tag
+from facekeep.errors import IntegrityError, SlotDead
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import SALT_LEN, check_subject_id, from_hex
+from facekeep.formats.terms import Scope, Terms
+from facekeep.store.vaultdb import GrantRow
+
+
+@dataclass(frozen=True, slots=True)
+class LivingGrant:
+    """A row whose slot lives, with its authentic terms and record."""
+
+    row: GrantRow
+    terms: Terms
+    record: JsonObject
+
+    @property
+    def scope(self) -> Scope:
+        """The granted scope."""
+        return self.terms.scope
+
+    @property
+    def subject(self) -> str:
+        """The caller's subject id."""
+        return str(self.record["subject"])
+
+    @property
+    def salt(self) -> bytes:
+        """Salt of the subject tag."""
+        return from_hex(self.record.get("salt"), SALT_LEN, "a salt")
+
+    @property
+    def images(self) -> int:
+        """Photographs behind the templates."""
+        return cast("int", self.record["images"])
+
+
+def living(core: Core, view: View, row: GrantRow) -> LivingGrant | None:
+    """Return the grant of a row, None when its slot is dead or pending; raises IntegrityError if altered."""
+    if view.pending.destroying(row.slot) or view.pending.granting(row.slot):
+        return None
+    try:
+        key = core.slot_key(view, row.slot)
+    except SlotDead:
+        return None
+    record = core.sealer.open_record(key, row)
+    grant = LivingGrant(row, Terms.unpack(row.terms), record)
+    if subject_tag(core.vault_id, grant.salt, check_subject_id(grant.subject)) != row.tag:
+        raise IntegrityError("a consent record belongs to another subject than its row")
+    return grant
+
+
+def living_of(core: Core, view: View, tag: bytes) -> list[LivingGrant]:
+    """Living grants of a subject tag, by slot; raises IntegrityError when one was altered."""
+    grants = (living(core, view, row) for row in core.data.by_tag(tag))
+    return [grant for grant in grants if grant is not None]

@@ -1,0 +1,167 @@
+"""What an operator and a subject's advocate look at: subjects, one decision, the vault's state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from facekeep.access.core import Core
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.errors import UsageError
+from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.formats.entries import parse
+from facekeep.operations.rows import LivingGrant, living
+from facekeep.operations.transfer import missing_slots
+
+Progress = Callable[[int, int], None]
+_DECISION = re.compile(r"(0|[1-9][0-9]{0,15})-([0-9a-f]{8})\Z")
+_BACKUP = b'"type":"backup"'
+
+
+@dataclass(frozen=True, slots=True)
+class GrantInfo:
+    """One grant as listed. ``state``: live, not_yet or expired; times in ms."""
+
+    scope: str
+    state: str
+    not_before_ms: int
+    expires_at_ms: int
+    regions: tuple[str, ...]
+    model: str
+    images: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectInfo:
+    """A subject with living slots, and the grants."""
+
+    subject: str
+    tag: str
+    grants: tuple[GrantInfo, ...]
+
+
+def subjects(
+    core: Core, session: Session, *, due_within_ms: int | None = None, progress: Progress | None = None
+) -> Iterator[SubjectInfo]:
+    """Yield subjects by tag; with ``due_within_ms`` only those with a grant that ends within that time.
+
+    Opens every consent record, no template.
+    """
+    session.require(Action.SUBJECTS)
+    view = core.view()
+    now = core.clock.now_ms()
+    total = core.data.count()
+    by_tag: dict[bytes, list[LivingGrant]] = {}
+    for done, row in enumerate(core.data.rows()):
+        if progress is not None and done % 1_000 == 0:
+            progress(done, total)
+        grant = living(core, view, row)
+        if grant is not None:
+            by_tag.setdefault(row.tag, []).append(grant)
+    for tag, grants in sorted(by_tag.items()):
+        if due_within_ms is None or any(each.terms.expires_at_ms <= now + due_within_ms for each in grants):
+            infos = tuple(_info(each, now) for each in sorted(grants, key=lambda each: each.scope))
+            yield SubjectInfo(grants[0].subject, tag.hex(), infos)
+
+
+def _info(grant: LivingGrant, now: int) -> GrantInfo:
+    terms = grant.terms
+    state = "not_yet" if now < terms.not_before_ms else "expired" if now >= terms.expires_at_ms else "live"
+    return GrantInfo(
+        terms.scope.word,
+        state,
+        terms.not_before_ms,
+        terms.expires_at_ms,
+        terms.regions,
+        grant.row.model,
+        grant.images,
+        grant.row.slot,
+    )
+
+
+def decision(core: Core, session: Session, identity: str) -> JsonObject:
+    """Log entry of a decision id such as ``1234-9f8a7c6d``; raises UsageError when there is none."""
+    session.require(Action.STATUS)
+    match = _DECISION.match(identity)
+    if match is None or int(match[1]) >= core.log.head().size:
+        raise UsageError("no decision has that id")
+    entry = core.log.entry(int(match[1]))
+    if entry["type"] != "decision" or not str(entry["nonce"]).startswith(match[2]):
+        raise UsageError("no decision has that id")
+    return entry
+
+
+def status(core: Core, session: Session) -> JsonObject:
+    """State of the vault on one screen: epoch, holders, copies, counts, pending, warnings with their remedy."""
+    session.require(Action.STATUS)
+    view = core.view()
+    head, tree = view.head, view.tree
+    missing = missing_slots(core, view)
+    copies: list[JsonValue] = [
+        {"file": name, "path": str(state.path), "state": state.state}
+        for name, states in (("keys.db", core.keys.copies_state()), ("log.db", core.log.copies_state()))
+        for state in states
+    ]
+    holders: list[JsonValue] = [
+        {"class": provider.klass, "limits": list(provider.limits), "scheme": provider.scheme}
+        for provider in core.providers
+    ]
+    scopes: JsonObject = {}
+    for branch, kind in sorted(view.kinds.items()):
+        scopes[str(branch)] = {"kind": kind, "used": head.alloc.get(branch, 0)}
+    warnings = _warnings(core, copies, len(missing), len(head.open))
+    return {
+        "backup": _last_backup(core),
+        "branches": scopes,
+        "copies": copies,
+        "entries": head.size,
+        "epoch": tree.epoch,
+        "fingerprint": tree.fingerprint.hex(),
+        "holders": holders,
+        "missing": len(missing),
+        "pending": len(head.open),
+        "region": core.settings.region,
+        "rows": core.data.count(),
+        "swapped_at_ms": tree.swapped_at_ms,
+        "vault": core.vault_id.hex(),
+        "warnings": warnings,
+    }
+
+
+def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -> list[JsonValue]:
+    found: list[JsonValue] = []
+
+    def warn(message: str, remedy: str) -> None:
+        found.append({"message": message, "next": remedy})
+
+    if not copies:
+        warn("keys.db and log.db have no live second copy", "make a vault with --copy DIR on another disk")
+    for copy in copies:
+        if isinstance(copy, dict) and copy["state"] != "current":
+            warn(
+                f"the copy of {copy['file']} at {copy['path']} is {copy['state']}",
+                "bring its directory back; the next writing command brings it up to date",
+            )
+    if missing:
+        warn(f"{missing} living grants have no row in vault.db", "restore a newer backup, or shred the subjects")
+    if pending:
+        warn(f"{pending} operations are pending", "any writing command finishes them")
+    for provider in core.providers:
+        provider.candidates()
+        for damage in provider.damage:
+            warn(f"root holder {provider.scheme}: {damage}", "any shred writes the holder anew")
+    return found
+
+
+def _last_backup(core: Core) -> JsonObject | None:
+    last: bytes | None = None
+    for _, body in core.log.control_bodies(0):
+        if _BACKUP in body[-64:]:
+            last = body
+    if last is None:
+        return None
+    entry = parse(last)
+    return {"rows": entry["rows"], "sha256": entry["sha256"], "time_ms": entry["time_ms"]}

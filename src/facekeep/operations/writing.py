@@ -1,0 +1,34 @@
+"""The frame of every operation that changes a vault: the role, the writer lock, recovery, the clock."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from facekeep.access.core import Core, View
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.errors import ClockError
+from facekeep.limits import LIMITS
+from facekeep.operations.recover import recover
+
+
+@contextlib.contextmanager
+def writing(core: Core, session: Session, action: Action) -> Iterator[View]:
+    """Hold the vault for one operation; what a dead process left open is finished first."""
+    session.require(action)
+    with core.lock.held() as outermost:
+        if outermost:
+            recover(core)
+        view = core.view()
+        session.require(action)
+        if action is not Action.CLOCK:
+            check_clock(core, view)
+        yield view
+
+
+def check_clock(core: Core, view: View) -> None:
+    """Raise ClockError when the clock stands before what the log has seen."""
+    behind = view.head.high_ms - core.clock.now_ms()
+    if behind > LIMITS.clock_slack_ms:
+        raise ClockError(f"the clock stands {behind // 1000} s before the last log entry; nothing was done")

@@ -1,0 +1,364 @@
+"""The vault a service embeds.
+
+A ``Vault`` is thread-safe, may be open in several processes at once, and is a context manager::
+
+    with Vault.open("staff.vault", token=token) as vault:
+        vault.enroll("alice", images=["alice.jpg"], consent=consent)
+        vault.verify("alice", "probe.jpg").match
+
+Everything that changes the vault holds its writer lock; every answer stands in the log before it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.access.core import Core
+from facekeep.access.gate import Ask
+from facekeep.access.roles import Action, Role
+from facekeep.access.session import Session
+from facekeep.clock import Clock, SystemClock
+from facekeep.consent.consent import Consent, Notice
+from facekeep.errors import NotAllowed, UsageError
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import check_subject_id
+from facekeep.formats.terms import Scope
+from facekeep.matching.extractor import Extractor, get_extractor
+from facekeep.matching.gallery import Gallery
+from facekeep.matching.images import ImageInput
+from facekeep.matching.model import Model
+from facekeep.matching.threshold import Threshold, default_threshold
+from facekeep.operations import check as checking
+from facekeep.operations import clockwork, decide, enrol, erase, opening, people, status, transfer
+from facekeep.operations.check import CheckReport
+from facekeep.operations.decide import Verification
+from facekeep.operations.enrol import Enrolment, Existing, Receipt
+from facekeep.operations.erase import Erasure
+from facekeep.operations.people import Listed
+from facekeep.operations.status import SubjectInfo
+from facekeep.operations.transfer import BackupReport, RestoreReport
+
+__all__ = [
+    "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Gallery", "Identification", "Notice",
+    "Receipt", "Role", "Scope", "Threshold", "Vault", "Verification",
+]  # fmt: skip
+
+Progress = Callable[[int, int], None]
+Embedding = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer of ``identify``; ``score`` is the distance, and only there when it was asked for."""
+
+    subject: str
+    rank: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Candidates in rank order (none: unknown), grants compared and left out, the decision's id."""
+
+    candidates: tuple[Candidate, ...]
+    compared: int
+    excluded: int
+    decision: str
+    threshold: Threshold
+
+
+class Vault:
+    """An open vault and the principal who uses it."""
+
+    def __init__(self, core: Core, session: Session, extractor: Extractor | str | None) -> None:
+        """Use ``Vault.open`` or ``Vault.create``."""
+        self._core = core
+        self._session = session
+        self._extractor = extractor
+        self._galleries: dict[tuple[Scope, str, str], Gallery] = {}
+        self.token: str | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        root: str | None = None,
+        copies: Sequence[str | Path] = (),
+        region: str = "ZZ",
+        label: str = "first principal",
+        extractor: Extractor | str | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Make a vault and open it as its first principal, who has every role; the token is in ``.token``.
+
+        ``root`` is a root provider's URI, by default a file in the user's data directory. ``copies`` are
+        directories for live second copies of keys.db and log.db. ``region`` is where templates are processed.
+        Raises VaultExists, UsageError, StoreError; nothing is left behind then.
+        """
+        clock = clock or SystemClock()
+        plan = opening.Plan(Path(path), root, [Path(copy) for copy in copies], region, label)
+        token = opening.create(plan, clock)
+        vault = cls.open(path, token=token, extractor=extractor, clock=clock)
+        vault.token = token
+        return vault
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        token: str,
+        extractor: Extractor | str | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Open a vault as the principal of ``token``; finishes what a dead process left open.
+
+        Raises VaultNotFound, RootError, IntegrityError, NotAllowed.
+        """
+        core = opening.open_core(Path(path), clock or SystemClock())
+        try:
+            return cls(core, Session(core, token), extractor)
+        except BaseException:
+            core.close()
+            raise
+
+    def close(self) -> None:
+        """Zero and close every gallery and file."""
+        for gallery in self._galleries.values():
+            gallery.close()
+        self._galleries.clear()
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def vault_id(self) -> str:
+        """The vault's id, hex."""
+        return self._core.vault_id.hex()
+
+    @property
+    def region(self) -> str:
+        """Where this vault processes templates."""
+        return self._core.settings.region
+
+    @property
+    def extractor(self) -> Extractor:
+        """The extractor in use, loaded on first use; raises MissingDependency."""
+        if self._extractor is None or isinstance(self._extractor, str):
+            self._extractor = get_extractor(self._extractor)
+        return self._extractor
+
+    # Consent
+
+    def enroll(
+        self,
+        subject: str,
+        images: Sequence[ImageInput] = (),
+        *,
+        consent: Consent,
+        embeddings: npt.ArrayLike | None = None,
+        model: Model | None = None,
+        existing: Existing | str = Existing.REFUSE,
+    ) -> Receipt:
+        """Seal one subject's templates, once per scope of the consent; returns the subject's receipt.
+
+        Give photographs, or ``embeddings`` (k, d) with their ``model``. Raises UsageError, ImageError,
+        ConsentError, NotAllowed; nothing is enrolled then.
+        """
+        self._session.require(Action.ENROLL)
+        check_subject_id(subject)
+        enrolment = self.prepare(subject, images, consent=consent, embeddings=embeddings, model=model)
+        return self.enroll_many([enrolment], existing=existing)[0]
+
+    def prepare(
+        self,
+        subject: str,
+        images: Sequence[ImageInput] = (),
+        *,
+        consent: Consent,
+        embeddings: npt.ArrayLike | None = None,
+        model: Model | None = None,
+    ) -> Enrolment:
+        """Extract (or take) embeddings for ``enroll_many``; nothing is stored."""
+        if (embeddings is None) == (not images):
+            raise UsageError("give either photographs or embeddings")
+        if embeddings is None:
+            made = [self.extractor.extract(image) for image in images]
+            return Enrolment(subject, np.stack(made), self.extractor.model, consent)
+        model = model or self.extractor.model
+        array = np.atleast_2d(np.asarray(embeddings, np.float32))
+        for row in array:
+            model.check(row)
+        return Enrolment(subject, array, model, consent)
+
+    def enroll_many(
+        self, enrolments: Sequence[Enrolment], *, existing: Existing | str = Existing.REFUSE
+    ) -> list[Receipt]:
+        """Enrol many subjects in one durable operation: all of them, or none."""
+        return enrol.enroll(self._core, self._session, enrolments, Existing(existing))
+
+    def is_enrolled(self, subject: str, scopes: Sequence[Scope]) -> bool:
+        """Whether a subject has living grants for all these scopes (for resuming a bulk enrolment)."""
+        self._session.require(Action.ENROLL)
+        return enrol.has_grants(self._core, subject, scopes)
+
+    def grant(self, subject: str, consent: Consent) -> Receipt:
+        """Add scopes: opens a living grant once, under the new consent, and says so in the log."""
+        return enrol.grant(self._core, self._session, subject, consent)
+
+    def renew(self, subject: str, consent: Consent) -> Receipt:
+        """Give scopes new terms: a new slot each, the old ones shredded."""
+        return enrol.renew(self._core, self._session, subject, consent)
+
+    def withdraw(self, subject: str, scopes: Sequence[Scope]) -> Erasure:
+        """Destroy the keys of a subject's scopes; when it returns nothing opens them."""
+        return erase.withdraw(self._core, self._session, subject, scopes)
+
+    def shred(self, *subjects: str, progress: Progress | None = None) -> Erasure:
+        """Destroy every key of these subjects in one batch, in every copy and backup."""
+        return erase.shred(self._core, self._session, subjects, progress)
+
+    # Matching
+
+    def verify(
+        self,
+        subject: str,
+        probe: ImageInput | Embedding,
+        *,
+        model: Model | None = None,
+        threshold: Threshold | None = None,
+        region: str | None = None,
+        with_score: bool = False,
+    ) -> Verification:
+        """Compare a probe (a photograph, or an embedding of shape (d,)) with one subject, 1:1.
+
+        Raises Denied when the gate refuses: one answer for every reason, the reason is in the log.
+        """
+        raw = check_subject_id(subject)
+        vector, model = self._probe(probe, model)
+        threshold = self._threshold(model, threshold)
+        ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, region or self.region)
+        question = decide.Question(vector, model, threshold, ask)
+        answer, distance = decide.verify(self._core, self._session, raw, question)
+        return Verification(answer.match, answer.decision, threshold, distance) if with_score else answer
+
+    def identify(
+        self,
+        probe: ImageInput | Embedding,
+        top: int = 5,
+        *,
+        model: Model | None = None,
+        threshold: Threshold | None = None,
+        region: str | None = None,
+        with_score: bool = False,
+        progress: Progress | None = None,
+    ) -> Identification:
+        """Search everybody who consented to it, 1:N; keeps the opened gallery until ``close``."""
+        vector, model = self._probe(probe, model)
+        key = (Scope.IDENTIFY, model.id, region or self.region)
+        if key not in self._galleries:
+            self._galleries[key] = self.gallery(model=model, region=region, progress=progress)
+        threshold = self._threshold(model, threshold)
+        found = self._galleries[key].search(vector, threshold, top)
+        candidates = tuple(
+            Candidate(hit.subject, rank, hit.distance if with_score else None)
+            for rank, hit in enumerate(found.hits, 1)
+        )
+        return Identification(candidates, found.compared, found.excluded, found.decision, threshold)
+
+    def gallery(
+        self,
+        *,
+        model: Model | None = None,
+        region: str | None = None,
+        progress: Progress | None = None,
+    ) -> Gallery:
+        """Open a gallery for 1:N search; close it, or use it in a ``with`` statement."""
+        model = model or self.extractor.model
+        region = region or self.region
+        return Gallery(self._core, self._session, Scope.IDENTIFY, model, region, progress)
+
+    def _probe(self, probe: ImageInput | Embedding, model: Model | None) -> tuple[Embedding, Model]:
+        if isinstance(probe, np.ndarray):
+            model = model or self.extractor.model
+            return model.check(probe), model
+        if model is not None and model != self.extractor.model:
+            raise UsageError("a photograph is matched by the extractor's own model")
+        return self.extractor.extract(probe), self.extractor.model
+
+    @staticmethod
+    def _threshold(model: Model, threshold: Threshold | None) -> Threshold:
+        threshold = threshold or default_threshold(model)
+        if threshold.model_id != model.id:
+            raise UsageError("the threshold was measured for another model")
+        return threshold
+
+    # Operation
+
+    def backup(self, target: str | Path) -> BackupReport:
+        """Write a data backup (sealed templates and records only) while the vault is in use."""
+        return transfer.backup(self._core, self._session, Path(target))
+
+    def restore(
+        self, source: str | Path, *, progress: Progress | None = None, dry_run: bool = False
+    ) -> RestoreReport:
+        """Merge a data backup of any age: who was shredded does not return."""
+        return transfer.restore(self._core, self._session, Path(source), progress, dry_run=dry_run)
+
+    def subjects(self, *, due_within_ms: int | None = None) -> Iterator[SubjectInfo]:
+        """Yield subjects and their grants, or those with a grant that ends within a time."""
+        return status.subjects(self._core, self._session, due_within_ms=due_within_ms)
+
+    def status(self) -> JsonObject:
+        """State of the vault, with warnings and their remedies."""
+        return status.status(self._core, self._session)
+
+    def decision(self, identity: str) -> JsonObject:
+        """Log entry behind a decision id, with its reason."""
+        return status.decision(self._core, self._session, identity)
+
+    def check(self, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
+        """Verify everything that can be verified; opens no template."""
+        return checking.check(self._core, self._session, progress)
+
+    def repair_index(self) -> int:
+        """Rebuild the subject index from the sealed records; returns its rows."""
+        return checking.repair_index(self._core, self._session)
+
+    def accept_clock(self) -> tuple[int, int]:
+        """Accept the present time though the log has seen a later one; see ``facekeep clock``."""
+        return clockwork.accept_clock(self._core, self._session)
+
+    def add_principal(self, label: str, roles: Sequence[Role]) -> tuple[str, str]:
+        """(id, token) of a new principal; the token is shown once and kept nowhere."""
+        return people.add_principal(self._core, self._session, label, frozenset(roles))
+
+    def principals(self) -> list[Listed]:
+        """Every principal."""
+        return people.list_principals(self._core, self._session)
+
+    def revoke_principal(self, identity: str) -> int:
+        """Shred a principal's record; returns the log index of the intent."""
+        return people.revoke_principal(self._core, self._session, identity)
+
+    def whoami(self) -> tuple[str, str, tuple[str, ...]]:
+        """(id, label, roles) of the principal in use."""
+        if not self._session.roles:
+            raise NotAllowed("the token's principal is unknown or revoked in this vault")
+        return self._session.by, self._session.label, self._session.roles
