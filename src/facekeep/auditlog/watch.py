@@ -37,7 +37,7 @@ class Watch:
         self._stopped: FacekeepError | None = None
 
     def alive(self) -> None:
-        """Raise if the log stopped answering, or one of its files was removed or replaced."""
+        """Raise if the log stopped answering, or log.db was removed or replaced."""
         if self._stopped is not None:
             raise type(self._stopped)(
                 f"the log stopped answering: {self._stopped}",
@@ -45,6 +45,14 @@ class Watch:
             ) from self._stopped
         try:
             self._database.check_identity()
+        except IntegrityError as error:
+            self.stop(error)
+            raise
+
+    def writable(self) -> None:
+        """``alive``, and what is about to be appended will be seen by others: before every commit."""
+        self.alive()
+        try:
             if self._sidecars is not None:
                 self._sidecars.check()
         except IntegrityError as error:

@@ -53,7 +53,7 @@ class Writer:
         A failure other than a lock timeout stops the log: whether the batch is on disk is then unknown.
         """
         with self.exclusive:
-            self._watch.alive()
+            self._watch.writable()
             self._begin()
             try:
                 self._append(batch)

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, encode_trusted
+from facekeep.formats.entryrules import INDEX_MASK, SAFE, validate
+from facekeep.formats.ids import BRANCH_SLOTS, TAG_LEN
 
+_SHAPES = 4096
+_shapes: set[tuple[object, ...]] = set()  # words of verify decisions that ``validate`` has passed
 _DECISION_END = b',"type":"decision","v":1}'
 _DECISION_ALLOWED = b'{"allow":true,'
 
@@ -30,8 +34,11 @@ def decision_verify(
     match: bool | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Make a 1:1 decision; reason ``ok`` allows, any other denies. ``threshold_e6``: distance times 10^6."""
-    return {
+    """Make a 1:1 decision; reason ``ok`` allows, any other denies. ``threshold_e6``: distance times 10^6.
+
+    Raises FormatError for what the log must not hold, a caller's malformed region or model included.
+    """
+    entry: JsonObject = {
         "allow": reason == "ok",
         "by": by,
         "candidates": None,
@@ -52,6 +59,24 @@ def decision_verify(
         "type": "decision",
         "v": 1,
     }
+    shape = (by, reason, scope, region, model, threshold_e6 is None, tag is None, slot is None, match)
+    if shape not in _shapes or nonce is not None:
+        validate(entry)
+        if len(_shapes) >= _SHAPES:
+            _shapes.clear()
+        _shapes.add(shape)
+    elif not (
+        _is_count(time_ms)
+        and (threshold_e6 is None or _is_count(threshold_e6))
+        and (slot is None or (_is_count(slot) and slot & INDEX_MASK < BRANCH_SLOTS))
+        and (tag is None or len(tag) == TAG_LEN)
+    ):
+        validate(entry)
+    return entry
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < SAFE
 
 
 def decision_identify(
@@ -69,9 +94,12 @@ def decision_identify(
     excluded: int | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Make a 1:N decision; ``candidates`` are the slots answered in rank order, None on a denial."""
+    """Make a 1:N decision; ``candidates`` are the slots answered in rank order, None on a denial.
+
+    Raises FormatError for what the log must not hold.
+    """
     result = None if candidates is None else "match" if candidates else "no_match"
-    return {
+    entry: JsonObject = {
         "allow": reason == "ok",
         "by": by,
         "candidates": None if candidates is None else list(candidates),
@@ -92,10 +120,11 @@ def decision_identify(
         "type": "decision",
         "v": 1,
     }
+    return validate(entry)
 
 
 def decision_body(entry: JsonObject) -> bytes:
-    """Bytes of a decision our own builder made from checked parts: the hot path, nothing is checked."""
+    """Return the canonical bytes of a decision that a builder here made: it is not checked again."""
     return encode_trusted(entry)
 
 

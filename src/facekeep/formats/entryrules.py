@@ -22,7 +22,7 @@ Check: TypeAlias = Callable[[object, str], None]
 SAFE: Final = 2**53
 VOIDS_PER_ENTRY: Final = 400
 TERMS_LEN: Final = 88
-_INDEX_MASK: Final = (1 << SLOT_BITS) - 1
+INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 
 
 class Reason(StrEnum):
@@ -121,7 +121,7 @@ def _record(fields: Mapping[str, Check]) -> Check:
 
 
 def _slot(value: object, key: str) -> None:
-    if type(value) is not int or not 0 <= value < SAFE or (value & _INDEX_MASK) >= BRANCH_SLOTS:
+    if type(value) is not int or not 0 <= value < SAFE or (value & INDEX_MASK) >= BRANCH_SLOTS:
         raise FormatError(f"a log entry's {key} is not a slot id")
 
 
@@ -140,7 +140,7 @@ def _ranges(value: object, key: str) -> None:
         if type(item) is not list or len(item) != 2 or type(item[1]) is not int:  # noqa: PLR2004 - a pair
             raise FormatError(f"a log entry's {key} has an element that is not [first, count]")
         _slot(item[0], key)
-        if item[1] < 1 or (item[0] & _INDEX_MASK) + item[1] > BRANCH_SLOTS or item[0] <= end:
+        if item[1] < 1 or (item[0] & INDEX_MASK) + item[1] > BRANCH_SLOTS or item[0] <= end:
             raise FormatError(f"a log entry's {key} are not ascending, apart and inside a branch")
         end = item[0] + item[1]
 

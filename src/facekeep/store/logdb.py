@@ -62,8 +62,9 @@ def read_head(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
 
 
 def write_head(connection: sqlite3.Connection, body: bytes, mac: bytes) -> None:
-    """Store the head."""
-    connection.execute("INSERT OR REPLACE INTO head (id, body, mac) VALUES (1, ?, ?)", (body, mac))
+    """Store the head. An UPDATE is the hot path: a REPLACE costs twice as much."""
+    if connection.execute("UPDATE head SET body = ?, mac = ? WHERE id = 1", (body, mac)).rowcount == 0:
+        connection.execute("INSERT INTO head (id, body, mac) VALUES (1, ?, ?)", (body, mac))
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Iterable[Sequence[object]]) -> None:
