@@ -78,6 +78,14 @@ class FileProvider(RootProvider):
             finally:
                 os.close(descriptor)
 
+    def unprovision(self) -> None:
+        """Erase both slots and remove the file."""
+        for candidate in self.candidates():
+            self.drop(candidate.fingerprint)
+        with _writing(self.path):
+            self.path.unlink()
+            fsync_directory(self.path.parent)
+
     def candidates(self) -> tuple[Candidate, ...]:
         """Roots in readable slots, the current one first. open(O_RDONLY|O_NOFOLLOW), flock, pread x 2."""
         with self._opened(write=False) as descriptor:

@@ -85,6 +85,10 @@ class RootProvider(abc.ABC):
         """Take the first root as current. Never overwrites: raises VaultExists."""
 
     @abc.abstractmethod
+    def unprovision(self) -> None:
+        """Undo ``provision`` of a moment ago: destroy everything held. Only for a creation that failed."""
+
+    @abc.abstractmethod
     def candidates(self) -> tuple[Candidate, ...]:
         """Every root held, each once."""
 

@@ -14,11 +14,12 @@ from facekeep.access.session import Session, load_principal
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import SLOT_BITS
+from facekeep.keys.verify import verify_tree
 from facekeep.operations.rows import living
 from facekeep.operations.transfer import missing_slots
 from facekeep.store.vaultdb import GrantRow
 
+_KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,7 +78,8 @@ def _guarded(report: CheckReport, file: str, work: Callable[[], None]) -> None:
 
 def _check_keys(core: Core, view: View, report: CheckReport) -> None:
     core.keys.integrity()
-    view.tree.verify()
+    for problem in verify_tree(view.tree, core.keys):
+        report.findings.append(Finding("keys.db", problem, _KEYS_NEXT))
     for damage in view.tree.damage:
         report.findings.append(
             Finding("keys.db", damage, "its twin is whole; any shred or root rotation writes both anew")

@@ -170,10 +170,23 @@ class KeysStore:
 
         self._write(apply)
 
+    def node_count(self) -> int:
+        """Count the stored node rows."""
+        return int(self._read("SELECT count(*) FROM node")[0][0])
+
     def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """(keyed hash, sealed value) of every row."""
         for row_key, sealed in self._read("SELECT hash, sealed FROM subject_index ORDER BY hash"):
             yield blob_value(row_key), blob_value(sealed)
+
+    def node_count(self) -> int:
+        """Count the stored node rows."""
+        return int(self._read("SELECT count(*) FROM node")[0][0])
+
+    def index_rows(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(keyed hash, sealed value) of every row, by hash."""
+        rows = self._read("SELECT hash, sealed FROM subject_index ORDER BY hash")
+        return tuple((blob_value(row[0]), blob_value(row[1])) for row in rows)
 
     def index_count(self) -> int:
         """Count the rows of the subject index."""

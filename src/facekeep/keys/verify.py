@@ -1,0 +1,48 @@
+"""Opening every stored node of the tree, for ``facekeep check`` (SPEC.md §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from facekeep.errors import FacekeepError
+from facekeep.formats.ids import FANOUT
+from facekeep.formats.nodes import LEAF_LEVEL
+from facekeep.keys.tree import KeyTree
+from facekeep.store.keysdb import KeysStore
+
+
+def verify_tree(tree: KeyTree, store: KeysStore) -> Iterator[str]:
+    """Yield what is wrong: nodes that do not open, twins that differ, rows that belong to no node."""
+    top = store.read_top()
+    if top[0] != top[1]:
+        yield "the two copies of the root node differ"
+    rows = 0
+    for _, branch, _ in tree.branches():
+        twins = [row for row in store.read_node(branch, 1, 0) if row is not None]
+        rows += len(twins)
+        if twins and (len(twins) == 1 or twins[0] != twins[1]):
+            yield f"the two copies of branch node {branch} differ"
+        for problem in _verify_below(tree, branch, 1, 0):
+            if problem is None:
+                rows += 1
+            else:
+                yield problem
+    strays = store.node_count() - rows
+    if strays > 0:
+        yield f"{strays} node rows belong to no node of the tree"
+
+
+def _verify_below(tree: KeyTree, branch: int, level: int, index: int) -> Iterator[str | None]:
+    """Yield None for each stored node below that opens, a problem for each that does not."""
+    try:
+        node = tree.node(branch, level, index, keep=level < LEAF_LEVEL)
+    except FacekeepError as error:
+        yield str(error)
+        return
+    if level > 1:
+        yield None
+    if node is None or level == LEAF_LEVEL:
+        return
+    for child in range(FANOUT):
+        if node.is_stored(child):
+            yield from _verify_below(tree, branch, level + 1, index * FANOUT + child)
