@@ -7,6 +7,7 @@ RFC 8785; the tests hold it against the rfc8785 package.
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring
 from typing import TypeAlias, cast
 
 from facekeep.errors import FormatError
@@ -30,6 +31,14 @@ def encode_trusted(value: JsonObject) -> bytes:
         return _encode(value).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise FormatError("a value cannot be written as canonical JSON") from error
+
+
+def encode_text(text: str) -> bytes:
+    """Encode one string, quotes included; raises FormatError for lone surrogates."""
+    try:
+        return encode_basestring(text).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise FormatError("a text is not valid Unicode") from error
 
 
 def loads(data: bytes) -> JsonObject:

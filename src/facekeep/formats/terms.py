@@ -6,6 +6,7 @@ import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -122,6 +123,7 @@ class Terms:
             raise FormatError("a record digest is not 32 bytes")
 
 
+@lru_cache(maxsize=256)
 def check_regions(regions: tuple[str, ...]) -> None:
     """Raise FormatError unless 1 to 16 region codes, sorted and unique."""
     if not 1 <= len(regions) <= LIMITS.regions or list(regions) != sorted(set(regions)):

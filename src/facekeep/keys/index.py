@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from facekeep.crypto import primitives as p
 from facekeep.store.keysdb import KeysStore
 
@@ -33,6 +35,12 @@ class SubjectIndex:
         hashed = self.hash(subject)
         sealed = self._store.index_get(hashed)
         return None if sealed is None else self.open(hashed, sealed)
+
+    def lookup_many(self, subjects: Sequence[bytes]) -> list[bytes | None]:
+        """Tags of many subjects, in order; raises IntegrityError as ``lookup``."""
+        hashes = [self.hash(subject) for subject in subjects]
+        found = self._store.index_get_many(hashes)
+        return [None if sealed is None else self.open(row, sealed) for row, sealed in zip(hashes, found, strict=True)]
 
     def open(self, hashed: bytes, sealed: bytes) -> bytes:
         """Tag in a row; raises IntegrityError."""

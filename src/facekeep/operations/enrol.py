@@ -111,17 +111,31 @@ def enroll(
         now = core.clock.now_ms()
         if len({each.subject for each in enrolments}) != len(enrolments):
             raise UsageError("a subject stands twice in one enrolment")
+        subjects = [check_subject_id(each.subject) for each in enrolments]
+        settled = {
+            consent: consent.settled(now, core.settings.region)
+            for consent in {each.consent for each in enrolments}
+        }
+        tags = core.index.lookup_many(subjects)
         with contextlib.ExitStack() as cleanup:
-            prepared = [_prepare(core, view, each, existing, now, cleanup) for each in enrolments]
+            prepared = [
+                _prepare(core, view, each, subject, settled[each.consent], tag, existing, now, cleanup)
+                for each, subject, tag in zip(enrolments, subjects, tags, strict=True)
+            ]
             return _carry_out(core, view, session, "enroll", prepared)
 
 
 def _prepare(
-    core: Core, view: View, what: Enrolment, existing: Existing, now: int, cleanup: contextlib.ExitStack
+    core: Core,
+    view: View,
+    what: Enrolment,
+    subject: bytes,
+    consent: Consent,
+    tag: bytes | None,
+    existing: Existing,
+    now: int,
+    cleanup: contextlib.ExitStack,
 ) -> _Prepared:
-    subject = check_subject_id(what.subject)
-    consent = what.consent.settled(now, core.settings.region)
-    tag = core.index.lookup(subject)
     grants = [] if tag is None else living_of(core, view, tag)
     index_row = None
     if tag is None or not grants:

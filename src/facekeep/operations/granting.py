@@ -57,18 +57,19 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     raw = keys.tobytes()
     slot_keys = [raw[at : at + p.KEY_LEN] for at in range(0, len(raw), p.KEY_LEN)]
     ids = [p.random_bytes(GRANT_ID_LEN) for _ in slots]
-    items = [
-        _item(core, grant, slot, key, grant_id)
-        for grant, slot, key, grant_id in zip(batch.grants, slots, slot_keys, ids, strict=True)
+    keyed = [
+        core.sealer.keys(key, slot, grant_id)
+        for slot, key, grant_id in zip(slots, slot_keys, ids, strict=True)
     ]
+    packed = [grant.terms.pack() for grant in batch.grants]
+    places = list(zip(batch.grants, slots, ids, keyed, packed, strict=True))
+    items = [_item(*place) for place in places]
     now = core.clock.now_ms()
     first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
     reached("grant.announced")
     rows = [
-        core.sealer.seal_grant(
-            key, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
-        )
-        for grant, slot, key, grant_id in zip(batch.grants, slots, slot_keys, ids, strict=True)
+        core.sealer.seal_grant(pair, slot, grant_id, grant.tag, grant.model, terms, grant.templates(), grant.record)
+        for grant, slot, grant_id, pair, terms in places
     ]
     if batch.index_rows:
         core.keys.index_put_many(batch.index_rows)
@@ -79,13 +80,13 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     return rows
 
 
-def _item(core: Core, grant: NewGrant, slot: int, key: bytes, grant_id: bytes) -> JsonObject:
+def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes], packed: bytes) -> JsonObject:
     return entries.grant_item(
         slot=slot,
         grant=grant_id,
         tag=grant.tag,
-        commitment=core.sealer.keys(key, slot, grant_id)[1],
-        terms=grant.terms.pack(),
+        commitment=pair[1],
+        terms=packed,
         model=grant.model,
         source=grant.source,
     )

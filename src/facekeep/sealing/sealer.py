@@ -24,6 +24,7 @@ KIND_RECORD: Final = b"\2"
 KIND_PRINCIPAL: Final = b"\3"
 RECORD_SALT_LEN: Final = 32
 _SUITE: Final = p.SUITE.to_bytes(2, "big")
+_DIGEST: Final = slice(56, TERMS_LEN)
 _NO_TAG: Final = bytes(32)
 _NO_TERMS: Final = bytes(TERMS_LEN)
 
@@ -61,30 +62,27 @@ class Sealer:
 
     def seal_grant(
         self,
-        slot_key: bytes,
+        keys: tuple[bytes, bytes],
         slot: int,
         grant_id: bytes,
         tag: bytes,
         model: str,
-        terms: Terms,
+        terms: bytes,
         templates: memoryview,
         record: bytes,
     ) -> GrantRow:
-        """Seal one grant.
+        """Seal one grant under ``keys(...)`` of its slot; ``terms`` are packed.
 
         ``templates`` is little-endian float32 of count x dimension, ``record`` its plaintext. Raises
         FormatError when shapes or the record digest disagree with the terms.
         """
-        if templates.nbytes != 4 * terms.count * terms.dimension or terms.record_digest != p.sha256(record):
+        if templates.nbytes != 4 * _elements(terms) or terms[_DIGEST] != p.sha256(record):
             raise FormatError("terms do not describe what is being sealed")
-        packed = terms.pack()
-        key, commitment = self.keys(slot_key, slot, grant_id)
-        tail = slot.to_bytes(8, "big") + grant_id + tag + packed + _lp(check_model_id(model))
+        key, commitment = keys
+        tail = slot.to_bytes(8, "big") + grant_id + tag + terms + _lp(check_model_id(model))
         sealed = p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail)
         record_aad = self._aad_prefixes[KIND_RECORD] + tail + p.sha256(sealed)
-        return GrantRow(
-            slot, grant_id, tag, model, packed, commitment, sealed, p.seal(key, record, record_aad)
-        )
+        return GrantRow(slot, grant_id, tag, model, terms, commitment, sealed, p.seal(key, record, record_aad))
 
     def row_key(self, slot_key: bytes, row: GrantRow) -> bytes:
         """Encryption key of a row; raises IntegrityError when its commitment is another's."""
@@ -141,6 +139,10 @@ class Sealer:
                 _lp(row.model),
             )
         )
+
+
+def _elements(terms: bytes) -> int:
+    return int.from_bytes(terms[52:54], "big") * int.from_bytes(terms[54:56], "big")
 
 
 def _lp(text: str) -> bytes:

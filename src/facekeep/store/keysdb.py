@@ -21,6 +21,7 @@ from facekeep.store.keysrows import (
     DROP_PRINCIPAL,
     MIGRATIONS,
     PUT_INDEX,
+    SELECT_INDEX,
     SELECT_PRINCIPAL,
     STEP,
     NodeDrop,
@@ -147,8 +148,16 @@ class KeysStore:
 
     def index_get(self, row_key: bytes) -> bytes | None:
         """Sealed value under a keyed hash (32 bytes), or None."""
-        row = self._one("SELECT sealed FROM subject_index WHERE hash = ?", (row_key,))
+        row = self._one(SELECT_INDEX, (row_key,))
         return None if row is None else blob_value(row[0])
+
+    def index_get_many(self, row_keys: Sequence[bytes]) -> list[bytes | None]:
+        """Sealed values under many keyed hashes, in order; None where there is none."""
+        self._primary.check_identity()
+        with translated(self._primary.name):
+            execute = self._primary.connection().execute
+            rows = [execute(SELECT_INDEX, (row_key,)).fetchone() for row_key in row_keys]
+        return [None if row is None else blob_value(row[0]) for row in rows]
 
     def index_put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand."""

@@ -101,6 +101,7 @@ _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
+SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
 SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
 
 
