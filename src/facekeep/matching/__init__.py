@@ -1,0 +1,1 @@
+"""Extractors, models, thresholds, galleries."""

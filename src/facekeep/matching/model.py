@@ -1,0 +1,106 @@
+"""Models, reference templates and distances. Models never mix, and no dimension is hard-coded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.errors import UsageError
+from facekeep.formats.ids import check_model_id
+from facekeep.limits import LIMITS
+
+Metric: TypeAlias = Literal["l2", "cosine"]
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+_NAME = re.compile(r"[a-z0-9._:-]+\Z")
+_ROWS: Final = 65_536  # rows compared at a time: 32 MiB of differences at 128 dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What made an embedding: ``dimension`` components, compared by ``metric``.
+
+    ``l2`` is the Euclidean distance, ``cosine`` one minus the cosine similarity. A service that brings its
+    own embeddings names its model ``raw:...``.
+    """
+
+    name: str
+    version: str
+    dimension: int
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a log entry; raises UsageError."""
+        if not _NAME.match(self.name) or not _NAME.match(self.version) or len(self.id) > 40:  # noqa: PLR2004 - SPEC.md §2
+            raise UsageError("a model's name and version are up to 39 characters of a-z 0-9 . _ : -")
+        check_model_id(self.id)
+        if not 1 <= self.dimension <= LIMITS.dimension:
+            raise UsageError(f"a model has 1 to {LIMITS.dimension} dimensions")
+        if self.metric not in ("l2", "cosine"):
+            raise UsageError("a model's metric is l2 or cosine")
+
+    @property
+    def id(self) -> str:
+        """``name/version``: what stands in rows, associated data and log entries."""
+        return f"{self.name}/{self.version}"
+
+    def check(self, vector: npt.ArrayLike) -> Floats:
+        """Return one embedding as float32 of shape (d,); raises UsageError for anything else."""
+        return np.asarray(self.check_many(np.asarray(vector)[None])[0])
+
+    def check_many(self, vectors: npt.ArrayLike) -> Floats:
+        """Return embeddings as float32 of shape (n, d): finite, of this dimension, none of them zero."""
+        array = np.asarray(vectors)
+        if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004
+            raise UsageError(f"an embedding of {self.id} is {self.dimension} numbers")
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, np.float32)
+            norms = np.einsum("ij,ij->i", array, array, dtype=np.float64)
+        if not np.isfinite(norms).all() or (norms == 0).any():
+            raise UsageError("an embedding has a number that is not finite, or is zero throughout")
+        return array
+
+
+def mean_template(model: Model, templates: Floats) -> Floats:
+    """Mean of (k, d) templates as (d,): arithmetic for l2; for cosine of unit vectors, of unit length."""
+    wide = templates.astype(np.float64)
+    if model.metric == "cosine":
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    mean = wide.mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if length == 0:
+        raise UsageError("the photographs of one subject cancel each other out")
+    return np.asarray(mean / length if model.metric == "cosine" else mean, np.float32)
+
+
+def reference_stack(model: Model, templates: Floats) -> Floats:
+    """Return what is sealed for (k, d) templates: itself for one, else (k + 1, d) with the mean in row 0.
+
+    Row 0 is the reference and is compared alone, so that a threshold means the same for every subject.
+    """
+    checked = model.check_many(templates)
+    if len(checked) == 1:
+        return checked
+    return np.concatenate((mean_template(model, checked)[None], checked))
+
+
+def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
+    """Distance of a probe (d,) to each row of a gallery (n, d): float32 of shape (n,), exact, in chunks.
+
+    L2 sums squared differences: the expansion |a|^2 - 2ab + |b|^2 is faster but loses every digit for near
+    duplicates, which are the matches.
+    """
+    out = np.empty(len(gallery), np.float32)
+    for start in range(0, len(gallery), _ROWS):
+        rows = gallery[start : start + _ROWS]
+        if model.metric == "l2":
+            gaps = rows - probe
+            out[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", gaps, gaps))
+        else:
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.sqrt(probe @ probe)
+            out[start : start + _ROWS] = 1 - (rows @ probe) / lengths
+    return out

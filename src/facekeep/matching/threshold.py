@@ -1,0 +1,86 @@
+"""Thresholds with their evidence.
+
+There is no bare float in the API: a number without its model, its data and its error rates says nothing
+about who is let in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib import resources
+from typing import Self, cast
+
+from facekeep.errors import UsageError
+from facekeep.formats.canonical import JsonValue
+from facekeep.matching.model import Metric, Model
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A distance up to which two embeddings count as one person's, and what that costs.
+
+    ``target_fmr`` and ``fmr`` are false match rates, ``fnmr`` the false non-match rate at ``value``, each of
+    single comparisons on ``dataset``; the interval is a 95 % bootstrap over identities, because pairs that
+    share a person are not independent (ISO/IEC 19795-1 §B; see benchmarks/calibrate_thresholds.py).
+    """
+
+    model_id: str
+    metric: Metric
+    value: float
+    target_fmr: float
+    fmr: float
+    fmr_low: float
+    fmr_high: float
+    fnmr: float
+    dataset: str
+    identities: int
+    impostor_pairs: int
+    genuine_pairs: int
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a threshold without evidence."""
+        rates = (self.target_fmr, self.fmr, self.fmr_low, self.fmr_high, self.fnmr)
+        if not math.isfinite(self.value) or self.value < 0 or not all(0 <= rate <= 1 for rate in rates):
+            raise UsageError("a threshold's value or rates are out of range")
+        if not self.dataset or self.impostor_pairs < 1 or self.genuine_pairs < 1:
+            raise UsageError("a threshold needs its evidence: the data set and the pairs it was measured on")
+
+    def matches(self, distance: float) -> bool:
+        """Whether a distance is a match. Not-a-number never is."""
+        return distance <= self.value
+
+    def to_json(self) -> dict[str, JsonValue | float]:
+        """Return every field."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read ``to_json`` back; raises UsageError unless there is every field and no other."""
+        if not isinstance(value, dict) or value.keys() != {field.name for field in fields(cls)}:
+            raise UsageError("a threshold lacks a field, or has one that is unknown")
+        kinds = {"str": str, "int": int, "float": (int, float), "Metric": str}
+        for field in fields(cls):
+            if not isinstance(value[field.name], kinds[str(field.type)]) or value[field.name] is True:  # type: ignore[arg-type] # a tuple of types is one too
+                raise UsageError(f"a threshold's {field.name} is of the wrong type")
+        return cls(**value)
+
+
+@cache
+def _packaged() -> dict[str, Threshold]:
+    text = resources.files(__package__).joinpath("thresholds.json").read_text(encoding="utf-8")
+    found = [Threshold.from_json(each) for each in cast("list[object]", json.loads(text))]
+    return {each.model_id: each for each in found}
+
+
+def default_threshold(model: Model) -> Threshold:
+    """Threshold calibrated for a model at FMR 0.1 %; raises UsageError for a model that has none."""
+    threshold = _packaged().get(model.id)
+    if threshold is None:
+        raise UsageError(
+            f"there is no calibrated threshold for the model {model.id}",
+            next="pass a Threshold with the evidence of your own measurement",
+        )
+    return threshold
