@@ -12,7 +12,6 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, IntegrityError, SlotDead
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import SLOT_BITS
 from facekeep.formats.terms import Scope, Terms, covering_regions
 from facekeep.limits import LIMITS
 from facekeep.sealing.permit import Permit, mint

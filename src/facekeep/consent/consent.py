@@ -125,16 +125,13 @@ def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) 
 
     The parts that many subjects share are encoded once: enrolment in bulk spends its time here.
     """
-    body = (
-        b'{"consent":%b,"created_at_ms":%d,"images":%d,"model":%b,"salt":"%b","subject":%b,"v":1}'
-        % (
-            _consent_part(consent, scope),
-            now_ms,
-            holding.images,
-            _model_part(holding.model, holding.metric, holding.dimension),
-            holding.salt.hex().encode("ascii"),
-            encode_text(holding.subject),
-        )
+    body = b'{"consent":%b,"created_at_ms":%d,"images":%d,"model":%b,"salt":"%b","subject":%b,"v":1}' % (
+        _consent_part(consent, scope),
+        now_ms,
+        holding.images,
+        _model_part(holding.model, holding.metric, holding.dimension),
+        holding.salt.hex().encode("ascii"),
+        encode_text(holding.subject),
     )
     plain = p.random_bytes(p.KEY_LEN) + body
     terms = Terms(

@@ -40,7 +40,10 @@ class SubjectIndex:
         """Tags of many subjects, in order; raises IntegrityError as ``lookup``."""
         hashes = [self.hash(subject) for subject in subjects]
         found = self._store.index_get_many(hashes)
-        return [None if sealed is None else self.open(row, sealed) for row, sealed in zip(hashes, found, strict=True)]
+        return [
+            None if sealed is None else self.open(row, sealed)
+            for row, sealed in zip(hashes, found, strict=True)
+        ]
 
     def open(self, hashed: bytes, sealed: bytes) -> bytes:
         """Tag in a row; raises IntegrityError."""

@@ -22,15 +22,14 @@ from facekeep.access.gate import admit, permit_gallery
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
-from facekeep.auditlog.setdigest import SetDigest
-from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import Denied, FacekeepError, IntegrityError, SlotDead, StoreError, UsageError
 from facekeep.formats import decisions, entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges
+from facekeep.formats.ids import from_ranges
 from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
 from facekeep.limits import LIMITS
+from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model, distances
 from facekeep.matching.threshold import Threshold
 from facekeep.sealing.bulk import open_references
@@ -40,7 +39,6 @@ Progress = Callable[[int, int], None]
 ATTEMPTS = 64
 _CHUNK = 4_096
 _WATCH_S = 0.4
-_FOREVER = 2**53
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
 
@@ -67,18 +65,24 @@ class Gallery:
     """Opened reference templates of one scope and model, for one principal. A context manager."""
 
     def __init__(
-        self, core: Core, session: Session, scope: Scope, model: Model, region: str, progress: Progress | None = None
+        self,
+        core: Core,
+        session: Session,
+        scope: Scope,
+        model: Model,
+        region: str,
+        progress: Progress | None = None,
     ) -> None:
         """Open every grant that is valid now; raises Denied when the principal may not."""
         self._core, self._session = core, session
         self.scope, self.model, self.region = scope, model, region
         self._guard = threading.RLock()
-        self._rows = _Rows(model.dimension)
+        self._rows = Matrix(model.dimension)
         self._closed = False
         self._seen = 0
         self._control_seq = -1
         self._excluded: set[int] = set()
-        self._wake_ms = _FOREVER
+        self._wake_ms = FOREVER
         view = core.view()
         self._admit(view)
         self._reload(view, progress)
@@ -97,9 +101,7 @@ class Gallery:
         """Whether the operating system locked the memory (RLIMIT_MEMLOCK)."""
         return self._rows.locked
 
-    def search(
-        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
-    ) -> SearchResult:
+    def search(self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> SearchResult:
         """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
 
         ``probe`` is float32 of shape (d,). Raises Denied; after that nothing was answered.
@@ -152,16 +154,18 @@ class Gallery:
         """Close."""
         self.close()
 
-    def _scan(
-        self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
-    ) -> list[Hit]:
+    def _scan(self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> list[Hit]:
         """Hits in rank order. A record that does not open fails the whole search: no match is hidden."""
         if not self._rows.count:
             return []
         found = distances(self.model, probe, self._rows.matrix)
         near = np.flatnonzero(found <= threshold.value + _SLACK)
         order = near[np.lexsort((self._rows.slots[near], found[near]))]
-        best = [(int(self._rows.slots[at]), float(found[at])) for at in order if threshold.matches(float(found[at]))]
+        best = [
+            (int(self._rows.slots[at]), float(found[at]))
+            for at in order
+            if threshold.matches(float(found[at]))
+        ]
         return [Hit(slot, self._subject(view, slot), distance) for slot, distance in best[:top]]
 
     def _subject(self, view: View, slot: int) -> str:
@@ -201,7 +205,7 @@ class Gallery:
         )
         seq = view.head.control_seq
         with contextlib.suppress(ControlMoved):
-            index = self._core.log.decide(entry, control_seq=seq, valid_until_ms=_FOREVER, allow=False)
+            index = self._core.log.decide(entry, control_seq=seq, valid_until_ms=FOREVER, allow=False)
             raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
         raise Denied
 
@@ -245,7 +249,7 @@ class Gallery:
     def _reload(self, view: View, progress: Progress | None) -> None:
         self._rows.clear()
         self._excluded.clear()
-        self._wake_ms = _FOREVER
+        self._wake_ms = FOREVER
         total = self._core.data.count()
         done = 0
         for branch in view.branches_of(self.scope):
@@ -287,115 +291,6 @@ class Gallery:
         self._excluded.update(failed)
 
 
-class _Rows:
-    """The matrix and what belongs to each of its rows; dense, in no order."""
-
-    def __init__(self, dimension: int) -> None:
-        self.dimension = dimension
-        self.count = 0
-        self.digest = SetDigest()
-        self._buffer = LockedBuffer(0)
-        self._capacity = 0
-        self._slots = np.empty(0, np.int64)
-        self._expires = np.empty(0, np.int64)
-        self._tags = np.empty((0, TAG_LEN), np.uint8)
-        self._grants = np.empty((0, GRANT_ID_LEN), np.uint8)
-        self._where: dict[int, int] = {}
-
-    def __contains__(self, slot: int) -> bool:
-        return slot in self._where
-
-    @property
-    def locked(self) -> bool:
-        return self._buffer.locked
-
-    @property
-    def matrix(self) -> npt.NDArray[np.float32]:
-        return self._whole()[: self.count]
-
-    @property
-    def slots(self) -> npt.NDArray[np.int64]:
-        return self._slots[: self.count]
-
-    @property
-    def tags(self) -> npt.NDArray[np.uint8]:
-        return self._tags[: self.count]
-
-    def known(self) -> list[int]:
-        return list(self._where)
-
-    def first_expiry(self) -> int:
-        return int(self._expires[: self.count].min()) if self.count else _FOREVER
-
-    def add(
-        self, rows: Sequence[GrantRow], expires: npt.NDArray[np.int64], fill: Callable[[memoryview], list[int]]
-    ) -> list[int]:
-        """Append rows, filled in place by ``fill``; returns the slots that failed."""
-        self._reserve(self.count + len(rows))
-        start, end = self.count, self.count + len(rows)
-        width = 4 * self.dimension
-        failed = [rows[at].slot for at in fill(self._buffer.view[start * width : end * width])]
-        self._slots[start:end] = [row.slot for row in rows]
-        self._expires[start:end] = expires
-        self._tags[start:end] = np.frombuffer(b"".join(row.tag for row in rows), np.uint8).reshape(-1, TAG_LEN)
-        ids = np.frombuffer(b"".join(row.grant_id for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
-        self._grants[start:end] = ids
-        self._where.update((row.slot, start + at) for at, row in enumerate(rows))
-        self.digest.add_many([row.slot for row in rows], [row.grant_id for row in rows])
-        self.count = end
-        self.drop(failed)
-        return failed
-
-    def drop(self, slots: Sequence[int]) -> None:
-        """Remove rows: the last row takes the place, and its old place is zeroed."""
-        matrix = self._whole()
-        for slot in slots:
-            at = self._where.pop(slot, None)
-            if at is None:
-                continue
-            self.digest.remove(slot, self._grants[at].tobytes())
-            last = self.count - 1
-            if at != last:
-                for column in (matrix, self._slots, self._expires, self._tags, self._grants):
-                    column[at] = column[last]
-                self._where[int(self._slots[at])] = at
-            matrix[last] = 0
-            self.count = last
-
-    def drop_expired(self, now_ms: int, excluded: set[int]) -> None:
-        gone = self.slots[self._expires[: self.count] <= now_ms].tolist()
-        self.drop(gone)
-        excluded.update(gone)
-
-    def clear(self) -> None:
-        self._buffer.wipe()
-        self._where.clear()
-        self.digest = SetDigest()
-        self.count = 0
-
-    def close(self) -> None:
-        self.clear()
-        self._buffer.close()
-        self._buffer, self._capacity = LockedBuffer(0), 0
-
-    def _whole(self) -> npt.NDArray[np.float32]:
-        return np.frombuffer(self._buffer.view, "<f4").reshape(self._capacity, self.dimension)
-
-    def _reserve(self, count: int) -> None:
-        if count <= self._capacity:
-            return
-        capacity = max(count, self._capacity * 2, 1_024)
-        buffer = LockedBuffer(4 * self.dimension * capacity)
-        used = 4 * self.dimension * self.count
-        buffer.view[:used] = self._buffer.view[:used]
-        self._buffer.close()
-        self._buffer, self._capacity = buffer, capacity
-        self._slots = np.resize(self._slots, capacity)
-        self._expires = np.resize(self._expires, capacity)
-        self._tags = np.resize(self._tags, (capacity, TAG_LEN))
-        self._grants = np.resize(self._grants, (capacity, GRANT_ID_LEN))
-
-
 def _chunked(rows: Iterator[GrantRow]) -> Iterator[list[GrantRow]]:
     chunk: list[GrantRow] = []
     for row in rows:
@@ -417,5 +312,3 @@ def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:
         except FacekeepError:
             opened.close()
         del opened
-
-

@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: ``file``, what, what to do; ``error`` is the class whose exit code it gives."""
+    """One thing that is wrong: the file, what, the next step, and the error class it counts as."""
 
     file: str
     message: str
@@ -203,5 +203,7 @@ def _check_copies(core: Core, report: CheckReport) -> None:
         for state in states:
             if state.state != "current":
                 report.findings.append(
-                    Finding(name, f"the copy at {state.path} is {state.state}", "see docs/integrator.md, copies")
+                    Finding(
+                        name, f"the copy at {state.path} is {state.state}", "see docs/integrator.md, copies"
+                    )
                 )

@@ -60,7 +60,7 @@ class GrantReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the subject is given: the opening of the tag (``salt``), and the grants. Keep it with the subject."""
+    """What the subject is given: the opening of the tag (``salt``), and the grants."""
 
     subject: str
     tag: str

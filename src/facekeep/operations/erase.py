@@ -39,9 +39,7 @@ class Erasure:
         }
 
 
-def shred(
-    core: Core, session: Session, subjects: Sequence[str], progress: Progress | None = None
-) -> Erasure:
+def shred(core: Core, session: Session, subjects: Sequence[str], progress: Progress | None = None) -> Erasure:
     """Destroy every key these subjects ever had, in one batch; raises SubjectUnknown before anything is done.
 
     The slots come from the log. When this returns, no copy or backup opens the subjects' templates.

@@ -13,7 +13,7 @@ from facekeep.crypto import primitives as p
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, SLOT_BITS, slot_id, split_slot
+from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, slot_id, split_slot
 from facekeep.formats.terms import Scope, Terms
 from facekeep.operations.destroy import Destruction, destroy, finish, intent
 from facekeep.operations.steps import reached
@@ -68,7 +68,9 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
     reached("grant.announced")
     rows = [
-        core.sealer.seal_grant(pair, slot, grant_id, grant.tag, grant.model, terms, grant.templates(), grant.record)
+        core.sealer.seal_grant(
+            pair, slot, grant_id, grant.tag, grant.model, terms, grant.templates(), grant.record
+        )
         for grant, slot, grant_id, pair, terms in places
     ]
     if batch.index_rows:
@@ -80,7 +82,9 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     return rows
 
 
-def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes], packed: bytes) -> JsonObject:
+def _item(
+    grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes], packed: bytes
+) -> JsonObject:
     return entries.grant_item(
         slot=slot,
         grant=grant_id,
@@ -106,7 +110,7 @@ def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
 
 
 def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
-    """Return a fresh slot for each scope, above every slot in the log and in vault.db; take branches as needed."""
+    """Return a fresh slot for each scope, above every slot seen; take branches where one is full."""
     free: dict[Scope, list[int]] = {}
     for scope in set(scopes):
         wanted = sum(1 for each in scopes if each is scope)

@@ -229,5 +229,3 @@ def _recover_if_alone(core: Core) -> None:
         return
     except StoreError as error:
         raise StoreError(f"an interrupted operation could not be finished: {error}") from error
-
-

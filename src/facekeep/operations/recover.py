@@ -1,4 +1,4 @@
-"""Finishing what a dead process left open (SPEC.md §3.5). Destruction is only ever completed, never voided."""
+"""Finishing what a dead process left open (SPEC.md §3.5). Destruction is completed, never voided."""
 
 from __future__ import annotations
 
@@ -100,8 +100,4 @@ def _entry_is_written(core: Core, entry: JsonObject) -> bool:
         return row is not None and row.commitment.hex() == entry["commitment"]
     grants = {cast("int", each["slot"]): each for each in cast("list[JsonObject]", entry["grants"])}
     rows = {row.slot: row for row in core.data.by_slots(list(grants))}
-    return all(
-        slot in rows and rows[slot].commitment.hex() == grants[slot]["commitment"] for slot in grants
-    )
-
-
+    return all(slot in rows and rows[slot].commitment.hex() == grants[slot]["commitment"] for slot in grants)

@@ -95,7 +95,7 @@ def decision(core: Core, session: Session, identity: str) -> JsonObject:
 
 
 def status(core: Core, session: Session) -> JsonObject:
-    """State of the vault on one screen: epoch, holders, copies, counts, pending, warnings with their remedy."""
+    """Return the state of the vault: epoch, holders, copies, counts, warnings with their remedy."""
     session.require(Action.STATUS)
     view = core.view()
     head, tree = view.head, view.tree
@@ -146,7 +146,10 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
                 "bring its directory back; the next writing command brings it up to date",
             )
     if missing:
-        warn(f"{missing} living grants have no row in vault.db", "restore a newer backup, or shred the subjects")
+        warn(
+            f"{missing} living grants have no row in vault.db",
+            "restore a newer backup, or shred the subjects",
+        )
     if pending:
         warn(f"{pending} operations are pending", "any writing command finishes them")
     for provider in core.providers:

@@ -82,7 +82,9 @@ class Sealer:
         tail = slot.to_bytes(8, "big") + grant_id + tag + terms + _lp(check_model_id(model))
         sealed = p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail)
         record_aad = self._aad_prefixes[KIND_RECORD] + tail + p.sha256(sealed)
-        return GrantRow(slot, grant_id, tag, model, terms, commitment, sealed, p.seal(key, record, record_aad))
+        return GrantRow(
+            slot, grant_id, tag, model, terms, commitment, sealed, p.seal(key, record, record_aad)
+        )
 
     def row_key(self, slot_key: bytes, row: GrantRow) -> bytes:
         """Encryption key of a row; raises IntegrityError when its commitment is another's."""

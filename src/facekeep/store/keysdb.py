@@ -180,28 +180,17 @@ class KeysStore:
         self._write(apply)
 
     def node_count(self) -> int:
-        """Count the stored node rows."""
-        return int(self._read("SELECT count(*) FROM node")[0][0])
+        """Count the stored nodes; a branch node counts twice."""
+        return self._count("node")
 
     def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """(keyed hash, sealed value) of every row."""
+        """Yield (keyed hash, sealed value) of every row, by keyed hash."""
         for row_key, sealed in self._read("SELECT hash, sealed FROM subject_index ORDER BY hash"):
             yield blob_value(row_key), blob_value(sealed)
 
-    def node_count(self) -> int:
-        """Count the stored node rows."""
-        return int(self._read("SELECT count(*) FROM node")[0][0])
-
-    def index_rows(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(keyed hash, sealed value) of every row, by hash."""
-        rows = self._read("SELECT hash, sealed FROM subject_index ORDER BY hash")
-        return tuple((blob_value(row[0]), blob_value(row[1])) for row in rows)
-
     def index_count(self) -> int:
         """Count the rows of the subject index."""
-        with translated(self._primary.name):
-            row = self._primary.connection().execute("SELECT count(*) FROM subject_index").fetchone()
-            return int(row[0])
+        return self._count("subject_index")
 
     # -- principals
 
@@ -278,6 +267,11 @@ class KeysStore:
         self._primary.check_identity()
         with translated(self._primary.name):
             return self._primary.connection().execute(sql, values).fetchall()
+
+    def _count(self, table: str) -> int:
+        with translated(self._primary.name):
+            row = self._primary.connection().execute(f"SELECT count(*) FROM {table}").fetchone()
+            return int(row[0])
 
     def _one(self, sql: str, values: Sequence[object]) -> tuple[object, ...] | None:
         rows = self._read(sql, values)

@@ -147,7 +147,7 @@ class VaultStore:
         return None if row[0] is None else int(row[0])
 
     def copy_to(self, target: Path) -> int:
-        """Write a consistent copy of kind ``backup`` into an empty file, while others write; returns its rows."""
+        """Write a consistent copy of kind ``backup`` into an empty file; returns its rows."""
         with translated(target.name):
             self.database.connection().execute("VACUUM INTO ?", (str(target),))
             with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copied:
