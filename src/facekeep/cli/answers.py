@@ -1,0 +1,44 @@
+"""Shapes that several commands print."""
+
+from __future__ import annotations
+
+from facekeep.cli import output
+from facekeep.cli.times import written
+from facekeep.matching.threshold import Threshold
+from facekeep.vault import Erasure, Receipt
+
+
+def threshold_json(threshold: Threshold) -> dict[str, object]:
+    """Return the threshold and its evidence."""
+    return dict(threshold.to_json())
+
+
+def threshold_words(threshold: Threshold) -> str:
+    """Return the threshold in a few words."""
+    return f"threshold {threshold.value:g} for {threshold.model_id}"
+
+
+def tell_receipt(receipt: Receipt, done: str, *, as_json: bool) -> None:
+    """Print what a subject was given."""
+    if as_json:
+        output.json_line(receipt.to_json())
+        return
+    for grant in receipt.grants:
+        output.data(grant.scope, written(grant.expires_at_ms), f"slot {grant.slot}")
+    for scope in receipt.skipped:
+        output.say(f"already enrolled for {scope}; left as it was")
+    if receipt.grants:
+        output.data("tag", receipt.tag)
+        output.data("salt", receipt.salt)
+        output.say(f"{done}; give the person this receipt: tag and salt show later what was erased")
+
+
+def tell_erasure(erasure: Erasure, done: str, *, as_json: bool) -> None:
+    """Print what was destroyed."""
+    if as_json:
+        output.json_line(erasure.to_json())
+        return
+    output.line(
+        f"{done}: {output.counted(erasure.subjects, 'person', 'people')}, "
+        f"{output.counted(erasure.slots, 'grant')}; epoch {erasure.epoch}, log entry {erasure.erasure}"
+    )

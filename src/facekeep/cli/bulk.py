@@ -1,0 +1,175 @@
+"""Enrolling many people: batches that are durable, failures that stop nobody else, and no file of names.
+
+Resuming needs none: whoever is enrolled already is skipped, by the vault itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekeep.cli.manifest import Item, Source
+from facekeep.cli.opened import now_ms
+from facekeep.cli.probes import read_model
+from facekeep.cli.progress import Progress
+from facekeep.cli.terms import Statement
+from facekeep.consent.consent import Consent
+from facekeep.errors import FacekeepError, UsageError
+from facekeep.formats.ids import check_subject_id
+from facekeep.matching.model import Floats, Model
+from facekeep.matching.raw import load_embeddings
+from facekeep.vault import Enrolment, Existing, Vault
+
+BATCH_PEOPLE = 2_000
+BATCH_FLOATS = 8_000_000  # 32 MB
+BATCH_S = 5.0  # at the most this much work is lost when the machine stops
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with an item: its number, the person's id (for a terminal only), the error."""
+
+    number: int
+    subject: str
+    error: FacekeepError
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of it. ``left_out`` are photographs of people who were enrolled by their others."""
+
+    enrolled: int = 0
+    skipped: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[Failure] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return counts and the items' numbers; no names, since standard output may be a file."""
+        return {
+            "enrolled": self.enrolled,
+            "skipped": self.skipped,
+            "failed": len(self.failures),
+            "photos_left_out": len(self.left_out),
+            "failures": [{"item": each.number, "code": each.error.code} for each in self.failures],
+        }
+
+
+class Bulk:
+    """One run over a source."""
+
+    def __init__(self, vault: Vault, existing: Existing, model_text: str | None) -> None:
+        """Keep the vault and what to do with people who are enrolled already."""
+        self.tally = Tally()
+        self._vault = vault
+        self._existing = existing
+        self._model_text = model_text
+        self._now_ms = now_ms()
+        self._seen: set[str] = set()
+        self._batch: list[tuple[Item, Enrolment]] = []
+        self._floats = 0
+        self._flushed = time.monotonic()
+        self._consent = functools.lru_cache(maxsize=256)(self._read_consent)
+        self._model = functools.lru_cache(maxsize=16)(read_model)
+
+    def run(self, source: Source, progress: Progress) -> Tally:
+        """Enrol everybody who can be; raises what concerns the vault and not one person."""
+        for done, item in enumerate(source.items, 1):
+            try:
+                self._take(item)
+            except UsageError as error:
+                self._fail(item, error)
+            if self._is_full():
+                self._flush()
+            progress(done, source.total)
+        self._flush()
+        return self.tally
+
+    def check(self, statement: Statement) -> None:
+        """Raise ConsentError for terms that would fail everybody."""
+        self._consent(statement)
+
+    def _read_consent(self, statement: Statement) -> Consent:
+        consent = statement.consent(self._now_ms)
+        consent.settled(self._now_ms, self._vault.region)
+        return consent
+
+    def _take(self, item: Item) -> None:
+        if item.error is not None:
+            self._fail(item, item.error)
+            return
+        check_subject_id(item.subject)
+        if item.subject in self._seen:
+            raise UsageError("the person stands twice in the source")
+        self._seen.add(item.subject)
+        consent = self._consent(item.statement)
+        if self._existing is Existing.SKIP and self._vault.is_enrolled(item.subject, consent.scopes):
+            self.tally.skipped += 1
+            return
+        floats, model = self._templates(item)
+        self._batch.append((item, Enrolment(item.subject, floats, model, consent)))
+        self._floats += floats.size
+
+    def _templates(self, item: Item) -> tuple[Floats, Model]:
+        if (item.embedding is None) == (not item.images):
+            raise UsageError("give either photographs or an embedding")
+        if item.embedding is not None:
+            model = self._model(item.model_text or self._model_text)
+            return _floats(item.embedding, model), model
+        extractor = self._vault.extractor
+        made, wrong = [], []
+        for image in item.images:
+            try:
+                made.append(extractor.extract(image))
+            except UsageError as error:
+                wrong.append(Failure(item.number, item.subject, error))
+        if not made:
+            raise wrong[0].error
+        self.tally.left_out.extend(wrong)
+        return np.stack(made), extractor.model
+
+    def _is_full(self) -> bool:
+        if not self._batch:
+            self._flushed = time.monotonic()
+            return False
+        many = len(self._batch) >= BATCH_PEOPLE or self._floats >= BATCH_FLOATS
+        return many or time.monotonic() - self._flushed >= BATCH_S
+
+    def _flush(self) -> None:
+        batch, self._batch, self._floats = self._batch, [], 0
+        if batch:
+            try:
+                self._enrol(batch)
+            except UsageError:
+                self._enrol_singly(batch)
+        self._flushed = time.monotonic()
+
+    def _enrol_singly(self, batch: list[tuple[Item, Enrolment]]) -> None:
+        """Find out whom of a refused batch the refusal concerns; nobody of it was enrolled."""
+        for item, enrolment in batch:
+            try:
+                self._enrol([(item, enrolment)])
+            except UsageError as error:
+                self._fail(item, error)
+
+    def _enrol(self, batch: list[tuple[Item, Enrolment]]) -> None:
+        receipts = self._vault.enroll_many([each for _, each in batch], existing=self._existing)
+        fresh = sum(1 for receipt in receipts if receipt.grants)
+        self.tally.enrolled += fresh
+        self.tally.skipped += len(receipts) - fresh
+
+    def _fail(self, item: Item, error: FacekeepError) -> None:
+        self.tally.failures.append(Failure(item.number, item.subject, error))
+
+
+def _floats(given: Path | list[Any], model: Model) -> Floats:
+    if isinstance(given, Path):
+        return load_embeddings(given, model)
+    try:
+        return model.check_many(np.atleast_2d(np.array(given)))
+    except (ValueError, TypeError):
+        raise UsageError("embedding is no row of numbers, nor several of one length") from None

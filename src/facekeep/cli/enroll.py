@@ -1,0 +1,127 @@
+"""``facekeep enroll``: one person, or everybody of a folder or a manifest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from facekeep.cli import output
+from facekeep.cli.answers import tell_receipt
+from facekeep.cli.bulk import Bulk, Failure, Tally
+from facekeep.cli.manifest import read_source
+from facekeep.cli.opened import now_ms, open_vault
+from facekeep.cli.options import State, common, with_state
+from facekeep.cli.probes import embedding_options, extractor_option, read_embeddings
+from facekeep.cli.problems import PARTLY_DONE
+from facekeep.cli.progress import Progress
+from facekeep.cli.terms import Statement, consent_options
+from facekeep.errors import UsageError
+from facekeep.vault import Existing
+
+
+@click.command("enroll", short_help="Seal the templates of one person or of many, under consent.")
+@click.argument("subject", required=False)
+@click.argument("images", nargs=-1)
+@click.option(
+    "--from",
+    "source",
+    metavar="DIR|FILE",
+    help="Many people: a folder with a folder each, JSON lines, or - for JSON lines on standard input.",
+)
+@consent_options
+@click.option(
+    "--existing",
+    type=click.Choice([each.value for each in Existing]),
+    help="What to do with who is enrolled already; refuse by default, with --from skip.",
+)
+@extractor_option
+@embedding_options
+@common
+@with_state
+def command(
+    state: State,
+    /,
+    subject: str | None,
+    images: tuple[str, ...],
+    source: str | None,
+    existing: str | None,
+    extractor: str | None,
+    embedding: str | None,
+    model_text: str | None,
+    **said: Any,  # noqa: ANN401 - the fields of Statement
+) -> int:
+    """Seal the templates of one person or of many, under consent.
+
+    SUBJECT is your id of the person; the vault seals it too. Every photograph gives one template, and several
+    also their mean. With --from, one bad photograph stops nobody else, and the same command goes on where it
+    was stopped.
+    """
+    statement = Statement(**said)
+    if source is not None:
+        if subject is not None or embedding is not None:
+            raise UsageError("--from takes its people from the source alone")
+        tally = _many(state, source, statement, Existing(existing or "skip"), extractor, model_text)
+        return PARTLY_DONE if tally.failures or tally.left_out else 0
+    if subject is None:
+        raise UsageError("nobody was named", next="name a subject and photographs, or a source with --from")
+    consent = statement.consent(now_ms())
+    rows, model = (None, None) if embedding is None else read_embeddings(Path(embedding), model_text)
+    with open_vault(state, extractor) as vault:
+        receipt = vault.enroll(
+            subject,
+            [Path(image) for image in images],
+            consent=consent,
+            embeddings=rows,
+            model=model,
+            existing=existing or "refuse",
+        )
+    tell_receipt(receipt, "enrolled", as_json=state.json)
+    return 0
+
+
+def _many(
+    state: State,
+    named: str,
+    statement: Statement,
+    existing: Existing,
+    extractor: str | None,
+    model_text: str | None,
+) -> Tally:
+    source = read_source(named, statement)
+    with open_vault(state, extractor) as vault:
+        bulk = Bulk(vault, existing, model_text)
+        if (statement.scopes and statement.expires and statement.notice) or source.unit == "folder":
+            bulk.check(statement)
+        try:
+            with Progress("enrolling") as progress:
+                tally = bulk.run(source, progress)
+        except BaseException:
+            output.say(f"stopped; {output.counted(bulk.tally.enrolled, 'person', 'people')} enrolled so far")
+            raise
+    if state.json:
+        output.json_line(tally.to_json())
+    else:
+        _tell(tally, source.unit)
+    return tally
+
+
+def _tell(tally: Tally, unit: str) -> None:
+    for failure in tally.left_out:
+        output.say(
+            f"{_where(failure, unit)}: a photograph was left out: {failure.error} ({failure.error.code})"
+        )
+    for failure in tally.failures:
+        output.say(f"{_where(failure, unit)}: {failure.error} ({failure.error.code})")
+        output.hint(f"next: {failure.error.next}")
+    output.data("enrolled", tally.enrolled)
+    output.data("skipped", tally.skipped)
+    output.data("failed", len(tally.failures))
+
+
+def _where(failure: Failure, unit: str) -> str:
+    """Item's number; the person's id beside it on a terminal only, never into somebody's log file."""
+    named = f" ({failure.subject})" if failure.subject and sys.stderr.isatty() else ""
+    return f"{unit} {failure.number}{named}"

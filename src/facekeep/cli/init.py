@@ -1,0 +1,111 @@
+"""``facekeep init``: a vault, its root key, its live copies and its first principal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from facekeep.cli import output
+from facekeep.cli.opened import root_uri
+from facekeep.cli.options import State, common, with_state
+from facekeep.cli.tokens import default_file, reserved
+from facekeep.errors import UsageError
+from facekeep.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    path: Path
+    vault_id: str
+    root: str
+    copies: tuple[str, ...]
+    region: str
+    principal: str
+    token_file: Path
+
+
+@click.command("init", short_help="Make a vault, its root key and its first principal.")
+@click.option(
+    "--root", metavar="URI",
+    help="Where the root key goes, for example file:/mnt/keys/staff.root; by default your data directory.",
+)  # fmt: skip
+@click.option(
+    "--copy", "copies", multiple=True, metavar="DIR", help="Directory for live second copies; repeat it."
+)
+@click.option("--no-copy", is_flag=True, help="Accept that one lost file loses the vault.")
+@click.option("--region", default="ZZ", show_default=True, metavar="CC", help="Country of processing.")
+@click.option("--label", default="first principal", show_default=True, help="Name of the first principal.")
+@common
+@with_state
+def command(
+    state: State, root: str | None, copies: tuple[str, ...], no_copy: bool, region: str, label: str
+) -> None:
+    """Make a vault, its root key and its first principal.
+
+    The first principal has every role. Its token goes to --token-file, by default to a file that later
+    commands find by themselves. The root key belongs on another disk than the vault.
+    """
+    if copies and no_copy:
+        raise UsageError("--copy and --no-copy contradict each other")
+    path = state.path()
+    if not copies and not no_copy:
+        copies = _ask_for_copy(as_json=state.json)
+    wanted = Path(state.token_file) if state.token_file else None
+    with reserved(wanted) as place:
+        with Vault.create(path, root=root, copies=copies, region=region, label=label) as vault:
+            identity, token = vault.vault_id, vault.token or ""
+        file = place.keep(token, identity)
+    _tell(
+        _Made(path, identity, root_uri(path), copies, region, token.split(".")[1], file), as_json=state.json
+    )
+
+
+def _ask_for_copy(*, as_json: bool) -> tuple[str, ...]:
+    if as_json or not sys.stdin.isatty() or not sys.stderr.isatty():
+        return ()
+    question = f"{output.PREFIX}directory on another disk for live copies of keys.db and log.db (empty: none)"
+    answer: str = click.prompt(question, default="", show_default=False, err=True)
+    return (answer,) if answer.strip() else ()
+
+
+def _tell(made: _Made, *, as_json: bool) -> None:
+    if as_json:
+        output.json_line(
+            {
+                "vault": made.vault_id,
+                "path": str(made.path),
+                "root": made.root,
+                "copies": list(made.copies),
+                "region": made.region,
+                "principal": made.principal,
+                "token_file": str(made.token_file),
+            }
+        )
+        return
+    output.data("vault", made.path, made.vault_id)
+    output.data("root key", made.root)
+    for copy in made.copies:
+        output.data("live copies", copy)
+    output.data("token", made.token_file)
+    if not made.copies:
+        output.warn(
+            "keys.db and log.db have no live second copy: one lost file would lose the vault",
+            "make it anew with --copy DIR, on another disk, before you enrol anybody",
+        )
+    _tell_split(made)
+
+
+def _tell_split(made: _Made) -> None:
+    vault = shlex.quote(str(made.path))
+    output.say("the first principal may do everything; before production split it:")
+    for label, role in (("door", "service"), ("ops", "operator"), ("audit", "auditor"), ("privacy", "dpo")):
+        output.hint(
+            f"  facekeep principal add {label} --role {role} --new-token-file {label}.token --vault {vault}"
+        )
+    output.hint(f"  facekeep principal revoke {made.principal} --token-file ops.token --vault {vault}")
+    if made.token_file == default_file(made.vault_id):
+        output.hint(f"  rm {shlex.quote(str(made.token_file))}")

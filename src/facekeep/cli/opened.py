@@ -1,0 +1,28 @@
+"""Opening the vault that the command line names, as the principal whose token is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facekeep.cli.options import State
+from facekeep.cli.tokens import find_token
+from facekeep.clock import SystemClock
+from facekeep.operations.opening import read_settings
+from facekeep.vault import Vault
+
+
+def open_vault(state: State, extractor: str | None = None) -> Vault:
+    """Open it; use the result in a ``with`` statement."""
+    path = state.path()
+    token = find_token(state.token_file, read_settings(path).vault_id.hex())
+    return Vault.open(path, token=token, extractor=extractor)
+
+
+def root_uri(path: Path) -> str:
+    """Return the URI of the vault's root holder, from vault.toml."""
+    return read_settings(path).root_uri
+
+
+def now_ms() -> int:
+    """Return the time by the clock that vaults opened here use."""
+    return SystemClock().now_ms()

@@ -1,0 +1,107 @@
+"""What is compared, and by which threshold: a photograph, or numbers that a service brings itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import numpy as np
+
+from facekeep.errors import UsageError
+from facekeep.matching.model import Floats, Model
+from facekeep.matching.raw import load_embeddings, raw_model
+from facekeep.matching.threshold import Threshold
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_THRESHOLD_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A probe with its model (None: the extractor's) and threshold (None: the model's own)."""
+
+    image: Path | Floats
+    model: Model | None
+    threshold: Threshold | None
+
+
+def extractor_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Add --extractor."""
+    return click.option(
+        "--extractor", type=click.Choice(["dlib", "sface"]), help="What turns photographs into templates."
+    )(function)
+
+
+def embedding_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Add --embedding and --model."""
+    for option in (
+        click.option(
+            "--model", "model_text", metavar="raw:NAME/V:DIM:METRIC",
+            help="Model of the embedding, for example raw:arc/3:512:cosine; the other metric is l2.",
+        ),
+        click.option(
+            "--embedding", metavar="FILE", help="Ready numbers (.npy or .json) in place of a photograph."
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def probe_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Add what verify and identify share; they take it as keyword arguments and give it to ``read_probe``."""
+    for option in (
+        click.option("--with-score", is_flag=True, help="Tell the distance too."),
+        click.option("--region", metavar="CC", help="Country of processing, if not the vault's own."),
+        click.option(
+            "--threshold", "threshold_file", metavar="FILE.json",
+            help="Threshold with the evidence of your own measurement.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return extractor_option(embedding_options(function))
+
+
+def read_model(text: str | None) -> Model:
+    """Model of ``raw:NAME/V:DIM:METRIC``; raises UsageError."""
+    if text is None:
+        raise UsageError("an embedding needs its model", next="name it as --model raw:NAME/V:DIM:METRIC")
+    return raw_model(text)
+
+
+def read_embeddings(path: Path, model_text: str | None) -> tuple[Floats, Model]:
+    """Embeddings of a file, shape (k, d), and their model; raises UsageError."""
+    model = read_model(model_text)
+    return load_embeddings(path, model), model
+
+
+def read_probe(
+    image: str | None, embedding: str | None, model_text: str | None, threshold_file: str | None
+) -> Probe:
+    """Probe of exactly one photograph or one embedding; raises UsageError."""
+    if (image is None) == (embedding is None):
+        raise UsageError("give either a photograph or --embedding", next="see --help")
+    threshold = None if threshold_file is None else read_threshold(Path(threshold_file))
+    if embedding is None:
+        return Probe(Path(str(image)), None, threshold)
+    rows, model = read_embeddings(Path(embedding), model_text)
+    if len(rows) != 1:
+        raise UsageError("a probe is one embedding", next="give a file with one row")
+    return Probe(np.asarray(rows[0]), model, threshold)
+
+
+def read_threshold(path: Path) -> Threshold:
+    """Threshold of a JSON file such as ``facekeep verify --json`` prints; raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            value: Any = json.loads(file.read(_THRESHOLD_BYTES))
+    except OSError as error:
+        raise UsageError(f"the threshold {path.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"the threshold {path.name} is not JSON") from None
+    return Threshold.from_json(value)

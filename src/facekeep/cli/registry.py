@@ -1,0 +1,48 @@
+"""The commands in one table, imported when they are used: ``facekeep --help`` loads none of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final, cast
+
+import click
+
+#: command -> (module of facekeep.cli, what it does; the same words open the command's help)
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("init", "Make a vault, its root key and its first principal."),
+    "enroll": ("enroll", "Seal the templates of one person or of many, under consent."),
+    "grant": ("grant", "Add scopes that a person has consented to since."),
+    "renew": ("renew", "Give a person's scopes new terms."),
+    "withdraw": ("withdraw", "Destroy the keys of a person's scopes."),
+    "verify": ("verify", "Compare a photograph with one person."),
+    "identify": ("identify", "Search everybody who consented to it."),
+    "shred": ("shred", "Erase people in every copy and every backup."),
+    "backup": ("backup", "Write a data backup while the vault is in use."),
+    "restore": ("restore", "Merge a data backup of any age."),
+    "subjects": ("subjects", "List people and their grants."),
+    "status": ("status", "Show the state of the vault, or one decision."),
+    "check": ("check", "Verify everything that can be verified."),
+    "principal": ("principal", "Add, list and revoke who may use the vault."),
+    "clock": ("clock", "Accept the clock's time after it ran ahead."),
+    "demo": ("demo", "Show the whole story on two public portraits, or on yours."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the commands in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"facekeep.cli.{COMMANDS[cmd_name][0]}")
+        return cast("click.Command", module.command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
+        """Write the list without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
