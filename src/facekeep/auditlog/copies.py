@@ -222,7 +222,7 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[logdb.Row]) -> None:
     def noting() -> Iterator[logdb.Row]:
         for row in rows:
             if row.control:
-                slots.extend((slot, row.idx) for slot in entries.slots_of(entries.parse(row.body)))
+                slots.extend((slot, row.idx) for slot in entries.slots_in(row.body))
             yield row
 
     slots: list[tuple[int, int]] = []

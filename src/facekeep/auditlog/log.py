@@ -6,6 +6,8 @@ removed, an I/O error while appending) stops the log: every later call raises un
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,8 +58,8 @@ class AuditLog:
         self._pending: tuple[int, Pending] | None = None
         self._spans: dict[Open, list[tuple[int, int]]] = {}
         self._pending_guard = threading.Lock()
-        self.head()
-        self._watch.guard_sidecars()
+        with self._snapshot():
+            self._watch.guard_sidecars()
 
     @classmethod
     def create(
@@ -152,11 +154,12 @@ class AuditLog:
         if known is not None:
             return known
         spans: list[tuple[int, int]] = []
-        for _, entry in self.entries(operation.first, operation.first + operation.parts):
-            if entry["type"] == "destroy":
-                spans.extend((first, count) for first, count in cast("list[list[int]]", entry["slots"]))
+        for body in self._reader.bodies(operation.first, operation.first + operation.parts):
+            if operation.type == "destroy":
+                ranges = cast("list[list[int]]", entries.parse(body)["slots"])
+                spans.extend((first, count) for first, count in ranges)
             else:
-                spans.extend((slot, 1) for slot in entries.slots_of(entry))
+                spans.extend((slot, 1) for slot in entries.slots_in(body))
         return spans
 
     def entry(self, idx: int) -> JsonObject:
@@ -203,6 +206,15 @@ class AuditLog:
 
         ``progress`` is called with (entries done, entries in all). Reads one snapshot; appends go on.
         """
+        with self._snapshot() as (connection, head):
+            replay = Replay(connection, self._key, self._pin)
+            replay.run(head, progress)
+            replay.finish()
+            return head
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, Head]]:
+        """Give one unchanging state of log.db, whose last row is its head's."""
         self._watch.alive()
         with translated(self._database.name):
             connection = self._database.connection()
@@ -213,10 +225,7 @@ class AuditLog:
                     raise IntegrityError(
                         f"log.db has entries after {head.size - 1}, the last one of its head"
                     )
-                replay = Replay(connection, self._key, self._pin)
-                replay.run(head, progress)
-                replay.finish()
-                return head
+                yield connection, head
             finally:
                 connection.execute("COMMIT")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
@@ -38,9 +39,11 @@ __all__ = [
     "DESTROY_OPS", "GRANT_OPS", "PROVIDER_CLASSES", "SCOPES", "Reason", "backup", "clock", "decision_allow",
     "decision_body", "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries",
     "destroyed", "encode", "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex",
-    "parse", "principal", "restore", "settings", "slots_of", "validate",
+    "parse", "principal", "restore", "settings", "slots_in", "slots_of", "validate",
 ]  # fmt: skip
 
+_SLOT = re.compile(rb'"slot":(\d{1,16})')  # no string in an entry holds a quotation mark
+_OPENING = (b',"type":"grant","v":1}', b',"type":"principal","v":1}')
 _GRANT_OVERHEAD = 512  # bytes of a grant entry around its grants, rounded up
 
 
@@ -292,6 +295,11 @@ def slots_of(entry: JsonObject) -> list[int]:
     if entry["type"] == "grant":
         return [cast("int", grant["slot"]) for grant in cast("list[JsonObject]", entry["grants"])]
     return []
+
+
+def slots_in(body: bytes) -> list[int]:
+    """``slots_of`` of an authenticated entry's canonical bytes, a hundred times faster than by parsing."""
+    return [int(digits) for digits in _SLOT.findall(body)] if body.endswith(_OPENING) else []
 
 
 def _chunks(items: Sequence[object], size: int) -> list[list[object]]:

@@ -157,6 +157,8 @@ _WORD = _pattern(r"[a-z][a-z0-9_-]{0,39}", "a word")
 _REGION = _pattern(r"[A-Z]{2}", "two upper-case letters")
 _COUNT, _BOOL = _integer(0), _one_of(True, False)  # noqa: FBT003 - the JSON values
 _PARTS = _integer(1, 2**32)
+_VKEY = _pattern(r"[!-*,-~]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{40,1760}={0,2}", "a verifier key")
+_SIGNATURE = _pattern(r"(?:[0-9a-f]{128}|[0-9a-f]{4840})", "a signature")  # Ed25519, ML-DSA-44
 _CLASS = _one_of(*PROVIDER_CLASSES)
 
 _GRANT = _record(
@@ -203,6 +205,10 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "excluded": _nullable(_COUNT),
     },
     "settings": {"digest": _H32, "previous": _H32},
+    "signing": {
+        "generation": _integer(2, 2**32), "previous": _array(_VKEY, 2, 2), "keys": _array(_VKEY, 2, 2),
+        "signatures": _array(_SIGNATURE, 4, 4),
+    },
     "clock": {"accepted_ms": _COUNT, "high_ms": _COUNT},
     "backup": {"rows": _COUNT, "sha256": _H32, "size": _integer(1)},
     "restore": {

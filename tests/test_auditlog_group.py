@@ -1,0 +1,236 @@
+"""Group commit: one durable transaction for many threads; nobody waits forever, nobody is told too early."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from auditlog_help import BRANCH, NOW, Lab, decision, granted, grants
+from facekeep.auditlog.group import ControlMoved, Group, Request
+from facekeep.errors import Busy, IntegrityError, StoreError
+from facekeep.store.sqlite import Database
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a thread was never woken"
+
+
+def test_many_threads_share_commits(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    commits = []
+    commit = lab.log._group._commit
+
+    def counted(batch: Sequence[Request]) -> None:
+        commits.append(len(batch))
+        commit(batch)
+
+    lab.log._group._commit = counted
+    indices: list[int] = []
+
+    def work(_: int) -> None:
+        indices.extend(lab.decide() for _ in range(50))
+
+    in_threads(16, work)
+    assert sorted(indices) == list(range(1, 801))
+    assert sum(commits) == 800
+    assert len(commits) < 600
+    assert lab.log.verify().size == 801
+
+
+def test_control_entries_and_decisions_mix(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    moved = 0
+    done = threading.Event()
+
+    def work(number: int) -> None:
+        nonlocal moved
+        if number == 0:
+            for at in range(40):
+                lab.grant(BRANCH + at)
+            done.set()
+            return
+        while not done.is_set():
+            seq = lab.log.head().control_seq
+            try:
+                index = lab.log.decide(decision(), control_seq=seq, valid_until_ms=2**53, allow=True)
+            except ControlMoved:
+                moved += 1
+            else:
+                controls = sum(1 for at, _ in lab.log.control_since() if at < index)
+                assert controls == seq
+
+    in_threads(4, work)
+    assert lab.log.verify().control_seq == 81
+
+
+def test_what_is_refused_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    barrier = threading.Barrier(8)
+    refused: list[int] = []
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for _ in range(30):
+            try:
+                lab.log.decide(decision(), control_seq=1 + number % 2, valid_until_ms=2**53, allow=True)
+            except ControlMoved:
+                refused.append(number)
+
+    in_threads(8, work)
+    assert len(refused) == 120
+    assert lab.log.verify().size == 121
+
+
+def test_a_refused_operation_leaves_no_trace_in_its_group(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.grant(BRANCH)
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            if number % 2:
+                with pytest.raises(IntegrityError, match="given out before"):
+                    lab.log.append([*grants(BRANCH + 500 + number), *grants(BRANCH)])
+            else:
+                lab.decide()
+
+    in_threads(6, work)
+    assert lab.log.verify().control_seq == 3
+    assert lab.log.entry_of_slot(BRANCH + 501) is None
+
+
+def test_an_exception_reaches_every_waiting_thread() -> None:
+    entered, gate = threading.Event(), threading.Event()
+    calls = 0
+
+    def commit(batch: Sequence[Request]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            entered.set()
+            gate.wait(30)
+            for request in batch:
+                request.first = 0
+            return
+        raise StoreError("no space", next="make some")
+
+    group = Group(commit)
+    raised: list[StoreError] = []
+
+    def work(number: int) -> None:
+        if number:
+            entered.wait(30)
+        try:
+            group.submit(Request())
+        except StoreError as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    while len(group._queue) < 11:
+        time.sleep(0.001)
+    gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(raised) == 11
+    assert len({id(error) for error in raised}) == 11
+    assert {(str(error), error.next) for error in raised} == {("no space", "make some")}
+
+
+@pytest.mark.parametrize("fault", [ValueError("a bug"), MemoryError()])
+def test_a_bug_in_a_commit_is_no_answer_for_anybody(fault: Exception) -> None:
+    def commit(_: Sequence[Request]) -> None:
+        raise fault
+
+    group = Group(commit)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="could not be written"):
+            group.submit(Request())
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
+    entered, gate = threading.Event(), threading.Event()
+    calls = 0
+
+    def commit(batch: Sequence[Request]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            entered.set()
+            gate.wait(30)
+            raise KeyboardInterrupt
+        for number, request in enumerate(batch):
+            request.first = number
+
+    group = Group(commit)
+    ends: list[str] = []
+
+    def work(number: int) -> None:
+        if number:
+            entered.wait(30)
+        try:
+            group.submit(Request())
+            ends.append("done")
+        except KeyboardInterrupt:
+            ends.append("interrupted")
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    while len(group._queue) < 4:
+        time.sleep(0.001)
+    gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(ends) == ["done"] * 4 + ["interrupted"]
+
+
+def test_an_interrupted_follower_passes_the_leadership_on() -> None:
+    def commit(batch: Sequence[Request]) -> None:
+        for request in batch:
+            request.first = 7
+
+    group = Group(commit)
+    group._led = True  # some other thread leads
+
+    class Interrupted(Request):
+        __slots__ = ()
+
+        def wait(self) -> None:
+            group._hand_over()  # and makes this one its successor, just as the signal comes
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        group.submit(Interrupted())
+    assert group.submit(Request()) == 7
+
+
+def test_a_lock_held_by_another_process_stops_nothing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.log._writer._connection.execute("PRAGMA busy_timeout=20")
+    other = Database(lab.path, "log", b"v" * 16, [lambda _: None])
+    with other.transaction(), pytest.raises(Busy, match="nothing was written"):
+        lab.decide()
+    assert lab.decide() == 1
+
+
+def test_the_time_of_a_group_is_the_greatest(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+
+    def work(number: int) -> None:
+        entry = decision(time_ms=NOW + number)
+        lab.log.decide(entry, control_seq=1, valid_until_ms=2**53, allow=True)
+
+    in_threads(8, work)
+    assert lab.log.verify().high_ms == NOW + 7
+    lab.log.append([*grants(BRANCH), granted(9)])
+    assert lab.log.verify().size == 11
