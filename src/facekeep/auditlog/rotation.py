@@ -66,45 +66,48 @@ def check(entry: JsonObject) -> Rotation:
 class Keyring:
     """A log's keys, generation after generation, from ones that are trusted."""
 
-    __slots__ = ("_chain", "_trusted", "generation", "origin")
+    __slots__ = ("_chain", "_trusted", "origin")
 
     def __init__(self, origin: str, trusted: Iterable[VerifierKey]) -> None:
         """Start with the log keys among ``trusted``; IntegrityError if there is none."""
         self.origin = origin
-        self.generation = 0  # unknown until a ``signing`` entry was seen
         self._trusted = frozenset(key for key in trusted if key.name == origin and key.type in LOG_TYPES)
-        self._chain: list[tuple[VerifierKey, ...]] = []
+        self._chain: list[tuple[int, tuple[VerifierKey, ...]]] = []  # (first size in force, keys)
         if not self._trusted:
             raise IntegrityError("no key is known for the log")
 
-    def follow(self, entry: JsonObject) -> None:
+    def follow(self, index: int, entry: JsonObject) -> None:
         """Take up the log's next ``signing`` entry, in the order of the log; raises IntegrityError.
 
         Each must name the keys in force before it, and the generation after theirs.
         """
         step = check(entry)
         if step.keys[0].name != self.origin:
-            raise IntegrityError("a signing entry is of another log")
-        expected = self.generation + 1 if self._chain else 2
-        if step.generation != expected or (self._chain and self._chain[-1] != step.previous):
-            raise IntegrityError("a signing entry does not follow from the one before it")
+            raise IntegrityError(f"log entry {index}: it rotates the keys of another log")
         if not self._chain:
-            self._chain.append(step.previous)
-        self._chain.append(step.keys)
-        self.generation = step.generation
+            self._chain.append((0, step.previous))
+        if step.generation != len(self._chain) + 1 or self._chain[-1][1] != step.previous:
+            raise IntegrityError(f"log entry {index}: its keys do not follow from those before it")
+        self._chain.append((index + 1, step.keys))
 
-    def keys(self) -> tuple[VerifierKey, ...]:
-        """Trusted keys and all that follow from them: an old key vouches for newer ones, never for older.
+    def keys_at(self, size: int) -> tuple[VerifierKey, ...]:
+        """Keys that sign a checkpoint of ``size``: those of the last ``signing`` entry inside it.
 
-        Raises IntegrityError when no trusted key is in the chain that the entries made.
+        A trusted key vouches for later generations, never for earlier ones. Raises IntegrityError where
+        none reaches.
         """
         if not self._chain:
-            return tuple(self._trusted)
-        for at, generation in enumerate(self._chain):
-            if self._trusted & frozenset(generation):
-                later = (key for each in self._chain[at:] for key in each)
-                return tuple(dict.fromkeys((*self._trusted, *later)))
-        raise IntegrityError("the trusted keys are none of those that the log's signing entries name")
+            return tuple(sorted(self._trusted, key=lambda key: key.encode()))
+        reached = False
+        found: tuple[VerifierKey, ...] = ()
+        for first, keys in self._chain:
+            if first > size:
+                break
+            reached = reached or bool(self._trusted & frozenset(keys))
+            found = keys
+        if not reached:
+            raise IntegrityError("the trusted keys are none of those that the log had until then")
+        return found
 
 
 def _keys(entry: JsonObject, field: str) -> tuple[VerifierKey, ...]:
