@@ -169,6 +169,10 @@ def test_a_foreign_or_damaged_copy_is_not_touched(lab: Lab, copy: Path) -> None:
 def test_a_copy_is_not_the_log_itself(lab: Lab) -> None:
     with pytest.raises(UsageError):
         AuditLog(logdb.open_log(lab.path, VAULT), [lab.path], KEY, VAULT, lab.clock)
+    linked = lab.path.with_name("linked.db")
+    linked.hardlink_to(lab.path)
+    with pytest.raises(UsageError):
+        AuditLog(logdb.open_log(lab.path, VAULT), [linked], KEY, VAULT, lab.clock)
 
 
 def test_an_interrupted_first_copy_is_finished(lab: Lab, copy: Path) -> None:

@@ -58,7 +58,8 @@ class Copies:
         self._source = source
         self._copies = [_Copy(path, vault_id) for path in paths]
         for each in self._copies:
-            if each.path.resolve() == primary.path.resolve():
+            path = each.path
+            if path.resolve() == primary.path.resolve() or (path.exists() and path.samefile(primary.path)):
                 raise UsageError(
                     "a copy of log.db is log.db itself", next="name another path, on another disk"
                 )

@@ -7,11 +7,12 @@ A nonce that is not given is random.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
+
+import orjson
 
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, encode_trusted
@@ -52,8 +53,8 @@ def parse(data: bytes) -> JsonObject:
     if len(data) > LIMITS.entry_bytes:
         raise FormatError("a log entry is longer than 65,535 bytes")
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = orjson.loads(data)
+    except ValueError as error:
         raise FormatError("a log entry is not JSON") from error
     entry = validate(value)  # leaves no value unchecked, so the canonical form needs no second walk
     if encode_trusted(entry) != data:
