@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from facekeep.auditlog.head import Head
@@ -24,11 +24,12 @@ from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
-from facekeep.store.vaultdb import VaultStore
+from facekeep.store.vaultdb import GrantRow, VaultStore
 
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
 FIRST_PRINCIPAL_INDEX = 16
+_REMEMBERED = 8_192  # subjects whose sealed rows are kept: about ten megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class View:
     tree: KeyTree
     pending: Pending
     kinds: Mapping[int, int]
+    found: dict[bytes, tuple[bytes, list[GrantRow]]] = field(repr=False)  # tag and rows of subjects looked up
 
     def branches_of(self, kind: int) -> list[int]:
         """Branch numbers of a kind, ascending."""
@@ -86,7 +88,32 @@ class Core:
         state = self._state
         if state is None or state.head.control_seq != head.control_seq:
             return self._renew()
-        return state if state.head is head else replace(state, head=head)
+        if state.head is head:
+            return state
+        return View(head, state.tree, state.pending, state.kinds, state.found)
+
+    def recent_view(self) -> View:
+        """Return the state last seen, without reading the log: for a decision's first attempt.
+
+        The append compares ``control_seq`` and refuses what was decided on an older state.
+        """
+        return self._state or self.view()
+
+    def lookup(self, view: View, subject: bytes) -> tuple[bytes | None, list[GrantRow]]:
+        """Tag and rows of a subject id's UTF-8; remembered until the vault's state moves."""
+        self.data.database.check_identity()
+        self.keys.check_identity()
+        known = view.found.get(subject)
+        if known is not None:
+            return known
+        tag = self.index.lookup(subject)
+        if tag is None:
+            return None, []
+        rows = self.data.by_tag(tag)
+        if len(view.found) >= _REMEMBERED:
+            view.found.clear()
+        view.found[subject] = (tag, rows)
+        return tag, rows
 
     def _renew(self) -> View:
         self.data.database.check_identity()
@@ -96,7 +123,7 @@ class Core:
                 self._tree = self._reopen_tree()
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
             # Pending is read after the head: at worst it is newer, and the append notices.
-            self._state = View(head, self._tree, self.log.pending(), kinds)
+            self._state = View(head, self._tree, self.log.pending(), kinds, {})
             return self._state
 
     def _reopen_tree(self) -> KeyTree:

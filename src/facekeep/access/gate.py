@@ -42,19 +42,18 @@ class Verdict:
     permit: Permit | None = None
 
 
-def evaluate(core: Core, session: Session, ask: Ask, subject: bytes) -> Verdict:
-    """Decide on one subject (1:1). ``subject`` is the id's UTF-8."""
-    view = core.view()
+def evaluate(core: Core, session: Session, ask: Ask, subject: bytes, view: View) -> Verdict:
+    """Decide on one subject (1:1) in one state of the vault. ``subject`` is the id's UTF-8."""
     now = core.clock.now_ms()
     reason = admit(session, view, ask.action, now)
     if reason is not Reason.OK:
         return Verdict(reason, view, now)
     tag = None
     try:
-        tag = core.index.lookup(subject)
+        tag, rows = core.lookup(view, subject)
         if tag is None:
             return Verdict(Reason.SUBJECT_UNKNOWN, view, now)
-        return _on_rows(core, view, ask, now, tag)
+        return _on_rows(core, view, ask, now, tag, rows)
     except SlotDead:
         return Verdict(Reason.DESTROYED, view, now, tag)
     except IntegrityError:
@@ -71,9 +70,9 @@ def admit(session: Session, view: View, action: Action, now_ms: int) -> Reason:
     return Reason.CLOCK if now_ms < view.head.high_ms - LIMITS.clock_slack_ms else Reason.OK
 
 
-def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes) -> Verdict:
+def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes, rows: list[GrantRow]) -> Verdict:
     refusal = Verdict(Reason.SCOPE, view, now, tag)
-    for row in core.data.by_tag(tag):
+    for row in rows:
         if row.terms[1:2] != bytes((ask.scope,)):
             continue
         verdict = _on_row(core, view, ask, now, row)

@@ -1,14 +1,14 @@
 """Canonical JSON: RFC 8785 restricted to what facekeep writes (SPEC.md §1).
 
-With ASCII keys, no floats and integers below 2^53, Python's ``json`` with sorted keys and no spaces *is*
-RFC 8785; the tests hold it against the rfc8785 package.
+With ASCII keys, no floats and integers below 2^53, what orjson writes with sorted keys *is* RFC 8785; the
+tests hold it against the rfc8785 package.
 """
 
 from __future__ import annotations
 
-import json
-from json.encoder import encode_basestring
 from typing import TypeAlias, cast
+
+import orjson
 
 from facekeep.errors import FormatError
 
@@ -16,7 +16,6 @@ JsonValue: TypeAlias = "bool | int | str | list[JsonValue] | dict[str, JsonValue
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 _SAFE = 2**53
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def dumps(value: JsonObject) -> bytes:
@@ -28,34 +27,30 @@ def dumps(value: JsonObject) -> bytes:
 def encode_trusted(value: JsonObject) -> bytes:
     """Encode what our own code built from checked parts, without walking it again."""
     try:
-        return _encode(value).encode("utf-8")
-    except (TypeError, ValueError) as error:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
         raise FormatError("a value cannot be written as canonical JSON") from error
 
 
 def encode_text(text: str) -> bytes:
     """Encode one string, quotes included; raises FormatError for lone surrogates."""
     try:
-        return encode_basestring(text).encode("utf-8")
-    except UnicodeEncodeError as error:
+        return orjson.dumps(text)
+    except TypeError as error:
         raise FormatError("a text is not valid Unicode") from error
 
 
 def loads(data: bytes) -> JsonObject:
     """Parse one canonical object; raises FormatError unless it re-encodes to the same bytes."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_float=_no_float, parse_constant=_no_float)
-    except (ValueError, RecursionError) as error:
+        value = orjson.loads(data)
+    except ValueError as error:
         raise FormatError("bytes are not canonical JSON") from error
     if not isinstance(value, dict):
         raise FormatError("canonical JSON must be an object here")
     if dumps(cast("JsonObject", value)) != data:
         raise FormatError("JSON is not in its canonical form")
     return cast("JsonObject", value)
-
-
-def _no_float(text: str) -> None:
-    raise ValueError(text)
 
 
 def _check(value: object) -> None:

@@ -57,11 +57,16 @@ def check_subject_id(subject: str) -> bytes:
     """UTF-8 bytes of an acceptable subject id; raises UsageError, which never repeats the id."""
     if not subject:
         raise UsageError("the subject id is empty")
+    if subject.isascii() and subject.isprintable() and " " not in (subject[0], subject[-1]):
+        return _bounded(subject.encode("ascii"))
     if any(unicodedata.category(char) in _FORBIDDEN for char in subject):
         raise UsageError("the subject id has control or invisible characters")
     if subject != subject.strip() or unicodedata.normalize("NFC", subject) != subject:
         raise UsageError("the subject id has spaces at an end or is not in Unicode NFC form")
-    raw = subject.encode("utf-8")
+    return _bounded(subject.encode("utf-8"))
+
+
+def _bounded(raw: bytes) -> bytes:
     if len(raw) > LIMITS.subject_id_bytes:
         raise UsageError(f"the subject id is longer than {LIMITS.subject_id_bytes} bytes")
     return raw

@@ -21,6 +21,8 @@ DIGEST_LEN: Final = 32
 _LAYOUT = struct.Struct(">BBHQQ32sHH32s")
 _REGION = re.compile(r"[A-Z]{2}\Z")
 _SAFE_MS: Final = 2**53
+_SHARED: Final = TERMS_LEN - DIGEST_LEN
+_NO_DIGEST: Final = bytes(DIGEST_LEN)
 
 #: Member states of the European Union: a grant for ``EU`` covers processing in each of them.
 EU_MEMBERS: Final = frozenset(
@@ -99,19 +101,7 @@ class Terms:
         """Decode strictly; raises FormatError unless it packs to the same bytes."""
         if len(raw) != TERMS_LEN:
             raise FormatError("packed terms are not 88 bytes")
-        version, scope, flags, start, end, packed, count, dimension, digest = _LAYOUT.unpack(raw)
-        if version != VERSION or flags != 0:
-            raise FormatError("packed terms have an unknown version or flags")
-        try:
-            names = packed.rstrip(b"\0").decode("ascii")
-            kind = Scope(scope)
-        except ValueError:
-            raise FormatError("packed terms have an unknown scope or region") from None
-        regions = tuple(names[at : at + 2] for at in range(0, len(names), 2))
-        terms = Terms(kind, start, end, regions, count, dimension, digest)
-        if terms.pack() != raw:
-            raise FormatError("packed terms are not canonical")
-        return terms
+        return Terms(*_unpack_shared(raw[:_SHARED]), raw[_SHARED:])
 
     def _check(self) -> None:
         if not 0 <= self.not_before_ms < self.expires_at_ms < _SAFE_MS:
@@ -121,6 +111,24 @@ class Terms:
             raise FormatError("terms name an impossible template shape")
         if len(self.record_digest) != DIGEST_LEN:
             raise FormatError("a record digest is not 32 bytes")
+
+
+@lru_cache(maxsize=1024)
+def _unpack_shared(shared: bytes) -> tuple[Scope, int, int, tuple[str, ...], int, int]:
+    """Decode all but the digest: the same for every subject who consented to the same notice."""
+    version, scope, flags, start, end, packed, count, dimension, _ = _LAYOUT.unpack(shared + _NO_DIGEST)
+    if version != VERSION or flags != 0:
+        raise FormatError("packed terms have an unknown version or flags")
+    try:
+        names = packed.rstrip(b"\0").decode("ascii")
+        kind = Scope(scope)
+    except ValueError:
+        raise FormatError("packed terms have an unknown scope or region") from None
+    regions = tuple(names[at : at + 2] for at in range(0, len(names), 2))
+    terms = Terms(kind, start, end, regions, count, dimension, _NO_DIGEST)
+    if terms.pack() != shared + _NO_DIGEST:
+        raise FormatError("packed terms are not canonical")
+    return kind, start, end, regions, count, dimension
 
 
 @lru_cache(maxsize=256)

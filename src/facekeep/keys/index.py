@@ -19,7 +19,7 @@ class SubjectIndex:
         self._store = store
         self._prefix = _INDEX + vault_id
         self._key = key
-        self._seal_key = p.mac(key, _SEAL)
+        self._aead = p.Aead(p.mac(key, _SEAL))
 
     def hash(self, subject: bytes) -> bytes:
         """Row key of a subject id's UTF-8, 32 bytes."""
@@ -28,7 +28,7 @@ class SubjectIndex:
     def row(self, subject: bytes, tag: bytes) -> tuple[bytes, bytes]:
         """(row key, sealed tag) that binds a subject to a tag."""
         hashed = self.hash(subject)
-        return hashed, p.seal(self._seal_key, tag, self._prefix + hashed)
+        return hashed, self._aead.seal(tag, self._prefix + hashed)
 
     def lookup(self, subject: bytes) -> bytes | None:
         """Tag of a subject, or None; raises IntegrityError when the row was altered or moved."""
@@ -47,4 +47,4 @@ class SubjectIndex:
 
     def open(self, hashed: bytes, sealed: bytes) -> bytes:
         """Tag in a row; raises IntegrityError."""
-        return p.open_sealed(self._seal_key, sealed, self._prefix + hashed)
+        return self._aead.open(sealed, self._prefix + hashed)

@@ -50,7 +50,10 @@ class Model:
 
     def check(self, vector: npt.ArrayLike) -> Floats:
         """Return one embedding as float32 of shape (d,); raises UsageError for anything else."""
-        return np.asarray(self.check_many(np.asarray(vector)[None])[0])
+        array = np.asarray(vector)
+        if array.dtype == np.float32 and array.shape == (self.dimension,) and 0 < array @ array < np.inf:
+            return array
+        return np.asarray(self.check_many(array[None])[0])
 
     def check_many(self, vectors: npt.ArrayLike) -> Floats:
         """Return embeddings as float32 of shape (n, d): finite, of this dimension, none of them zero."""
@@ -94,6 +97,9 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     L2 sums squared differences: the expansion |a|^2 - 2ab + |b|^2 is faster but loses every digit for near
     duplicates, which are the matches.
     """
+    if len(gallery) == 1 and model.metric == "l2":
+        gap = gallery[0] - probe
+        return np.sqrt(gap @ gap, dtype=np.float32)[None]
     out = np.empty(len(gallery), np.float32)
     for start in range(0, len(gallery), _ROWS):
         rows = gallery[start : start + _ROWS]

@@ -49,8 +49,9 @@ _scratch = threading.local()
 
 def verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
     """Compare a probe with one subject; raises Denied. Returns the answer and the distance."""
-    for _ in range(ATTEMPTS):
-        verdict = evaluate(core, session, question.ask, subject)
+    for attempt in range(ATTEMPTS):
+        view = core.view() if attempt else core.recent_view()
+        verdict = evaluate(core, session, question.ask, subject, view)
         reason, distance = verdict.reason, 0.0
         if verdict.permit is not None:
             try:

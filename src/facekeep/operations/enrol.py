@@ -175,6 +175,8 @@ def _fresh_grant(
 ) -> NewGrant:
     """Grant of new photographs, with those of ``old`` before them where photographs are added."""
     model = what.model
+    if not len(what.embeddings):
+        raise UsageError("a subject is enrolled from at least one photograph")
     if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))

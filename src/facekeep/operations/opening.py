@@ -20,6 +20,7 @@ from facekeep.clock import Clock
 from facekeep.crypto import primitives as p
 from facekeep.errors import (
     Busy,
+    ClockError,
     FacekeepError,
     FormatError,
     IntegrityError,
@@ -225,7 +226,7 @@ def _recover_if_alone(core: Core) -> None:
     try:
         with core.lock.held(0):
             recover(core)
-    except Busy:
-        return
+    except (Busy, ClockError):
+        return  # at work, or waiting for 'facekeep clock accept'; the slots stay denied
     except StoreError as error:
         raise StoreError(f"an interrupted operation could not be finished: {error}") from error

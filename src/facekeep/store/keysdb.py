@@ -144,6 +144,10 @@ class KeysStore:
         with contextlib.suppress(FacekeepError):
             self._read("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def check_identity(self) -> None:
+        """Raise IntegrityError if keys.db was removed or replaced since it was opened."""
+        self._primary.check_identity()
+
     # -- the subject index
 
     def index_get(self, row_key: bytes) -> bytes | None:
