@@ -26,8 +26,9 @@ from facekeep.errors import Denied, FacekeepError, IntegrityError, SlotDead, Sto
 from facekeep.formats import decisions, entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import from_ranges
-from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges
+from facekeep.formats.terms import TERMS_DTYPE, TERMS_LEN, Scope, valid_now
+from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
 from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model, distances
@@ -83,9 +84,8 @@ class Gallery:
         self._control_seq = -1
         self._excluded: set[int] = set()
         self._wake_ms = FOREVER
-        view = core.view()
-        self._admit(view)
-        self._reload(view, progress)
+        self._admit(core.view())
+        self._follow(progress)
         self._stop = threading.Event()
         watcher = threading.Thread(
             target=_watch, args=(weakref.ref(self), self._stop), name="facekeep-gallery", daemon=True
@@ -209,20 +209,31 @@ class Gallery:
             raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
         raise Denied
 
-    def _follow(self) -> View:
+    def _follow(self, progress: Progress | None = None) -> View:
+        """Bring the rows up to the present view; what another process swaps meanwhile is followed, too."""
         if self._closed:
             raise UsageError("the gallery is closed", next="open another one")
-        view = self._core.view()
-        if view.head.control_seq != self._control_seq:
+        for _ in range(ATTEMPTS):
+            view = self._core.view()
+            try:
+                self._catch_up(view, progress)
+            except TreeStale:
+                self._core.forget_tree()
+                self._control_seq = -1  # a part may have been applied: all of it again
+            else:
+                return view
+        raise StoreError("the vault changed too often to follow; nothing was answered", next="try again")
+
+    def _catch_up(self, view: View, progress: Progress | None) -> None:
+        if self._control_seq < 0 or self._core.clock.now_ms() >= self._wake_ms:
+            self._reload(view, progress)
+        elif view.head.control_seq != self._control_seq:
             self._apply_changes(view)
-        elif self._core.clock.now_ms() >= self._wake_ms:
-            self._reload(view, None)
-        return view
 
     def _apply_changes(self, view: View) -> None:
         added: list[int] = []
         for _, entry in self._core.log.control_since(self._seen):
-            if entry["type"] == "restore":
+            if entry["type"] in {"restore", "clock"}:
                 self._reload(view, None)
                 return
             if entry["type"] == "destroy":
@@ -264,6 +275,8 @@ class Gallery:
         """Open those rows that the rules let through."""
         if not rows:
             return
+        self._excluded.update(row.slot for row in rows if not _is_sound(row))
+        rows = [row for row in rows if _is_sound(row)]
         slots = np.array([row.slot for row in rows], np.int64)
         keys, alive = view.tree.slot_keys(slots)
         terms = np.frombuffer(b"".join(row.terms for row in rows), TERMS_DTYPE)
@@ -289,6 +302,11 @@ class Gallery:
             ),
         )
         self._excluded.update(failed)
+
+
+def _is_sound(row: GrantRow) -> bool:
+    """Whether the columns have their lengths, so that many rows can be looked at as one array."""
+    return (len(row.grant_id), len(row.tag), len(row.terms)) == (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
 
 
 def _chunked(rows: Iterator[GrantRow]) -> Iterator[list[GrantRow]]:

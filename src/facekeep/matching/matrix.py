@@ -38,7 +38,7 @@ class Matrix:
     @property
     def locked(self) -> bool:
         """Whether the operating system locked the memory."""
-        return self._buffer.locked
+        return bool(self._buffer.locked)
 
     @property
     def matrix(self) -> npt.NDArray[np.float32]:

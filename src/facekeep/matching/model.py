@@ -99,7 +99,7 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     """
     if len(gallery) == 1 and model.metric == "l2":
         gap = gallery[0] - probe
-        return np.sqrt(gap @ gap, dtype=np.float32)[None]
+        return np.array([np.sqrt(gap @ gap)], np.float32)
     out = np.empty(len(gallery), np.float32)
     for start in range(0, len(gallery), _ROWS):
         rows = gallery[start : start + _ROWS]
