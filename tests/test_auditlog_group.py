@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from auditlog_help import BRANCH, NOW, Lab, decision, granted, grants
+from auditlog_help import BRANCH, NOW, VAULT, Lab, decision, granted, grants
 from facekeep.auditlog.group import ControlMoved, Group, Request
 from facekeep.errors import Busy, IntegrityError, StoreError
-from facekeep.store.sqlite import Database
+from facekeep.store import logdb
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
@@ -217,7 +217,7 @@ def test_an_interrupted_follower_passes_the_leadership_on() -> None:
 def test_a_lock_held_by_another_process_stops_nothing(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.log._writer._connection.execute("PRAGMA busy_timeout=20")
-    other = Database(lab.path, "log", b"v" * 16, [lambda _: None])
+    other = logdb.open_log(lab.path, VAULT)
     with other.transaction(), pytest.raises(Busy, match="nothing was written"):
         lab.decide()
     assert lab.decide() == 1
