@@ -13,7 +13,7 @@ from facekeep.access.gate import Ask, Verdict, evaluate
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.memory import LockedBuffer
-from facekeep.errors import Denied, IntegrityError, StoreError
+from facekeep.errors import ClockError, Denied, IntegrityError, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -60,8 +60,8 @@ def verify(core: Core, session: Session, subject: bytes, question: Question) -> 
                 reason = Reason.INTEGRITY
         try:
             decision = _record(core, session, verdict, reason, question, distance)
-        except ControlMoved:
-            continue
+        except (ControlMoved, ClockError):
+            continue  # the state last seen is not the present one: evaluate again
         if reason is not Reason.OK:
             raise Denied(decision=decision)
         matched = question.threshold.matches(distance)
