@@ -157,7 +157,8 @@ class VaultStore:
     def quick_check(self) -> str:
         """SQLite's own verdict on the file: ``ok`` or its first complaint."""
         with translated(self.database.name):
-            return str(self.database.connection().execute("PRAGMA integrity_check(1)").fetchone()[0])
+            found = str(self.database.connection().execute("PRAGMA integrity_check(1)").fetchone()[0])
+            return " ".join(found.split())
 
 
 def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
