@@ -40,7 +40,16 @@ def _tables(database: SqliteUtils) -> None:
     database.execute("CREATE TABLE grant_entry (slot INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT")
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (_tables,)
+def _tiles(database: SqliteUtils) -> None:
+    """Hashes above the leaves (SPEC.md §10.7): rebuilt from the entries when in doubt; copies have none."""
+    database.execute("CREATE TABLE tile (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT")
+    database.execute(
+        "CREATE TABLE tiled (id INTEGER PRIMARY KEY CHECK (id = 1),"
+        " body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
+    )
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_tables, _tiles)
 
 _COLUMNS = "idx, control, body, leaf, chain"
 
