@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from facekeep.cli.progress import Progress
 from facekeep.cli.terms import Statement, consent_options
 from facekeep.errors import UsageError
 from facekeep.vault import Existing
+
+_QUOTED = re.compile(r"""(['"]).*\1""")
 
 
 @click.command("enroll", short_help="Seal the templates of one person or of many, under consent.")
@@ -110,11 +113,9 @@ def _many(
 
 def _tell(tally: Tally, unit: str) -> None:
     for failure in tally.left_out:
-        output.say(
-            f"{_where(failure, unit)}: a photograph was left out: {failure.error} ({failure.error.code})"
-        )
+        output.say(f"{_where(failure, unit)}: a photograph was left out: {_why(failure)}")
     for failure in tally.failures:
-        output.say(f"{_where(failure, unit)}: {failure.error} ({failure.error.code})")
+        output.say(f"{_where(failure, unit)}: {_why(failure)}")
         output.hint(f"next: {failure.error.next}")
     output.data("enrolled", tally.enrolled)
     output.data("skipped", tally.skipped)
@@ -125,3 +126,11 @@ def _where(failure: Failure, unit: str) -> str:
     """Item's number; the person's id beside it on a terminal only, never into somebody's log file."""
     named = f" ({failure.subject})" if failure.subject and sys.stderr.isatty() else ""
     return f"{unit} {failure.number}{named}"
+
+
+def _why(failure: Failure) -> str:
+    """What was wrong; the names of files, often people's, on a terminal only."""
+    message = str(failure.error)
+    if not sys.stderr.isatty():
+        message = _QUOTED.sub("a file", message)
+    return f"{message} ({failure.error.code})"

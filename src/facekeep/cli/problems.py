@@ -61,6 +61,8 @@ def describe(error: BaseException) -> Problem:
     if isinstance(error, OSError):
         return _ours(StoreError(_os_message(error)))
     where = _innermost(error)
+    if isinstance(error, ImportError) and error.name:
+        where = f"{where}, which needs {error.name}"
     report = "report this line, the version and the command without its names, as SECURITY.md says"
     return Problem("internal", f"internal error: {type(error).__name__} at {where}", report, INTERNAL)
 

@@ -55,7 +55,9 @@ def needles(
     """Collect needles: texts in four spellings, floats in four forms, photographs in blocks of 8 bytes."""
     floats = np.concatenate([each.ravel() for each in embeddings])
     forms = [floats.astype(form) for form in ("<f4", ">f4", "<f8", ">f8")]
-    words: tuple[Words, ...] = tuple(np.unique(form.view(f"<u{form.dtype.itemsize}")) for form in forms)
+    words: tuple[Words, ...] = tuple(
+        np.unique(form[form != 0].view(f"<u{form.dtype.itemsize}")) for form in forms
+    )
     blocks = np.concatenate([_blocks(photo) for photo in photographs])
     spelled = [spelling for text in texts for spelling in _spellings(text)]
     return Needles(tuple(spelled), words, np.unique(blocks))
@@ -101,7 +103,7 @@ def _has_run(raw: bytes, words: Words) -> bool:
     width = words.dtype.itemsize
     for offset in range(width):
         count = (len(raw) - offset) // width
-        if count < 2:  # noqa: PLR2004 - a run is two
+        if count < 2 or not len(words):  # noqa: PLR2004 - a run is two
             continue
         here = np.frombuffer(raw, words.dtype, count, offset)
         hits = words[np.minimum(np.searchsorted(words, here), len(words) - 1)] == here
