@@ -207,6 +207,9 @@ class AuditLog:
         ``progress`` is called with (entries done, entries in all). Reads one snapshot; appends go on.
         """
         with self._snapshot() as (connection, head):
+            verdict = " ".join(str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
+            if verdict != "ok":
+                raise IntegrityError(f"log.db is damaged: {verdict}")
             replay = Replay(connection, self._key, self._pin)
             replay.run(head, progress)
             replay.finish()
