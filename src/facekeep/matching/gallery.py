@@ -34,7 +34,7 @@ from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model, distances
 from facekeep.matching.threshold import Threshold
 from facekeep.sealing.bulk import open_references
-from facekeep.store.vaultdb import GrantRow
+from facekeep.store.vaultdb import SealedRow
 
 Progress = Callable[[int, int], None]
 ATTEMPTS = 64
@@ -244,7 +244,7 @@ class Gallery:
                 added.extend(self._slots_of_operation(cast("int", entry["of"])))
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
         mine = [slot for slot in added if view.kind_of(slot) == self.scope and slot not in self._rows]
-        self._open(view, self._core.data.by_slots(mine))
+        self._open(view, [row[:7] for row in self._core.data.by_slots(mine)])
         self._mark(view)
 
     def _slots_of_operation(self, first: int) -> list[int]:
@@ -264,26 +264,26 @@ class Gallery:
         total = self._core.data.count()
         done = 0
         for branch in view.branches_of(self.scope):
-            for chunk in _chunked(self._core.data.branch_rows(branch)):
+            for chunk in self._core.data.branch_rows(branch, _CHUNK):
                 self._open(view, chunk)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
         self._mark(view)
 
-    def _open(self, view: View, rows: list[GrantRow]) -> None:
+    def _open(self, view: View, rows: list[SealedRow]) -> None:
         """Open those rows that the rules let through."""
         if not rows:
             return
         self._excluded.update(row.slot for row in rows if not _is_sound(row))
         rows = [row for row in rows if _is_sound(row)]
-        slots = np.array([row.slot for row in rows], np.int64)
+        slots = np.array([row[0] for row in rows], np.int64)
         keys, alive = view.tree.slot_keys(slots)
-        terms = np.frombuffer(b"".join(row.terms for row in rows), TERMS_DTYPE)
+        terms = np.frombuffer(b"".join([row[4] for row in rows]), TERMS_DTYPE)
         now = self._core.clock.now_ms()
         living = alive & ~view.pending.mask(slots)
         fit = valid_now(terms, self.scope, self.region, now)
-        fit &= np.array([row.model == self.model.id for row in rows], np.bool_)
+        fit &= np.array([row[3] == self.model.id for row in rows], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):
@@ -307,16 +307,6 @@ class Gallery:
 def _is_sound(row: GrantRow) -> bool:
     """Whether the columns have their lengths, so that many rows can be looked at as one array."""
     return (len(row.grant_id), len(row.tag), len(row.terms)) == (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
-
-
-def _chunked(rows: Iterator[GrantRow]) -> Iterator[list[GrantRow]]:
-    chunk: list[GrantRow] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    yield chunk
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:

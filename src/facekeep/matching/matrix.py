@@ -11,7 +11,7 @@ import numpy.typing as npt
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.crypto.memory import LockedBuffer
 from facekeep.formats.ids import GRANT_ID_LEN
-from facekeep.store.vaultdb import GrantRow
+from facekeep.store.vaultdb import SealedRow
 
 FOREVER: Final = 2**53
 
@@ -60,7 +60,7 @@ class Matrix:
 
     def add(
         self,
-        rows: Sequence[GrantRow],
+        rows: Sequence[SealedRow],
         expires: npt.NDArray[np.int64],
         fill: Callable[[memoryview], list[int]],
     ) -> list[int]:
@@ -68,13 +68,13 @@ class Matrix:
         self._reserve(self.count + len(rows))
         start, end = self.count, self.count + len(rows)
         width = 4 * self.dimension
-        failed = [rows[at].slot for at in fill(self._buffer.view[start * width : end * width])]
-        self._slots[start:end] = [row.slot for row in rows]
+        failed = [rows[at][0] for at in fill(self._buffer.view[start * width : end * width])]
+        self._slots[start:end] = [row[0] for row in rows]
         self._expires[start:end] = expires
-        ids = np.frombuffer(b"".join(row.grant_id for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
+        ids = np.frombuffer(b"".join(row[1] for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
         self._grants[start:end] = ids
-        self._where.update((row.slot, start + at) for at, row in enumerate(rows))
-        self.digest.add_many([row.slot for row in rows], [row.grant_id for row in rows])
+        self._where.update((row[0], start + at) for at, row in enumerate(rows))
+        self.digest.add_many([row[0] for row in rows], [row[1] for row in rows])
         self.count = end
         self.drop(failed)
         return failed

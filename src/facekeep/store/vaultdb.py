@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sqlite_utils import Database as SqliteUtils
 
@@ -53,6 +53,10 @@ class GrantRow(NamedTuple):
     commitment: bytes
     templates: bytes
     record: bytes
+
+
+#: A GrantRow without its record: slot, grant id, tag, model, terms, commitment, sealed templates.
+SealedRow: TypeAlias = tuple[int, bytes, bytes, str, bytes, bytes, bytes]
 
 
 class VaultStore:
@@ -105,16 +109,16 @@ class VaultStore:
                 f"SELECT {_COLUMNS} FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot", (low, high)
             )
 
-    def branch_rows(self, branch: int) -> Iterator[GrantRow]:
-        """Rows of one branch by slot, without their records (empty): what a gallery opens."""
+    def branch_rows(self, branch: int, chunk: int) -> Iterator[list[SealedRow]]:
+        """Rows of one branch by slot, without records, in lists of ``chunk``: what a gallery opens."""
         with translated(self.database.name):
-            cursor = self.database.connection().cursor()
-            cursor.row_factory = _as_row
-            yield from cursor.execute(
-                "SELECT slot, grant_id, tag, model, terms, commitment, templates, x'' FROM grants"
+            cursor = self.database.connection().execute(
+                "SELECT slot, grant_id, tag, model, terms, commitment, templates FROM grants"
                 " WHERE slot >= ? AND slot < ? ORDER BY slot",
                 (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
             )
+            while rows := cursor.fetchmany(chunk):
+                yield rows
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""
