@@ -53,9 +53,10 @@ def plan(
     """
     slots = np.unique(np.asarray(dead_slots, dtype=np.int64))
     _check_slots(slots, tree.root_node.next_branch)
+    kinds = _kinds(take)
     if not len(slots):
         _free(tree.root_node.positions, len(take))  # before anything is staged
-    rows = _Planner(tree).top(slots, new_root, pin, now_ms, take)
+    rows = _Planner(tree).top(slots, new_root, pin, now_ms, kinds)
     return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes))
 
 
@@ -67,6 +68,12 @@ def _check_slots(slots: npt.NDArray[np.int64], next_branch: int) -> None:
         raise FormatError("a slot to destroy was never part of the key tree")
 
 
+def _kinds(take: Sequence[int]) -> tuple[Kind, ...]:
+    if not set(take) <= set(Kind) - {Kind.FREE}:
+        raise FormatError("a branch is taken for an unknown kind")
+    return tuple(Kind(each) for each in take)
+
+
 class _Planner:
     """Walks the touched paths bottom-up and yields every re-keyed node exactly once."""
 
@@ -75,7 +82,7 @@ class _Planner:
         self._epoch = tree.epoch + 1
 
     def top(
-        self, slots: npt.NDArray[np.int64], new_root: bytes, pin: Pin, now_ms: int, take: Sequence[int]
+        self, slots: npt.NDArray[np.int64], new_root: bytes, pin: Pin, now_ms: int, take: Sequence[Kind]
     ) -> Iterator[SwapRow]:
         root = self._tree.root_node
         children = bytearray(root.node.children)
@@ -88,7 +95,7 @@ class _Planner:
             children[KEY_LEN * place : KEY_LEN * (place + 1)] = key or random_bytes(KEY_LEN)
             positions[place] = positions[place] if key else (0, Kind.FREE)
         for place, kind in zip(_free(positions, len(take)), take, strict=True):
-            positions[place] = (following, Kind(kind))
+            positions[place] = (following, kind)
             children[KEY_LEN * place : KEY_LEN * (place + 1)] = random_bytes(KEY_LEN)
             following += 1
         node = Node(bytes(children), stored)

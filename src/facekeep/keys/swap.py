@@ -9,7 +9,7 @@ import numpy as np
 
 from facekeep.crypto.primitives import compare, random_bytes
 from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreError, TreeFull
-from facekeep.formats.ids import FANOUT
+from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.plan import plan, seal_top
 from facekeep.keys.provider import Candidate, Receipt, RootProvider
@@ -76,6 +76,7 @@ class Swap:
                 return
             if not self._tree.is_current():
                 raise TreeStale("the key tree was swapped by another process")
+            self._plan()  # refuses what cannot be planned before anything is staged
             self._store.require_copies()
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
@@ -91,18 +92,7 @@ class Swap:
             if self._spent:
                 self.stage()  # a root that was begun with seals nothing else
             self._spent = True
-            self._store.write_swap(
-                plan(
-                    self._tree,
-                    self._dead,
-                    new_root=self._winner.root,
-                    pin=self._pin,
-                    now_ms=self._now_ms,
-                    take=self._take,
-                    principals=self._principals,
-                    index_hashes=self._index_hashes,
-                )
-            )
+            self._store.write_swap(self._plan())
 
     def verify(self) -> KeyTree:
         """Open the new epoch on fresh connections, copies too; returns its tree.
@@ -112,7 +102,7 @@ class Swap:
         with self._step("verify"):
             self._store.require_copies()
             for store in self._store.fresh():
-                self._check(open_tree(store, self._tree.vault_id, [self._winner])[0])
+                self._check(store)
             return open_tree(self._store, self._tree.vault_id, [self._winner])[0]
 
     def promote(self) -> tuple[Receipt, ...]:
@@ -120,11 +110,27 @@ class Swap:
         with self._step("promote"):
             return settle(self._store, self._winner, self._providers, previous=self._tree.fingerprint)
 
-    def _check(self, tree: KeyTree) -> None:
+    def _plan(self) -> SwapWrites:
+        return plan(
+            self._tree,
+            self._dead,
+            new_root=self._winner.root,
+            pin=self._pin,
+            now_ms=self._now_ms,
+            take=self._take,
+            principals=self._principals,
+            index_hashes=self._index_hashes,
+        )
+
+    def _check(self, store: KeysStore) -> None:
+        tree, _ = open_tree(store, self._tree.vault_id, [self._winner])
         if tree.epoch != self.epoch or bool(tree.alive(self._dead).any()):
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
-        if not compare(tree.slot_key(self._witness), self._witness_key) or tree.damage:
+        if not compare(tree.slot_key(self._witness), self._witness_key):
             raise IntegrityError("the swap changed a living slot; the old root was kept")
+        twins = [store.read_node(branch, 1, 0) for branch in np.unique(self._dead >> SLOT_BITS).tolist()]
+        if tree.damage or any(first != second for first, second in twins):
+            raise IntegrityError("the swap was not written whole; the old root was kept")
 
     def _written(self) -> bool:
         return self._winner.fingerprint in self._store.read_fingerprints()
