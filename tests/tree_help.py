@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from auditlog_help import KEY, NOW, VAULT, Lab, decision
-
 from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
@@ -75,6 +74,7 @@ class Grown:
         for leaf in self.leaves:
             frontier.append(leaf)
             self.roots.append(frontier.root())
+        self._last: tuple[int, TileHashes] | None = None
         self.levels = [self.leaves]
         while len(below := self.levels[-1]) >= WIDTH:
             last = len(below) - WIDTH + 1
@@ -84,7 +84,9 @@ class Grown:
         return self.levels[tile.level][tile.n * WIDTH : tile.n * WIDTH + tile.width]
 
     def at(self, size: int) -> TileHashes:
-        return TileHashes(size, self.tile)
+        if self._last is None or self._last[0] != size:
+            self._last = (size, TileHashes(size, self.tile))
+        return self._last[1]
 
     def checkpoint(self, size: int, origin: str | None = None) -> Checkpoint:
         return Checkpoint(origin or signer().origin, size, self.roots[size])

@@ -57,7 +57,7 @@ class Checkpoints:
     def inclusion(
         self, snapshot: Snapshot, index: int, checkpoint: bytes, *, extra: bytes | None = None
     ) -> InclusionProof:
-        """Return the tlog-proof of an entry in a checkpoint of the snapshot, or an earlier one of this log."""
+        """Return the tlog-proof of an entry in a checkpoint of the snapshot, or an earlier one."""
         note = self._own(snapshot, checkpoint)
         path = snapshot.inclusion(index, Checkpoint.parse(note.text).size)
         return InclusionProof(index, path, note, extra)
