@@ -33,6 +33,7 @@ def identify(*, reason: str = "ok") -> JsonObject:
         set_digest=b"d" * 32 if ok else None,
         candidates=[BRANCH + 1, BRANCH] if ok else None,
         excluded=1 if ok else None,
+        omitted=[BRANCH + 5] if ok else None,
     )
 
 

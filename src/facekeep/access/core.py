@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
@@ -125,6 +128,12 @@ class Core:
             # Pending is read after the head: at worst it is newer, and the append notices.
             self._state = View(head, self._tree, self.log.pending(), kinds, {})
             return self._state
+
+    def missing(self, view: View) -> npt.NDArray[np.int64]:
+        """Slots of living, completed grants that have no row in vault.db, ascending."""
+        granted = self.ledger.all_slots()
+        granted = granted[view.tree.alive(granted) & ~view.pending.mask(granted)]
+        return np.setdiff1d(granted, np.array(self.data.slots(), np.int64), assume_unique=True)
 
     def _reopen_tree(self) -> KeyTree:
         candidates = [candidate for provider in self.providers for candidate in provider.candidates()]

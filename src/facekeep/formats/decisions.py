@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import cast
 
 from facekeep.errors import FormatError
-from facekeep.formats.canonical import JsonObject, encode_trusted
+from facekeep.formats.canonical import JsonObject, JsonValue, encode_trusted
 from facekeep.formats.entryrules import INDEX_MASK, SAFE, validate
-from facekeep.formats.ids import BRANCH_SLOTS, TAG_LEN
+from facekeep.formats.ids import BRANCH_SLOTS, TAG_LEN, to_ranges
 
 _SHAPES = 4096
 _shapes: set[tuple[object, ...]] = set()  # words of verify decisions that ``validate`` has passed
@@ -46,6 +47,7 @@ def decision_verify(
         "excluded": None,
         "model": model,
         "nonce": nonce or os.urandom(16).hex(),
+        "omitted": None,
         "op": "verify",
         "reason": str(reason),
         "region": region,
@@ -92,9 +94,12 @@ def decision_identify(
     set_digest: bytes | None = None,
     candidates: Sequence[int] | None = None,
     excluded: int | None = None,
+    omitted: Sequence[int] | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
     """Make a 1:N decision; ``candidates`` are the slots answered in rank order, None on a denial.
+
+    ``omitted`` are slots whose grant the log allows but whose row was missing or damaged.
 
     Raises FormatError for what the log must not hold.
     """
@@ -107,6 +112,7 @@ def decision_identify(
         "excluded": excluded,
         "model": model,
         "nonce": nonce or os.urandom(16).hex(),
+        "omitted": None if omitted is None else cast("JsonValue", to_ranges(list(omitted))),
         "op": "identify",
         "reason": str(reason),
         "region": region,

@@ -202,7 +202,7 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "scope": _one_of(*SCOPES), "region": _REGION, "model": _model, "threshold_e6": _nullable(_COUNT),
         "tag": _nullable(_H32), "slot": _nullable(_slot), "result": _nullable(_one_of("match", "no_match")),
         "count": _nullable(_COUNT), "set": _nullable(_H32), "candidates": _nullable(_unique_slots),
-        "excluded": _nullable(_COUNT),
+        "excluded": _nullable(_COUNT), "omitted": _nullable(_ranges),
     },
     "settings": {"digest": _H32, "previous": _H32},
     "signing": {
@@ -274,7 +274,7 @@ def _across_decision(entry: Mapping[str, object]) -> None:
     _null(entry, ("tag", "slot") if identify else _IDENTIFY_ONLY)
 
 
-_IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded")
+_IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded", "omitted")
 _ACROSS: Final[Mapping[str, Callable[..., None]]] = {
     "grant": _across_grant,
     "destroy": _across_destroy,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Self, cast
@@ -26,7 +26,7 @@ from facekeep.errors import Denied, FacekeepError, IntegrityError, SlotDead, Sto
 from facekeep.formats import decisions, entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges, to_ranges
 from facekeep.formats.terms import TERMS_DTYPE, TERMS_LEN, Scope, valid_now
 from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
@@ -77,12 +77,14 @@ class Gallery:
         """Open every grant that is valid now; raises Denied when the principal may not."""
         self._core, self._session = core, session
         self.scope, self.model, self.region = scope, model, region
+        self._width = model.dimension.to_bytes(2, "big")
         self._guard = threading.RLock()
         self._rows = Matrix(model.dimension)
         self._closed = False
         self._seen = 0
         self._control_seq = -1
-        self._excluded: set[int] = set()
+        self._excluded: set[int] = set()  # left out because of authentic terms
+        self._omitted: set[int] = set()  # the log allows them, but their row is missing or damaged
         self._wake_ms = FOREVER
         self._admit(core.view())
         self._follow(progress)
@@ -113,6 +115,8 @@ class Gallery:
                 view = self._follow()
                 now = self._core.clock.now_ms()
                 reason = admit(self._session, view, Action.IDENTIFY, now)
+                if reason is Reason.OK and len(to_ranges(list(self._omitted))) > LIMITS.ranges_per_entry:
+                    reason = Reason.UNAVAILABLE
                 if reason is not Reason.OK:
                     self._deny(view, reason, now)
                 self._rows.drop_expired(now, self._excluded)
@@ -185,7 +189,8 @@ class Gallery:
             count=self._rows.count,
             set_digest=self._rows.digest.digest(),
             candidates=[hit.slot for hit in hits],
-            excluded=len(self._excluded),
+            excluded=len(self._excluded) + len(self._omitted),
+            omitted=sorted(self._omitted),
         )
 
     def _admit(self, view: View) -> None:
@@ -240,11 +245,14 @@ class Gallery:
                 gone = from_ranges(cast("list[list[int]]", entry["slots"]))
                 self._rows.drop(gone)
                 self._excluded.difference_update(gone)
+                self._omitted.difference_update(gone)
             elif entry["type"] == "granted":
                 added.extend(self._slots_of_operation(cast("int", entry["of"])))
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
         mine = [slot for slot in added if view.kind_of(slot) == self.scope and slot not in self._rows]
-        self._open(view, [row[:7] for row in self._core.data.by_slots(mine)])
+        rows = self._core.data.by_slots(mine)
+        self._omitted.update(set(mine) - {row.slot for row in rows})
+        self._open(view, [row[:7] for row in rows])
         self._mark(view)
 
     def _slots_of_operation(self, first: int) -> list[int]:
@@ -260,6 +268,8 @@ class Gallery:
     def _reload(self, view: View, progress: Progress | None) -> None:
         self._rows.clear()
         self._excluded.clear()
+        missing = self._core.missing(view).tolist()
+        self._omitted = {slot for slot in missing if view.kind_of(slot) == self.scope}
         self._wake_ms = FOREVER
         total = self._core.data.count()
         done = 0
@@ -272,23 +282,23 @@ class Gallery:
         self._mark(view)
 
     def _open(self, view: View, rows: list[SealedRow]) -> None:
-        """Open those rows that the rules let through."""
+        """Open those rows that the rules let through; note why the others stay out."""
+        self._omitted.update(row[0] for row in rows if not _is_sound(row))
+        rows = [row for row in rows if _is_sound(row)]
         if not rows:
             return
-        self._excluded.update(row.slot for row in rows if not _is_sound(row))
-        rows = [row for row in rows if _is_sound(row)]
         slots = np.array([row[0] for row in rows], np.int64)
         keys, alive = view.tree.slot_keys(slots)
         terms = np.frombuffer(b"".join([row[4] for row in rows]), TERMS_DTYPE)
-        now = self._core.clock.now_ms()
         living = alive & ~view.pending.mask(slots)
+        now = self._core.clock.now_ms()
         fit = valid_now(terms, self.scope, self.region, now)
         fit &= np.array([row[3] == self.model.id for row in rows], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
+        self._leave_out(view, slots[living & ~fit].tolist())
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):
             self._wake_ms = min(self._wake_ms, int(later.min()))
-        self._excluded.update(slots[living & ~fit].tolist())
         chosen = np.flatnonzero(living & fit)
         if not len(chosen):
             return
@@ -301,12 +311,22 @@ class Gallery:
                 self._core.sealer, permit, wanted, keys[chosen], out, self.model.dimension
             ),
         )
-        self._excluded.update(failed)
+        self._omitted.update(failed)
+
+    def _leave_out(self, view: View, slots: list[int]) -> None:
+        """Tell grants that authentic terms exclude from rows whose terms were edited."""
+        for row in self._core.data.by_slots(slots):
+            terms_are_true = row.model != self.model.id or row.terms[54:56] == self._width
+            try:
+                self._core.sealer.open_record(self._core.slot_key(view, row.slot), row)
+            except (IntegrityError, SlotDead):
+                terms_are_true = False
+            (self._excluded if terms_are_true else self._omitted).add(row.slot)
 
 
-def _is_sound(row: GrantRow) -> bool:
+def _is_sound(row: SealedRow) -> bool:
     """Whether the columns have their lengths, so that many rows can be looked at as one array."""
-    return (len(row.grant_id), len(row.tag), len(row.terms)) == (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
+    return (len(row[1]), len(row[2]), len(row[4])) == (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:

@@ -16,7 +16,6 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.rows import living
-from facekeep.operations.transfer import missing_slots
 from facekeep.store.vaultdb import GrantRow
 
 _KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
@@ -64,7 +63,7 @@ def check(core: Core, session: Session, progress: Progress | None = None) -> Che
         _guarded(report, "log.db", lambda: _check_log(core, report, say))
         _guarded(report, "vault.db", lambda: _check_rows(core, view, report, say))
         _guarded(report, "keys.db", lambda: _check_index(core, view, report))
-        _guarded(report, "log.db", lambda: report.missing.extend(missing_slots(core, view)))
+        _guarded(report, "log.db", lambda: report.missing.extend(core.missing(view).tolist()))
         _check_copies(core, report)
     return report
 

@@ -204,6 +204,8 @@ def open_core(path: Path, clock: Clock) -> Core:
 def _check_together(core: Core, tree: KeyTree) -> None:
     pin = tree.pin
     core.log.check_pin(pin.size, pin.root, pin.chain)
+    if any(state.state in {"ahead", "diverged"} for state in core.log.copies_state()):
+        core.log.resync_copies(create=False)  # says which copy, and how to restore the log from it
     head = core.log.head()
     if head.settings != core.settings.digest():
         raise IntegrityError(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from facekeep.access.core import Core
-from facekeep.errors import ErasurePending, IntegrityError
+from facekeep.errors import ErasurePending
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
@@ -65,21 +65,12 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
     tags = [bytes.fromhex(tag) for part in parts for tag in cast("list[str]", part["tags"])]
     what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, tags))
     tree = core.view().tree
-    epoch, previous = last_swap(core)
-    if tree.epoch == epoch:
+    head = core.view().head
+    if tree.epoch == head.epoch:
         finish(core, None, first, what, recovery=True)
         return
     # The swap stands in keys.db already; only its completion is missing from the log.
-    complete(core, None, first, what, previous, _settle(core, previous), recovery=True)
-
-
-def last_swap(core: Core) -> tuple[int, bytes]:
-    """(epoch, fingerprint) of the last root replacement that the log says is complete."""
-    for index in range(core.log.head().size - 1, -1, -1):
-        entry = core.log.entry(index)
-        if entry["type"] in {"destroyed", "genesis"}:
-            return cast("int", entry["epoch"]), bytes.fromhex(str(entry["fingerprint"]))
-    raise IntegrityError("the log has no genesis entry")
+    complete(core, None, first, what, head.fingerprint, _settle(core, head.fingerprint), recovery=True)
 
 
 def _orphans(core: Core, tags: Iterable[bytes]) -> list[bytes]:

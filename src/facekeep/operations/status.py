@@ -13,7 +13,6 @@ from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.entries import parse
 from facekeep.operations.rows import LivingGrant, living
-from facekeep.operations.transfer import missing_slots
 
 Progress = Callable[[int, int], None]
 _DECISION = re.compile(r"(0|[1-9][0-9]{0,15})-([0-9a-f]{8})\Z")
@@ -99,7 +98,7 @@ def status(core: Core, session: Session) -> JsonObject:
     session.require(Action.STATUS)
     view = core.view()
     head, tree = view.head, view.tree
-    missing = missing_slots(core, view)
+    missing = core.missing(view).tolist()
     copies: list[JsonValue] = [
         {"file": name, "path": str(state.path), "state": state.state}
         for name, states in (("keys.db", core.keys.copies_state()), ("log.db", core.log.copies_state()))

@@ -111,7 +111,7 @@ def restore(
             _merge(core, view, chunk, fates, dry_run=dry_run)
             if progress is not None:
                 progress(fates.total(), total)
-        missing = missing_slots(core, view)
+        missing = core.missing(view).tolist()
         report = RestoreReport(
             total,
             fates[Fate.MERGED],
@@ -188,18 +188,6 @@ def _logged(core: Core, row: GrantRow) -> bool:
                 and element["model"] == row.model
             )
     return False
-
-
-def missing_slots(core: Core, view: View) -> list[int]:
-    """Slots of living, completed grants that have no row in vault.db."""
-    granted = core.ledger.all_slots()
-    granted = granted[view.tree.alive(granted)]
-    lacking = np.setdiff1d(granted, np.array(core.data.slots(), np.int64), assume_unique=True)
-    return [
-        int(slot)
-        for slot in lacking
-        if not view.pending.granting(int(slot)) and not view.pending.destroying(int(slot))
-    ]
 
 
 def _entry(core: Core, session: Session, digest: bytes, report: RestoreReport) -> JsonObject:

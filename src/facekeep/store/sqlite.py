@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+class _Holder:
+    """A thread's connection: closed with the thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+
+
 class Database:
     """A SQLite file in WAL mode with ``synchronous=FULL``; one connection a thread.
 
@@ -60,7 +72,7 @@ class Database:
         self.kind = kind
         self.name = path.name
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: weakref.WeakSet[_Holder] = weakref.WeakSet()
         self._guard = threading.Lock()
         self._closed = False
         with translated(self.name):
@@ -91,15 +103,16 @@ class Database:
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection (autocommit; use ``transaction`` to write)."""
-        existing: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        existing: _Holder | None = getattr(self._local, "holder", None)
         if existing is not None:
-            return existing
+            return existing.connection
         if self._closed:
             raise StoreError(f"{self.name} is closed")
         connection = _connect(self.path, read_only=self._read_only)
-        self._local.connection = connection
+        holder = _Holder(connection)
+        self._local.holder = holder
         with self._guard:
-            self._all.append(connection)
+            self._all.add(holder)
         return connection
 
     @contextlib.contextmanager
@@ -131,10 +144,9 @@ class Database:
         """Close every thread's connection."""
         self._closed = True
         with self._guard:
-            for connection in self._all:
+            for holder in tuple(self._all):
                 with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-            self._all.clear()
+                    holder.connection.close()
         self._local = threading.local()
 
     def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
