@@ -129,7 +129,7 @@ def _where(failure: Failure, unit: str) -> str:
 
 
 def _why(failure: Failure) -> str:
-    """What was wrong; the names of files, often people's, on a terminal only."""
+    """Say what was wrong; the names of files, often people's, on a terminal only."""
     message = str(failure.error)
     if not sys.stderr.isatty():
         message = _QUOTED.sub("a file", message)

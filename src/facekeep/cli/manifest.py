@@ -58,6 +58,8 @@ def read_source(named: str, statement: Statement) -> Source:
             total = sum(1 for line in file if line.strip())
     except OSError as error:
         raise StoreError(f"{path.name}: {error.strerror}", next="check the path after --from") from error
+    if not total:
+        raise UsageError(f"{path.name} has nobody in it", next="write one JSON object a line, one line a person")
     return Source(_opened(path, statement), total, "line")
 
 

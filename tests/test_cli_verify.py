@@ -1,0 +1,80 @@
+"""facekeep verify: 0 a match, 1 none, 20 denied, and nothing between."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_help import DIMENSION, MODEL, THRESHOLD, Cli, probe, snapshot
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    found = Cli(tmp_path, monkeypatch)
+    found.enroll("ada", "ada")
+    return found
+
+
+def test_a_match_and_none(cli: Cli) -> None:
+    match, other = cli.verify("ada", "ada-again"), cli.verify("ada", "bob")
+    assert (match.code, other.code) == (0, 1)
+    assert match.json["match"] is True
+    assert other.json["match"] is False
+    assert match.json["threshold"] == THRESHOLD
+    assert set(match.json) == {"match", "decision", "threshold"}
+    assert match.json["decision"] != other.json["decision"]
+
+
+def test_in_words(cli: Cli) -> None:
+    ran = cli.run("verify", "ada", *probe("ada-again"))
+    assert ran.out == "match\n"
+    assert ran.err.startswith("facekeep: decision ")
+    assert cli.run("verify", "ada", *probe("bob")).out == "no match\n"
+
+
+def test_the_distance_only_when_asked_for(cli: Cli) -> None:
+    assert cli.run("verify", "ada", *probe("ada-again"), "--with-score", "--json").json["score"] < 0.1
+    assert "distance 0.0" in cli.run("verify", "ada", *probe("ada-again"), "--with-score").out
+
+
+def test_one_answer_for_every_refusal(cli: Cli) -> None:
+    cli.enroll("bob", "bob", "identify")
+    unknown, no_scope = cli.verify("eve", "ada").error, cli.verify("bob", "bob").error
+    elsewhere = cli.run("verify", "ada", *probe("ada-again"), "--region", "FR", "--json").error
+    for error in (unknown, no_scope, elsewhere):
+        decision = error.pop("decision")
+        error["next"] = error["next"].replace(decision, "ID")
+    assert unknown == no_scope == elsewhere
+    assert unknown["code"] == "denied"
+
+
+def test_the_reason_is_in_the_log(cli: Cli) -> None:
+    error = cli.fails("denied", 20, "verify", "eve", *probe("ada"))
+    assert error["next"].endswith(f"facekeep status --decision {error['decision']}")
+    assert cli.ok("status", "--decision", error["decision"])["reason"] == "subject_unknown"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("photo.jpg", *probe("ada")),
+        ("--embedding", "ada.npy"),
+        ("--embedding", "ada.npy", "--model", MODEL),
+        ("--embedding", "two.npy", "--model", MODEL, "--threshold", "threshold.json"),
+        ("--embedding", "ada.npy", "--model", "raw:other/1:16:l2", "--threshold", "threshold.json"),
+        ("--embedding", "ada.npy", "--model", MODEL, "--threshold", "nothing.json"),
+        ("--embedding", "ada.npy", "--model", MODEL, "--threshold", "notice.txt"),
+        ("--embedding", "ada.npy", "--model", MODEL, "--threshold", "bare.json"),
+        ("--embedding", "ada.npy", "--model", MODEL, "--threshold", "lacking.json"),
+    ],
+)
+def test_no_probe_or_no_threshold(cli: Cli, words: tuple[str, ...]) -> None:
+    np.save("two.npy", np.ones((2, DIMENSION), np.float32))
+    Path("bare.json").write_text("0.6")
+    Path("lacking.json").write_text(json.dumps({"value": 0.6}))
+    before = snapshot(cli.home)
+    cli.fails("usage", 10, "verify", "ada", *words)
+    assert snapshot(cli.home) == before
