@@ -1,0 +1,88 @@
+"""facekeep restore: what lives comes back, what was erased does not."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+from cli_help import Cli, snapshot
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    found = Cli(tmp_path, monkeypatch)
+    found.enroll("ada", "ada")
+    found.enroll("bob", "bob")
+    found.ok("backup", "monday.fkb")
+    return found
+
+
+def lose_rows() -> None:
+    with contextlib.closing(sqlite3.connect("staff.vault/vault.db")) as connection, connection:
+        connection.execute("DELETE FROM grants")
+
+
+def test_the_erased_stay_erased_and_the_others_return(cli: Cli) -> None:
+    cli.ok("shred", "ada", "--yes")
+    lose_rows()
+    assert cli.verify("bob", "bob-again").code == 20
+    report = cli.ok("restore", "monday.fkb")
+    assert report == {
+        "rows": 2,
+        "merged": 1,
+        "present": 0,
+        "dead": 1,
+        "refused": 0,
+        "missing": [],
+        "dry_run": False,
+    }
+    assert cli.verify("ada", "ada-again").code == 20
+    assert cli.verify("bob", "bob-again").code == 0
+
+
+def test_a_dry_run_changes_nothing(cli: Cli) -> None:
+    lose_rows()
+    assert cli.ok("restore", "monday.fkb", "--dry-run")["merged"] == 2
+    assert cli.subjects() == {}
+
+
+def test_what_no_backup_holds_is_named(cli: Cli) -> None:
+    late = cli.enroll("eve", "eve")["grants"][0]["slot"]
+    lose_rows()
+    assert cli.ok("restore", "monday.fkb")["missing"] == [late]
+    ran = cli.run("restore", "monday.fkb")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "still missing\t1"
+    assert f"slots {late}" in ran.err
+
+
+def test_an_altered_backup_is_done_in_part(cli: Cli) -> None:
+    with contextlib.closing(sqlite3.connect("monday.fkb")) as connection, connection:
+        connection.execute("UPDATE grants SET record = templates WHERE slot = (SELECT min(slot) FROM grants)")
+    lose_rows()
+    ran = cli.run("restore", "monday.fkb", "--json")
+    assert ran.code == 3
+    assert (ran.json["merged"], ran.json["refused"]) == (1, 1)
+    assert cli.ok("check")["ok"] is True
+    assert "did not match the log" in cli.run("restore", "monday.fkb").err
+
+
+def test_files_that_are_no_backup(cli: Cli) -> None:
+    Path("text.fkb").write_text("hello\n" * 1000)
+    Path("empty.fkb").write_text("")
+    Path("half.fkb").write_bytes(Path("monday.fkb").read_bytes()[:6000])
+    before = snapshot(cli.home)
+    cli.fails("usage", 10, "restore", "nothing.fkb")
+    cli.fails("integrity", 33, "restore", "text.fkb")
+    cli.fails("integrity", 33, "restore", "empty.fkb")
+    cli.fails("integrity", 33, "restore", "half.fkb")
+    cli.fails("integrity", 33, "restore", "staff.vault/vault.db")
+    assert snapshot(cli.home) == before
+
+
+def test_another_vaults_backup(cli: Cli) -> None:
+    cli.ok("init", "--vault", "other.vault", "--root", "file:other.root", "--no-copy")
+    cli.ok("backup", "other.fkb", "--vault", "other.vault")
+    cli.fails("foreign_file", 34, "restore", "other.fkb")

@@ -1,0 +1,94 @@
+"""facekeep shred: asked about or said --yes, all of a list or none of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+from cli_help import Cli, snapshot
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    found = Cli(tmp_path, monkeypatch)
+    found.enroll("ada", "ada", "verify", "identify")
+    found.enroll("bob", "bob")
+    return found
+
+
+def test_whoever_is_shredded_is_gone(cli: Cli) -> None:
+    erasure = cli.ok("shred", "ada", "--yes")
+    assert (erasure["subjects"], erasure["slots"]) == (1, 2)
+    assert cli.verify("ada", "ada-again").code == 20
+    assert cli.identified("ada-again") == []
+    assert cli.subjects() == {"bob": ["verify"]}
+
+
+def test_many_in_one_batch(cli: Cli) -> None:
+    epoch = cli.ok("status")["epoch"]
+    erasure = cli.ok("shred", "ada", "bob", "ada", "--yes")
+    assert (erasure["subjects"], erasure["slots"], erasure["epoch"]) == (2, 3, epoch + 1)
+    assert cli.subjects() == {}
+
+
+def test_a_list_in_a_file_or_on_standard_input(cli: Cli) -> None:
+    cli.enroll("eve", "eve")
+    Path("gone.txt").write_bytes(b"ada\r\n\neve")
+    assert cli.ok("shred", "--from", "gone.txt", "--yes")["subjects"] == 2
+    assert cli.run("shred", "--from", "-", "--yes", "--json", stdin="bob\n").json["subjects"] == 1
+    assert cli.subjects() == {}
+
+
+def test_one_unknown_id_and_nobody_is_shredded(cli: Cli) -> None:
+    before = snapshot(cli.home)
+    cli.fails("subject_unknown", 13, "shred", "ada", "carl", "--yes")
+    assert snapshot(cli.home) == before
+
+
+@pytest.mark.parametrize("words", [("ada",), ("--from", "gone.txt"), ("ada", "--from", "-")])
+def test_where_nobody_can_be_asked_it_refuses(cli: Cli, words: tuple[str, ...]) -> None:
+    Path("gone.txt").write_text("ada\n")
+    before = snapshot(cli.home)
+    error = cli.fails("usage", 10, "shred", *words)
+    assert error["next"] == "add --yes"
+    assert snapshot(cli.home) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "status"),
+    [(None, "store", 32), (b"", "usage", 10), (b"\xff\n", "usage", 10), (b" ada\n", "usage", 10)],
+)
+def test_lists_that_are_none(cli: Cli, content: bytes | None, code: str, status: int) -> None:
+    if content is not None:
+        Path("gone.txt").write_bytes(content)
+    before = snapshot(cli.home)
+    cli.fails(code, status, "shred", "--from", "gone.txt", "--yes")
+    assert snapshot(cli.home) == before
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 10, 2), (b"\n", 10, 2), (b"y\n", 0, 1)])
+def test_on_a_terminal_it_asks(cli: Cli, answer: bytes, status: int, left: int) -> None:
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover - the command's own process
+        facekeep = Path(sys.executable).with_name("facekeep")
+        os.execv(facekeep, [str(facekeep), "shred", "ada"])
+    os.write(terminal, answer)
+    said = _everything(terminal)
+    assert b"erase 1 person for good? nobody can undo it" in said
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, said
+    assert len(cli.subjects()) == left
+
+
+def _everything(terminal: int) -> bytes:
+    said = b""
+    while True:
+        try:
+            more = os.read(terminal, 4096)
+        except OSError:
+            return said
+        if not more:
+            return said
+        said += more
