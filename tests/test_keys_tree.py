@@ -93,6 +93,8 @@ def test_what_is_no_slot_is_dead(lab: Lab) -> None:
     for wrong in (-1, slot_id(1, 0) + BRANCH_SLOTS, 2**53):
         with pytest.raises(FormatError):
             lab.tree.slot_key(wrong)
+    with pytest.raises(FormatError):
+        lab.tree.alive([2**63])
     odd = [-1, slot_id(1, 0) + BRANCH_SLOTS, 2**53, slot_id(3, 0), slot_id(1, 0)]
     assert lab.tree.alive(odd).tolist() == [False, False, False, False, True]
     assert lab.tree.slot_keys(odd)[1].tolist() == [False, False, False, False, True]

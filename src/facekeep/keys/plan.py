@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from facekeep.crypto.primitives import random_bytes, seal
 from facekeep.errors import FormatError, TreeFull
@@ -14,6 +13,7 @@ from facekeep.formats.ids import BRANCH_SLOTS, FANOUT, LEVEL2_SPAN, SLOT_BITS
 from facekeep.formats.nodes import (
     FULL_MAP,
     KEY_LEN,
+    LEAF_LEVEL,
     Kind,
     Node,
     Pin,
@@ -25,7 +25,8 @@ from facekeep.formats.nodes import (
     root_aad,
     root_fingerprint,
 )
-from facekeep.keys.tree import KeyTree, Slots
+from facekeep.keys.slots import Int64, Slots, distinct
+from facekeep.keys.tree import KeyTree
 from facekeep.store.keysdb import NodeDrop, NodeRow, SwapRow, SwapWrites, TopRow
 
 _DEAD: Final = b""
@@ -51,7 +52,7 @@ def plan(
     for one path; a second reading needs a second plan under a second root, since a key seals one node only.
     Raises FormatError for a slot that no branch of this vault ever had, TreeFull.
     """
-    slots = np.unique(np.asarray(dead_slots, dtype=np.int64))
+    slots = distinct(dead_slots)
     _check_slots(slots, tree.root_node.next_branch)
     kinds = _kinds(take)
     if not len(slots):
@@ -60,7 +61,7 @@ def plan(
     return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes))
 
 
-def _check_slots(slots: npt.NDArray[np.int64], next_branch: int) -> None:
+def _check_slots(slots: Int64, next_branch: int) -> None:
     if not len(slots):
         return
     inside = (slots & (1 << SLOT_BITS) - 1) < BRANCH_SLOTS
@@ -82,7 +83,7 @@ class _Planner:
         self._epoch = tree.epoch + 1
 
     def top(
-        self, slots: npt.NDArray[np.int64], new_root: bytes, pin: Pin, now_ms: int, take: Sequence[Kind]
+        self, slots: Int64, new_root: bytes, pin: Pin, now_ms: int, take: Sequence[Kind]
     ) -> Iterator[SwapRow]:
         root = self._tree.root_node
         children = bytearray(root.node.children)
@@ -105,14 +106,14 @@ class _Planner:
             RootNode(node, tuple(positions), following, self._epoch, pin, now_ms),
         )
 
-    def _branch(self, branch: int, index: npt.NDArray[np.int64]) -> _Step:
+    def _branch(self, branch: int, index: Int64) -> _Step:
         if not len(index):
             return None
         if len(index) == BRANCH_SLOTS:
             return (yield from self._drop(branch, 1, 0))
         return (yield from self._inner(branch, 1, 0, index))
 
-    def _inner(self, branch: int, level: int, number: int, index: npt.NDArray[np.int64]) -> _Step:
+    def _inner(self, branch: int, level: int, number: int, index: Int64) -> _Step:
         """Re-key a node at level 1 or 2; ``index`` are slot indexes counted from its first slot."""
         node = self._tree.node(branch, level, number)
         if node is None:
@@ -133,26 +134,33 @@ class _Planner:
                 keys[child] = key
         return (yield from self._rekey(branch, level, number, node, keys)) if keys else None
 
-    def _leaf(self, branch: int, number: int, index: npt.NDArray[np.int64]) -> _Step:
-        node = self._tree.node(branch, 3, number, keep=False)
+    def _leaf(self, branch: int, number: int, index: Int64) -> _Step:
+        node = self._tree.node(branch, LEAF_LEVEL, number, keep=False)
         if node is None:
             return None
-        keys = {child: _DEAD for child in index.tolist() if not node.is_dead(child)}
-        return (yield from self._rekey(branch, 3, number, node, keys)) if keys else None
+        dead = node.dead | _map(index)
+        if dead == node.dead:
+            return None
+        children = np.frombuffer(node.children, dtype=np.uint8).reshape(FANOUT, KEY_LEN).copy()
+        children[index] = 0
+        return (yield from self._seal(branch, LEAF_LEVEL, number, Node(children.tobytes(), 0, dead)))
 
     def _rekey(self, branch: int, level: int, number: int, node: Node, keys: dict[int, bytes]) -> _Step:
-        """Seal ``node`` under a fresh key with ``keys`` for its children's; drop it if all are dead."""
+        """Put ``keys`` in place of its children's and seal the node again."""
         children, stored, dead = bytearray(node.children), node.stored, node.dead
         for child, key in keys.items():
             children[KEY_LEN * child : KEY_LEN * (child + 1)] = key or bytes(KEY_LEN)
             stored = stored | bit(child) if key else stored & ~bit(child)
             dead = dead if key else dead | bit(child)
-        if dead == FULL_MAP:
+        return (yield from self._seal(branch, level, number, Node(bytes(children), stored, dead)))
+
+    def _seal(self, branch: int, level: int, number: int, node: Node) -> _Step:
+        """Seal under a fresh key, which seals nothing else; drop a node whose children are all dead."""
+        if node.dead == FULL_MAP:
             return (yield from self._drop(branch, level, number))
         fresh = random_bytes(KEY_LEN)
         aad = node_aad(self._tree.vault_id, branch, level, number, self._epoch)
-        blob = seal(fresh, encode_node(Node(bytes(children), stored, dead), level), aad)
-        yield NodeRow(branch, level, number, self._epoch, blob)
+        yield NodeRow(branch, level, number, self._epoch, seal(fresh, encode_node(node, level), aad))
         return fresh
 
     @staticmethod
@@ -167,18 +175,25 @@ def seal_top(vault_id: bytes, root: bytes, node: RootNode) -> TopRow:
     return TopRow(node.epoch, mark, seal(root, encode_root(node), root_aad(vault_id, node.epoch, mark)))
 
 
-def _within(slots: npt.NDArray[np.int64], first: int, count: int) -> npt.NDArray[np.int64]:
+def _within(slots: Int64, first: int, count: int) -> Int64:
     low, high = np.searchsorted(slots, (first, first + count)).tolist()
     return slots[low:high] - first
 
 
-def _split(index: npt.NDArray[np.int64], span: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def _split(index: Int64, span: int) -> Iterator[tuple[int, Int64]]:
     """Split sorted indexes by the child whose ``span`` they fall into: (child, indexes inside it)."""
     child = index // span
     starts = np.flatnonzero(np.diff(child, prepend=-1)).tolist()
     for low, high in zip(starts, [*starts[1:], len(index)], strict=True):
         which = int(child[low])
         yield which, index[low:high] - which * span
+
+
+def _map(index: Int64) -> int:
+    """Map of the children in ``index``."""
+    marks = np.zeros(FANOUT, dtype=np.bool_)
+    marks[index] = True
+    return int.from_bytes(np.packbits(marks).tobytes(), "big")
 
 
 def _free(positions: Sequence[tuple[int, Kind]], count: int) -> list[int]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
 from facekeep.crypto.primitives import compare, random_bytes
 from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreError, TreeFull
 from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.plan import plan, seal_top
 from facekeep.keys.provider import Candidate, Receipt, RootProvider
-from facekeep.keys.tree import KeyTree, Slots, TreeStale, open_tree
+from facekeep.keys.slots import Slots, distinct
+from facekeep.keys.tree import KeyTree, TreeStale, open_tree
 from facekeep.store.keysdb import KeysStore, SwapWrites
 
 __all__ = ["Swap", "initial", "plan", "settle"]
@@ -44,7 +43,7 @@ class Swap:
     ) -> None:
         """Choose the new root; nothing is done yet."""
         self._store, self._tree, self._providers = store, tree, tuple(providers)
-        self._dead = np.unique(np.asarray(dead_slots, dtype=np.int64))
+        self._dead = distinct(dead_slots)
         self._pin, self._now_ms, self._take = pin, now_ms, tuple(take)
         self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
         self._witness, self._witness_key = witness, tree.slot_key(witness)
@@ -128,7 +127,7 @@ class Swap:
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
         if not compare(tree.slot_key(self._witness), self._witness_key):
             raise IntegrityError("the swap changed a living slot; the old root was kept")
-        twins = [store.read_node(branch, 1, 0) for branch in np.unique(self._dead >> SLOT_BITS).tolist()]
+        twins = [store.read_node(branch, 1, 0) for branch in distinct(self._dead >> SLOT_BITS).tolist()]
         if tree.damage or any(first != second for first, second in twins):
             raise IntegrityError("the swap was not written whole; the old root was kept")
 

@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,9 @@ from facekeep.formats.nodes import (
     root_fingerprint,
 )
 from facekeep.keys.provider import Candidate
+from facekeep.keys.slots import Int64, Slots, runs, sorted_slots, unsorted
 from facekeep.store.keysdb import KeysStore, NodeRow, TopRow
 
-_T = TypeVar("_T", bound=np.generic)
-_Int64: TypeAlias = npt.NDArray[np.int64]
-Slots: TypeAlias = Sequence[int] | npt.NDArray[np.integer]
 _CACHED_NODES: Final = 512  # nodes of 4 kB: two megabytes
 _CHUNK: Final = 2048  # leaf nodes expanded at a time in bulk: eight megabytes
 _DEAD_LEAF: Final = bytes(CHILDREN_LEN)
@@ -126,23 +124,23 @@ class KeyTree:
         Raises IntegrityError for a damaged node.
         """
         keys = np.zeros((len(slots), KEY_LEN // 8), dtype=np.uint64)
-        ordered, order = _sorted(slots)
+        ordered, order = sorted_slots(slots)
         for branch, index, at in self._runs(ordered):
-            leaves, of = _distinct(index // FANOUT)
+            leaves, of = runs(index // FANOUT)
             table = np.frombuffer(self._leaves(branch, leaves), dtype=np.uint64).reshape(-1, KEY_LEN // 8)
             table.take(of * FANOUT + index % FANOUT, axis=0, out=keys[at])
         alive = np.asarray(keys.any(axis=1))
-        return _unsorted(keys, order).view(np.uint8), _unsorted(alive, order)
+        return unsorted(keys, order).view(np.uint8), unsorted(alive, order)
 
     def alive(self, slots: Slots) -> npt.NDArray[np.bool_]:
         """Whether each slot lives, bool (n,). Opens stored nodes only. Raises IntegrityError."""
         alive = np.zeros(len(slots), dtype=np.bool_)
-        ordered, order = _sorted(slots)
+        ordered, order = sorted_slots(slots)
         for branch, index, at in self._runs(ordered):
-            leaves, of = _distinct(index // FANOUT)
+            leaves, of = runs(index // FANOUT)
             table = np.concatenate([self._leaf_alive(branch, leaf) for leaf in leaves.tolist()])
             table.take(of * FANOUT + index % FANOUT, out=alive[at])
-        return _unsorted(alive, order)
+        return unsorted(alive, order)
 
     def node(self, branch: int, level: int, index: int, *, keep: bool = True) -> Node | None:
         """Node at a place, None where it or its branch is dead; ``keep`` puts it into the cache."""
@@ -187,7 +185,7 @@ class KeyTree:
         aad = node_aad(self._vault_id, row.branch, row.level, row.index, row.epoch)
         return decode_node(open_sealed(key, row.blob, aad), row.level)
 
-    def _leaves(self, branch: int, leaves: _Int64) -> bytes:
+    def _leaves(self, branch: int, leaves: Int64) -> bytes:
         """Children of many leaf nodes in one string; zeros where a leaf is dead."""
         parts: list[bytes] = []
         upper, parent = -1, None
@@ -218,7 +216,7 @@ class KeyTree:
         dead = np.frombuffer(parent.dead.to_bytes(FANOUT // 8, "big"), dtype=np.uint8)
         return np.asarray(np.unpackbits(dead) == 0)
 
-    def _runs(self, ordered: _Int64) -> Iterator[tuple[int, _Int64, slice]]:
+    def _runs(self, ordered: Int64) -> Iterator[tuple[int, Int64, slice]]:
         """Cut sorted slots into runs of one branch and few leaf nodes: branch, indexes, where they stood."""
         for branch in self._place:
             first = branch << SLOT_BITS
@@ -288,27 +286,3 @@ def _open_top(row: TopRow, vault_id: bytes, candidate: Candidate) -> RootNode | 
     except IntegrityError:
         return None
     return root if root.epoch == row.epoch else None
-
-
-def _sorted(slots: Slots) -> tuple[_Int64, npt.NDArray[np.intp] | None]:
-    """Slots in ascending order, and the order that was (None: they were sorted)."""
-    array = np.asarray(slots, dtype=np.int64)
-    if bool(np.all(array[1:] >= array[:-1])):
-        return array, None
-    order = np.argsort(array, kind="stable")
-    return array[order], order
-
-
-def _unsorted(values: npt.NDArray[_T], order: npt.NDArray[np.intp] | None) -> npt.NDArray[_T]:
-    """Bring results for sorted slots back into the order of the input."""
-    if order is None:
-        return values
-    out = np.empty_like(values)
-    out[order] = values
-    return out
-
-
-def _distinct(leaf: _Int64) -> tuple[_Int64, _Int64]:
-    """Distinct numbers of a sorted array, and for each element which of them it is."""
-    new = np.diff(leaf, prepend=-1) != 0
-    return leaf[new], np.cumsum(new) - 1
