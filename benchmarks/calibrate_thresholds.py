@@ -5,6 +5,8 @@
 The file holds ``dlib`` (n, 128) and ``sface`` (n, 128) float32 with ``*_identity`` integers, one row a
 photograph. The interval is a bootstrap over identities (resampling people, not pairs: two pairs that share
 a person are not independent), 200 rounds: each weighs pair (i, j) by how often both people were drawn.
+The FNMR is the mean over people with two photographs or more: pooled, one person of LFW has 68 % of dlib's
+genuine pairs, and the FNMR is his.
 """
 
 from __future__ import annotations
@@ -41,20 +43,21 @@ def calibrate(
 ) -> dict[str, object]:
     model_id, metric = MODELS[name]
     _, person = np.unique(people, return_inverse=True)
-    n, total = len(vectors), int(person.max()) + 1
-    impostors, genuine = np.zeros(len(EDGES) - 1), np.zeros(len(EDGES) - 1)
+    n = len(vectors)
+    impostors = np.zeros(len(EDGES) - 1)
     for start in range(0, n, 512):
         stop = min(start + 512, n)
         found = pair_distances(vectors, metric, start, stop)
         later = np.arange(n)[None] > np.arange(start, stop)[:, None]
         same = person[None] == person[start:stop, None]
-        genuine += np.histogram(found[later & same], EDGES)[0]
-        impostors += np.histogram(found[later & ~same], EDGES)[0]
+        impostors += np.histogram(found[later & ~same].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         progress(name, stop, n)
     rates = np.cumsum(impostors) / impostors.sum()
     at = int(np.searchsorted(rates, TARGET_FMR, "right"))
     value = round(float(EDGES[at]), 4)
-    low, high = interval(name, vectors, metric, person, total, value)
+    matched = matches(vectors, metric, person, value)
+    pairs = ordered_pairs(person)
+    low, high = interval(name, matched, pairs)
     return {
         "model_id": model_id,
         "metric": metric,
@@ -63,36 +66,49 @@ def calibrate(
         "fmr": round(float(rates[at - 1]), 6),
         "fmr_low": round(low, 6),
         "fmr_high": round(high, 6),
-        "fnmr": round(1 - float(np.cumsum(genuine)[at - 1] / genuine.sum()), 4),
+        "fnmr": round(fnmr(matched, pairs), 4),
         "dataset": "LFW deep-funneled, one half of the identities",
-        "identities": total,
+        "identities": len(pairs),
         "impostor_pairs": int(impostors.sum()),
-        "genuine_pairs": int(genuine.sum()),
+        "genuine_pairs": int(np.trace(pairs)) // 2,
     }
 
 
-def interval(
-    name: str,
-    vectors: npt.NDArray[np.float32],
-    metric: str,
-    person: npt.NDArray[np.int64],
-    total: int,
-    value: float,
-) -> tuple[float, float]:
-    """95 % interval of the FMR at ``value`` over resampled identities."""
-    errors = np.zeros((total, total))
-    pairs = np.outer(np.bincount(person), np.bincount(person)).astype(np.float64)
+def ordered_pairs(person: npt.NDArray[np.int64]) -> Counts:
+    """Pairs of photographs by their two people, (total, total); none is paired with itself."""
+    photographs = np.bincount(person).astype(np.float64)
+    return np.outer(photographs, photographs) - np.diag(photographs)
+
+
+def matches(
+    vectors: npt.NDArray[np.float32], metric: str, person: npt.NDArray[np.int64], value: float
+) -> Counts:
+    """``ordered_pairs`` at a distance of up to ``value``."""
+    total = int(person.max()) + 1
+    found = np.zeros((total, total))
     for start in range(0, len(vectors), 512):
         stop = min(start + 512, len(vectors))
-        rows, columns = np.nonzero(pair_distances(vectors, metric, start, stop) <= value)
-        np.add.at(errors, (person[rows + start], person[columns]), 1)
-    np.fill_diagonal(errors, 0)
-    np.fill_diagonal(pairs, 0)
+        near = pair_distances(vectors, metric, start, stop) <= value
+        near[np.arange(stop - start), np.arange(start, stop)] = False
+        rows, columns = np.nonzero(near)
+        np.add.at(found, (person[rows + start], person[columns]), 1)
+    return found
+
+
+def fnmr(matched: Counts, pairs: Counts) -> float:
+    own = np.diag(pairs) > 0
+    return float(np.mean(1 - np.diag(matched)[own] / np.diag(pairs)[own]))
+
+
+def interval(name: str, matched: Counts, pairs: Counts) -> tuple[float, float]:
+    """95 % interval of the FMR over resampled identities."""
+    total = len(pairs)
+    errors, others = matched - np.diag(np.diag(matched)), pairs - np.diag(np.diag(pairs))
     generator = np.random.default_rng(20)
     found = []
     for done in range(ROUNDS):
         weight = np.bincount(generator.integers(0, total, total), minlength=total).astype(np.float64)
-        found.append(weight @ errors @ weight / (weight @ pairs @ weight))
+        found.append(weight @ errors @ weight / (weight @ others @ weight))
         progress(f"{name} bootstrap", done + 1, ROUNDS)
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)

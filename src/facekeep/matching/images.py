@@ -117,8 +117,7 @@ def load_rgb(image: ImageInput) -> Pixels:
 def _read(path: Path, name: str) -> bytes:
     """Bytes of a regular file. A named pipe would be waited for, a device never end."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
+        with open(path, "rb", opener=_unwaiting) as file:  # Path.open has no opener
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ImageError(f"{name}: not a file")
             data = file.read(LIMITS.image_file_bytes + 1)
@@ -129,6 +128,10 @@ def _read(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be read", next="check the path and its permissions") from error
     return data
+
+
+def _unwaiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decoded(data: bytes, name: str) -> Pixels:

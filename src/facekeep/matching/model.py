@@ -17,6 +17,7 @@ Metric: TypeAlias = Literal["l2", "cosine"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _NAME = re.compile(r"[a-z0-9._:-]+\Z")
+_LEAST, _MOST = 1e-30, 1e30  # squared length: beyond, squares of float32 vanish or overflow
 _ROWS: Final = 65_536  # rows compared at a time: 32 MiB of differences at 128 dimensions
 
 
@@ -51,8 +52,13 @@ class Model:
     def check(self, vector: npt.ArrayLike) -> Floats:
         """Return one embedding as float32 of shape (d,); raises UsageError for anything else."""
         array = np.asarray(vector)
-        if array.dtype == np.float32 and array.shape == (self.dimension,) and 0 < array @ array < np.inf:
-            return array
+        with np.errstate(over="ignore"):
+            if (
+                array.dtype == np.float32
+                and array.shape == (self.dimension,)
+                and _LEAST < array @ array < _MOST
+            ):
+                return array
         return np.asarray(self.check_many(array[None])[0])
 
     def check_many(self, vectors: npt.ArrayLike) -> Floats:
@@ -63,8 +69,8 @@ class Model:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, np.float32)
             norms = np.einsum("ij,ij->i", array, array, dtype=np.float64)
-        if not np.isfinite(norms).all() or (norms == 0).any():
-            raise UsageError("an embedding has a number that is not finite, or is zero throughout")
+        if not ((norms > _LEAST) & (norms < _MOST)).all():  # not-a-number is neither
+            raise UsageError("an embedding has a number that is not finite, or is all but zero or endless")
         return array
 
 
@@ -86,6 +92,8 @@ def reference_stack(model: Model, templates: Floats) -> Floats:
     Row 0 is the reference and is compared alone, so that a threshold means the same for every subject.
     """
     checked = model.check_many(templates)
+    if len(checked) == 0:
+        raise UsageError("a subject needs one embedding at least")
     if len(checked) == 1:
         return checked
     return np.concatenate((mean_template(model, checked)[None], checked))
@@ -95,8 +103,11 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     """Distance of a probe (d,) to each row of a gallery (n, d): float32 of shape (n,), exact, in chunks.
 
     L2 sums squared differences: the expansion |a|^2 - 2ab + |b|^2 is faster but loses every digit for near
-    duplicates, which are the matches.
+    duplicates, which are the matches. Raises UsageError for a probe of another dimension than the gallery's,
+    which NumPy would otherwise stretch to fit.
     """
+    if gallery.ndim != 2 or probe.shape != gallery.shape[1:]:  # noqa: PLR2004
+        raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers")
     if len(gallery) == 1 and model.metric == "l2":
         gap = gallery[0] - probe
         return np.array([np.sqrt(gap @ gap)], np.float32)

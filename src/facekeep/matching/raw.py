@@ -12,6 +12,8 @@ from facekeep.errors import UsageError
 from facekeep.matching.model import Floats, Metric, Model
 
 _FILE_BYTES: Final = 64 * 1024 * 1024
+# What NumPy and json say of objects, huge numbers, deep nesting, and a header that promises terabytes.
+_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
 
 def raw_model(text: str) -> Model:
@@ -36,7 +38,7 @@ def load_embeddings(path: Path, model: Model) -> Floats:
         if path.stat().st_size > _FILE_BYTES:
             raise UsageError(f"{path.name!r} is too large for one subject's embeddings")
         array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _from_json(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, EOFError, *_UNREADABLE) as error:
         raise UsageError(f"{path.name!r} holds no embedding that can be read") from error
     return model.check_many(np.atleast_2d(array))
 

@@ -30,8 +30,9 @@ _RECOGNISER: Final = Weights(
 _MISSING: Final = (
     f"set {VARIABLE} to a folder with {_DETECTOR.name} and {_RECOGNISER.name}, both of OpenCV's model zoo"
 )
-_SCORE: Final = 0.8  # YuNet's confidence in a face; at 0.9, as in OpenCV's samples, it misses 6 of 400
-_SURE: Final = 0.9
+# YuNet's confidence in a face. At 0.9, as in OpenCV's samples, it misses 6 of 400 faces. What it finds
+# between is a person too, so every face counts in the choice.
+_SCORE: Final = 0.8
 
 
 class SFaceExtractor:
@@ -79,7 +80,7 @@ class SFaceExtractor:
 def _box(row: npt.NDArray[np.float32]) -> Box:
     """Box of a row of YuNet's: left, top, width, height, five landmarks, confidence."""
     left, top, width, height = (float(each) for each in row[:4])
-    return Box(left, top, width, height, sure=float(row[-1]) >= _SURE)
+    return Box(left, top, width, height)
 
 
 @contextmanager

@@ -7,15 +7,16 @@ about who is let in.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import resources
-from typing import Self, cast
+from typing import Final, Self, cast
 
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonValue
 from facekeep.matching.model import Metric, Model
+
+_MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class Threshold:
     """A distance up to which two embeddings count as one person's, and what that costs.
 
     ``target_fmr`` and ``fmr`` are false match rates, ``fnmr`` the false non-match rate at ``value``, each of
-    single comparisons on ``dataset``; the interval is a 95 % bootstrap over identities, because pairs that
-    share a person are not independent (ISO/IEC 19795-1 §B; see benchmarks/calibrate_thresholds.py).
+    single comparisons on ``dataset``. The FMR counts pairs; the FNMR is the mean over identities, because
+    one person with many photographs has most of the pairs. The interval is a 95 % bootstrap over identities,
+    because pairs that share a person are not independent (benchmarks/calibrate_thresholds.py).
     """
 
     model_id: str
@@ -43,8 +45,10 @@ class Threshold:
     def __post_init__(self) -> None:
         """Raise UsageError for a threshold without evidence."""
         rates = (self.target_fmr, self.fmr, self.fmr_low, self.fmr_high, self.fnmr)
-        if not math.isfinite(self.value) or self.value < 0 or not all(0 <= rate <= 1 for rate in rates):
+        if not 0 <= self.value <= _MOST or not all(0 <= rate <= 1 for rate in rates):
             raise UsageError("a threshold's value or rates are out of range")
+        if self.metric not in ("l2", "cosine") or not self.fmr_low <= self.fmr <= self.fmr_high:
+            raise UsageError("a threshold's metric is l2 or cosine, and its FMR lies within its interval")
         if not self.dataset or self.impostor_pairs < 1 or self.genuine_pairs < 1:
             raise UsageError("a threshold needs its evidence: the data set and the pairs it was measured on")
 
@@ -63,7 +67,8 @@ class Threshold:
             raise UsageError("a threshold lacks a field, or has one that is unknown")
         kinds = {"str": str, "int": int, "float": (int, float), "Metric": str}
         for field in fields(cls):
-            if not isinstance(value[field.name], kinds[str(field.type)]) or value[field.name] is True:  # type: ignore[arg-type] # a tuple of types is one too
+            got = value[field.name]
+            if isinstance(got, bool) or not isinstance(got, kinds[str(field.type)]):  # type: ignore[arg-type] # a tuple of types is one too
                 raise UsageError(f"a threshold's {field.name} is of the wrong type")
         return cls(**value)
 
@@ -78,7 +83,7 @@ def _packaged() -> dict[str, Threshold]:
 def default_threshold(model: Model) -> Threshold:
     """Threshold calibrated for a model at FMR 0.1 %; raises UsageError for a model that has none."""
     threshold = _packaged().get(model.id)
-    if threshold is None:
+    if threshold is None or threshold.metric != model.metric:
         raise UsageError(
             f"there is no calibrated threshold for the model {model.id}",
             next="pass a Threshold with the evidence of your own measurement",
