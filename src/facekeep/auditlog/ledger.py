@@ -47,6 +47,15 @@ class Ledger:
             recent = [slot for slots in self._recent.values() for slot in slots]
             return np.union1d(self._slots, np.array(recent, np.int64))
 
+    def owners(self, living: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]) -> set[bytes]:
+        """Tags that own a slot for which ``living`` says True."""
+        with self._guard:
+            self._catch_up(None)
+            recent = [(slot, tag) for tag, slots in self._recent.items() for slot in slots]
+            owners = {self._tags[at].tobytes() for at in np.flatnonzero(living(self._slots))}
+            mask = living(np.array([slot for slot, _ in recent], np.int64))
+            return owners | {tag for (_, tag), lives in zip(recent, mask.tolist(), strict=True) if lives}
+
     def _catch_up(self, progress: Callable[[int, int], None] | None) -> None:
         size = self._log.head().size
         found: list[tuple[bytes, int]] = []

@@ -57,7 +57,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         on_step=reached,
     )
     receipts = [receipt.to_json() for receipt in swap.run()[1]]
-    complete(core, by, index, what, tree.fingerprint, receipts, recovery=recovery)
+    complete(core, by, index, what, receipts, recovery=recovery)
 
 
 def complete(
@@ -65,7 +65,6 @@ def complete(
     by: str | None,
     index: int,
     what: Destruction,
-    previous: bytes,
     receipts: Iterable[JsonObject],
     *,
     recovery: bool,
@@ -79,7 +78,7 @@ def complete(
                 index,
                 epoch=tree.epoch,
                 fingerprint=tree.fingerprint,
-                previous=previous,
+                previous=core.log.head().fingerprint,
                 receipts=list(receipts),
                 recovery=recovery,
                 by=by,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
+
 from facekeep.access.core import Core
-from facekeep.errors import ErasurePending
+from facekeep.errors import ErasurePending, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
@@ -27,20 +29,24 @@ def recover(core: Core) -> bool:
     core.log.resync_copies()
     void: list[int] = []
     slots: list[int] = []
+    destructions: list[list[_Part]] = []
     for first, parts, kind, _ in core.view().head.open:
         operation = [(index, core.log.entry(index)) for index in range(first, first + parts)]
         if kind == "destroy":
-            with contextlib.suppress(ErasurePending):
-                _finish_destroy(core, operation)
+            destructions.append(operation)
         elif _is_written(core, operation):
             core.log.append([entries.granted(first, by=None, time_ms=core.clock.now_ms(), recovery=True)])
         else:
             void.append(first)
             slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
+    # Those whose slots are dead come first: theirs is the swap whose completion the log may lack.
+    for operation in sorted(destructions, key=lambda each: _lives(core, _named(each))):
+        with contextlib.suppress(ErasurePending):
+            _finish_destroy(core, operation)
     with contextlib.suppress(ErasurePending):
         _drop_strays(core)
         if void:
-            destroy(core, None, Destruction("void", slots, voids=void))
+            destroy(core, None, Destruction("void", slots, hashes=_orphans(core, slots), voids=void))
     return not core.view().head.open
 
 
@@ -60,25 +66,37 @@ def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
 
 def _finish_destroy(core: Core, operation: list[_Part]) -> None:
     first, entry = operation[0]
-    parts = [part for _, part in operation]
-    slots = [slot for part in parts for slot in from_ranges(cast("list[list[int]]", part["slots"]))]
-    tags = [bytes.fromhex(tag) for part in parts for tag in cast("list[str]", part["tags"])]
-    what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, tags))
-    tree = core.view().tree
-    head = core.view().head
-    if tree.epoch == head.epoch:
+    slots = _named(operation)
+    tags = [bytes.fromhex(tag) for _, part in operation for tag in cast("list[str]", part["tags"])]
+    what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, slots))
+    view = core.view()
+    if view.tree.epoch == view.head.epoch or _lives(core, slots):
         finish(core, None, first, what, recovery=True)
         return
     # The swap stands in keys.db already; only its completion is missing from the log.
-    complete(core, None, first, what, head.fingerprint, _settle(core, head.fingerprint), recovery=True)
+    complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
 
 
-def _orphans(core: Core, tags: Iterable[bytes]) -> list[bytes]:
-    """Index rows that lead to erased tags."""
-    erased = set(tags)
-    if not erased:
-        return []
-    return [hashed for hashed, sealed in core.keys.index_rows() if core.index.open(hashed, sealed) in erased]
+def _named(operation: list[_Part]) -> list[int]:
+    """Slots that a destruction names."""
+    return [slot for _, part in operation for slot in from_ranges(cast("list[list[int]]", part["slots"]))]
+
+
+def _lives(core: Core, slots: Sequence[int]) -> bool:
+    return bool(core.view().tree.alive(slots).any())
+
+
+def _orphans(core: Core, slots: Sequence[int]) -> list[bytes]:
+    """Index rows that lead to nobody once these slots are dead."""
+    dying = np.array(sorted(slots), np.int64)
+    tree = core.view().tree
+    owners = core.ledger.owners(lambda held: tree.alive(held) & ~np.isin(held, dying))
+    orphans = []
+    for hashed, sealed in core.keys.index_rows():
+        with contextlib.suppress(IntegrityError):  # the check names an altered row; it holds nothing up
+            if core.index.open(hashed, sealed) not in owners:
+                orphans.append(hashed)
+    return orphans
 
 
 def _is_written(core: Core, operation: list[_Part]) -> bool:
