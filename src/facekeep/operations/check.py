@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -134,7 +135,7 @@ def _row_problem(core: Core, view: View, row: GrantRow, logged: dict[int, str]) 
         return "dead"
     if logged.get(row.slot) != row.commitment.hex():
         return "the log knows no such grant"
-    if view.kind_of(row.slot) != row.terms[1]:
+    if row.terms[1:2] != bytes((view.kind_of(row.slot),)):
         return "its scope is not that of its branch"
     try:
         living(core, view, row)
@@ -153,18 +154,31 @@ def _logged_commitments(core: Core) -> dict[int, str]:
 
 
 def _check_index(core: Core, view: View, report: CheckReport) -> None:
+    owners = core.ledger.owners(view.tree.alive)
     indexed = set()
+    altered = stale = 0
     for hashed, sealed in core.keys.index_rows():
-        indexed.add(core.index.open(hashed, sealed))
+        try:
+            tag = core.index.open(hashed, sealed)
+        except FacekeepError:
+            altered += 1
+            continue
+        indexed.add(tag)
+        stale += tag not in owners
     lost = sum(1 for tag in _living_tags(core, view) if tag not in indexed)
-    if lost:
-        report.findings.append(
-            Finding(
-                "keys.db",
-                f"{lost} subjects with living grants are not in the subject index",
-                "run 'facekeep check --repair': it rebuilds the index from the sealed records",
+    for count, what in (
+        (altered, "rows of the subject index were altered"),
+        (stale, "rows of the subject index lead to grants that are all destroyed"),
+        (lost, "subjects with living grants are not in the subject index"),
+    ):
+        if count:
+            report.findings.append(
+                Finding(
+                    "keys.db",
+                    f"{count} {what}",
+                    "run 'facekeep check --repair': it rebuilds the index from the sealed records",
+                )
             )
-        )
 
 
 def _living_tags(core: Core, view: View) -> Iterator[bytes]:
@@ -182,7 +196,7 @@ def repair_index(core: Core, session: Session) -> int:
     session.require(Action.RESTORE)
     with core.lock.held():
         view = core.view()
-        rows = {}
+        rows = dict(_sound_index_rows(core, view))  # of subjects whose records are missing, too
         for row in core.data.rows():
             try:
                 grant = living(core, view, row)
@@ -193,6 +207,14 @@ def repair_index(core: Core, session: Session) -> int:
                 rows[hashed] = sealed
         core.keys.index_replace(rows.items())
         return len(rows)
+
+
+def _sound_index_rows(core: Core, view: View) -> Iterator[tuple[bytes, bytes]]:
+    owners = core.ledger.owners(view.tree.alive)
+    for hashed, sealed in core.keys.index_rows():
+        with contextlib.suppress(FacekeepError):
+            if core.index.open(hashed, sealed) in owners:
+                yield hashed, sealed
 
 
 def _check_copies(core: Core, report: CheckReport) -> None:
