@@ -23,6 +23,7 @@ from facekeep.formats.ids import SALT_LEN, check_subject_id
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
 from facekeep.matching.model import Model, reference_stack
+from facekeep.operations.erase import living_slots
 from facekeep.operations.granting import Batch, NewGrant, make_grants
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.writing import writing
@@ -137,6 +138,11 @@ def _prepare(
     cleanup: contextlib.ExitStack,
 ) -> _Prepared:
     grants = [] if tag is None else living_of(core, view, tag)
+    lacking = [] if tag is None else without_rows(core, view, tag, grants)
+    if grants:
+        lacking = [slot for slot in lacking if view.kind_of(slot) in consent.scopes]
+    if lacking and existing is not Existing.REPLACE:
+        raise _rows_lacking()
     index_row = None
     if tag is None or not grants:
         salt = p.random_bytes(SALT_LEN)
@@ -152,7 +158,8 @@ def _prepare(
             next="use --existing replace or add, or 'facekeep renew' for new terms",
         )
     fresh = [scope for scope in consent.scopes if scope not in taken or existing is not Existing.SKIP]
-    retire = tuple(grant.row.slot for grant in taken.values()) if existing is not Existing.SKIP else ()
+    replaced = [grant.row.slot for grant in taken.values()] if existing is not Existing.SKIP else []
+    retire = (*replaced, *lacking)
     made = []
     for scope in fresh:
         old = taken.get(scope) if existing is Existing.ADD else None
@@ -199,6 +206,26 @@ def _fresh_grant(
         return template_bytes(stack)
 
     return NewGrant(tag, model.id, terms, record, combined, old.row.slot)
+
+
+def without_rows(core: Core, view: View, tag: bytes, grants: Sequence[LivingGrant]) -> list[int]:
+    """Living slots of a subject, by the log, that are not among its grants in vault.db.
+
+    A second grant made beside one of them would outlive the subject's next renewal or erasure.
+    """
+    known = {grant.row.slot for grant in grants}
+    return [
+        slot
+        for slot in living_slots(core, view, tag)
+        if slot not in known and not view.pending.destroying(slot)
+    ]
+
+
+def _rows_lacking() -> UsageError:
+    return UsageError(
+        "the subject has living grants whose rows are missing from vault.db",
+        next="restore a backup that has them; or enrol with --existing replace, or shred the subject",
+    )
 
 
 def _image_rows(grant: LivingGrant) -> int:
@@ -301,6 +328,8 @@ def _reseal(
         grants = [] if tag is None else living_of(core, view, tag)
         if tag is None or not grants:
             raise SubjectUnknown("no living grant stands under that subject id")
+        if any(view.kind_of(slot) in whole.scopes for slot in without_rows(core, view, tag, grants)):
+            raise _rows_lacking()
         chosen = sources(grants, whole, now)
         made = tuple(
             _resealed(core, view, subject, source, whole, scope, now, cleanup)

@@ -10,7 +10,7 @@ import numpy as np
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import SubjectUnknown, UsageError
+from facekeep.errors import IntegrityError, SubjectUnknown, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.terms import Scope
@@ -57,8 +57,7 @@ def shred(core: Core, session: Session, subjects: Sequence[str], progress: Progr
                 else f"{unknown} of the {len(raw)} subject ids are unknown; nothing was shredded"
             )
         known = [tag for tag in tags if tag is not None]
-        slots = [slot for tag in known for slot in core.ledger.slots_of(tag, progress)]
-        living = alive_of(view, slots)
+        living = [slot for tag in known for slot in living_slots(core, view, tag, progress)]
         hashes = [core.index.hash(each) for each in raw]
         index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
         return Erasure(index, len(known), len(living), core.view().tree.epoch)
@@ -71,7 +70,7 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
         raise UsageError("no scope was named")
     with writing(core, session, Action.WITHDRAW) as view:
         tag = core.index.lookup(raw)
-        slots = [] if tag is None else alive_of(view, core.ledger.slots_of(tag))
+        slots = [] if tag is None else living_slots(core, view, tag)
         mine = [slot for slot in slots if view.kind_of(slot) in scopes]
         if not mine:
             raise SubjectUnknown(
@@ -80,6 +79,20 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
         hashes = [core.index.hash(raw)] if len(mine) == len(slots) else []
         index = destroy(core, session.by, Destruction("withdraw", mine, hashes=hashes))
         return Erasure(index, 1, len(mine), core.view().tree.epoch)
+
+
+def living_slots(core: Core, view: View, tag: bytes, progress: Progress | None = None) -> list[int]:
+    """Slots to destroy; IntegrityError when there are none: an older row of the index was put back.
+
+    The subject may have other grants, which the row hides. Nothing is called erased then.
+    """
+    slots = alive_of(view, core.ledger.slots_of(tag, progress))
+    if not slots:
+        raise IntegrityError(
+            "the subject index leads to grants that were destroyed before; nothing was destroyed",
+            next="run 'facekeep check --repair', then try again",
+        )
+    return slots
 
 
 def alive_of(view: View, slots: Sequence[int]) -> list[int]:
