@@ -22,7 +22,15 @@ from facekeep.access.gate import admit, permit_gallery
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
-from facekeep.errors import Denied, FacekeepError, IntegrityError, SlotDead, StoreError, UsageError
+from facekeep.errors import (
+    ClockError,
+    Denied,
+    FacekeepError,
+    IntegrityError,
+    SlotDead,
+    StoreError,
+    UsageError,
+)
 from facekeep.formats import decisions, entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -99,6 +107,11 @@ class Gallery:
         return self._rows.count
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, by its user or because the vault could not be trusted any more."""
+        return self._closed
+
+    @property
     def locked(self) -> bool:
         """Whether the operating system locked the memory (RLIMIT_MEMLOCK)."""
         return self._rows.locked
@@ -117,16 +130,20 @@ class Gallery:
                 reason = admit(self._session, view, Action.IDENTIFY, now)
                 if reason is Reason.OK and len(to_ranges(list(self._omitted))) > LIMITS.ranges_per_entry:
                     reason = Reason.UNAVAILABLE
+                hits: list[Hit] = []
+                if reason is Reason.OK:
+                    self._rows.drop_expired(now, self._excluded)
+                    try:
+                        hits = self._scan(view, probe, threshold, top)
+                    except (IntegrityError, SlotDead):
+                        reason = Reason.INTEGRITY
                 if reason is not Reason.OK:
-                    self._deny(view, reason, now)
-                self._rows.drop_expired(now, self._excluded)
-                try:
-                    hits = self._scan(view, probe, threshold, top)
-                except (IntegrityError, SlotDead):
-                    self._deny(view, Reason.INTEGRITY, now)
+                    with contextlib.suppress(ControlMoved):
+                        self._deny(view, reason, now)
+                    continue  # the vault changed meanwhile: that may be why
                 until = min(self._rows.first_expiry(), self._wake_ms)
                 entry = self._entry(now, threshold, hits)
-            with contextlib.suppress(ControlMoved):
+            with contextlib.suppress(ControlMoved, ClockError):
                 index = self._core.log.decide(
                     entry, control_seq=view.head.control_seq, valid_until_ms=until, allow=True
                 )
@@ -173,8 +190,13 @@ class Gallery:
         return [Hit(slot, self._subject(view, slot), distance) for slot, distance in best[:top]]
 
     def _subject(self, view: View, slot: int) -> str:
+        """Whom a grant belongs to. Who is not found by their id could not be erased: no answer either."""
         for row in self._core.data.by_slots([slot]):
-            return str(self._core.sealer.open_record(self._core.slot_key(view, slot), row)["subject"])
+            record = self._core.sealer.open_record(self._core.slot_key(view, slot), row)
+            subject = str(record["subject"])
+            if self._core.index.lookup(subject.encode("utf-8")) != row.tag:
+                raise IntegrityError("the subject index does not lead to a grant that was found")
+            return subject
         raise IntegrityError("the row of an opened grant is gone from vault.db")
 
     def _entry(self, now: int, threshold: Threshold, hits: Sequence[Hit]) -> JsonObject:
@@ -197,9 +219,12 @@ class Gallery:
         now = self._core.clock.now_ms()
         reason = admit(self._session, view, Action.IDENTIFY, now)
         if reason is not Reason.OK:
-            self._deny(view, reason, now)
+            with contextlib.suppress(ControlMoved):
+                self._deny(view, reason, now)
+            raise Denied
 
     def _deny(self, view: View, reason: Reason, now: int) -> NoReturn:
+        """Record a denial and raise it; ControlMoved when the vault changed meanwhile."""
         entry = decisions.decision_identify(
             by=self._session.by,
             time_ms=now,
@@ -208,11 +233,10 @@ class Gallery:
             region=self.region,
             model=self.model.id,
         )
-        seq = view.head.control_seq
-        with contextlib.suppress(ControlMoved):
-            index = self._core.log.decide(entry, control_seq=seq, valid_until_ms=FOREVER, allow=False)
-            raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
-        raise Denied
+        index = self._core.log.decide(
+            entry, control_seq=view.head.control_seq, valid_until_ms=FOREVER, allow=False
+        )
+        raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
 
     def _follow(self, progress: Progress | None = None) -> View:
         """Bring the rows up to the present view; what another process swaps meanwhile is followed, too."""
