@@ -11,6 +11,7 @@ Everything that changes the vault holds its writer lock; every answer stands in 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ class Vault:
         self._session = session
         self._extractor = extractor
         self._galleries: dict[tuple[Scope, str, str], Gallery] = {}
+        self._opening = threading.Lock()
         self.token: str | None = None
 
     @classmethod
@@ -272,10 +274,12 @@ class Vault:
         """Search everybody who consented to it, 1:N; keeps the opened gallery until ``close``."""
         vector, model = self._probe(probe, model)
         key = (Scope.IDENTIFY, model.id, region or self.region)
-        if key not in self._galleries:
-            self._galleries[key] = self.gallery(model=model, region=region, progress=progress)
         threshold = self._threshold(model, threshold)
-        found = self._galleries[key].search(vector, threshold, top)
+        with self._opening:
+            gallery = self._galleries.get(key)
+            if gallery is None or gallery.closed:
+                gallery = self._galleries[key] = self.gallery(model=model, region=region, progress=progress)
+        found = gallery.search(vector, threshold, top)
         candidates = tuple(
             Candidate(hit.subject, rank, hit.distance if with_score else None)
             for rank, hit in enumerate(found.hits, 1)
