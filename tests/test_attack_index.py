@@ -1,0 +1,114 @@
+"""Attacks on the subject index: whom an id leads to, and whom a shred reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facekeep.errors import FacekeepError, IntegrityError, SubjectUnknown
+from vaultlab import IDENTIFY, VERIFY, Lab, core, identify, identify_reason, matches, reason
+
+Row = tuple[bytes, bytes]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path).create()
+    lab.enrol("alice", "bob")
+    return lab
+
+
+def index_row(lab: Lab, name: str) -> Row:
+    hashed = lab.do(lambda vault: core(vault).index.hash(name.encode()))
+    row = lab.sql("keys.db", "SELECT hash, sealed FROM subject_index WHERE hash = ?", (hashed,))[0]
+    return row[0], row[1]
+
+
+def put(lab: Lab, row: Row) -> None:
+    lab.sql("keys.db", "INSERT OR REPLACE INTO subject_index VALUES (?, ?)", row)
+
+
+def test_one_subjects_index_row_points_at_anothers_grant(lab: Lab) -> None:
+    alice, bob = index_row(lab, "alice"), index_row(lab, "bob")
+    put(lab, (alice[0], bob[1]))
+    with lab.open() as vault:
+        assert reason(vault, "alice") == "integrity"
+        with pytest.raises(IntegrityError):
+            vault.shred("alice")
+        with pytest.raises(IntegrityError):
+            vault.withdraw("alice", [VERIFY])
+        with pytest.raises(IntegrityError):
+            vault.grant("alice", lab.consent(VERIFY))
+        assert matches(vault, "bob")
+        assert not vault.check().ok
+        vault.repair_index()
+        assert matches(vault, "alice")
+    lab.clean()
+
+
+def test_an_index_row_is_damaged(lab: Lab) -> None:
+    hashed, sealed = index_row(lab, "alice")
+    for damaged in (b"", sealed[:-1], sealed[:-1] + bytes([sealed[-1] ^ 1]), bytes(len(sealed))):
+        put(lab, (hashed, damaged))
+        with lab.open() as vault:
+            assert reason(vault, "alice") == "integrity"
+            assert matches(vault, "bob")
+            assert not vault.check().ok
+
+
+def test_an_index_row_is_deleted_before_the_shred(lab: Lab) -> None:
+    """Nothing is called erased that was not found."""
+    row = index_row(lab, "alice")
+    lab.sql("keys.db", "DELETE FROM subject_index WHERE hash = ?", (row[0],))
+    with lab.open() as vault:
+        with pytest.raises(SubjectUnknown):
+            vault.shred("alice")
+        assert not vault.check().ok
+    put(lab, row)
+    with lab.open() as vault:
+        vault.shred("alice")
+    lab.clean()
+
+
+def test_an_index_row_of_an_earlier_enrolment_is_replayed_before_the_shred(lab: Lab) -> None:
+    """The row leads to dead slots: calling that an erasure would leave the new ones alive."""
+    earlier = index_row(lab, "alice")
+    with lab.open() as vault:
+        vault.shred("alice")
+        vault.enroll_many([lab.enrolment("alice")])
+    present = index_row(lab, "alice")
+    put(lab, earlier)
+    with lab.open() as vault:
+        assert reason(vault, "alice") != "ok"
+        with pytest.raises(FacekeepError):
+            vault.shred("alice")
+        with pytest.raises(FacekeepError):
+            vault.shred("bob", "alice")
+        with pytest.raises(FacekeepError):
+            vault.withdraw("alice", [VERIFY, IDENTIFY])
+        assert matches(vault, "bob")
+        assert not vault.check().ok
+    put(lab, present)
+    with lab.open() as vault:
+        vault.shred("alice")
+        assert identify(vault, "alice") == []
+    lab.clean()
+
+
+def test_an_index_row_is_deleted_and_the_subject_enrolled_a_second_time(lab: Lab) -> None:
+    """No search answers with a grant that the index does not lead to, and the check counts it."""
+    earlier = index_row(lab, "alice")
+    lab.sql("keys.db", "DELETE FROM subject_index WHERE hash = ?", (earlier[0],))
+    with lab.open() as vault:
+        assert identify_reason(vault, "alice") == "integrity"
+        vault.enroll_many([lab.enrolment("alice")])
+        assert identify_reason(vault, "alice") == "integrity"
+        vault.shred("alice")
+        assert identify_reason(vault, "alice") == "integrity"
+        assert identify(vault, "bob") == ["bob"]
+        assert not vault.check().ok
+        vault.repair_index()
+        vault.shred("alice")
+        assert identify(vault, "alice") == []
+    lab.clean()
