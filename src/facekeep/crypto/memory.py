@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import ctypes.util
 import mmap
+import os
 from types import TracebackType
 from typing import Self
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_inherited: list[mmap.mmap] = []  # never unmapped: after a fork something else may stand at that address
 
 
 class LockedBuffer:
@@ -33,6 +35,12 @@ class LockedBuffer:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.locked = _libc.mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(max(size, 1))) == 0
         self.closed = False
+        self._process = os.getpid()
+
+    @property
+    def usable(self) -> bool:
+        """False once closed, and in a forked process: its pages are not inherited."""
+        return not self.closed and self._process == os.getpid()
 
     @property
     def view(self) -> memoryview:
@@ -41,12 +49,16 @@ class LockedBuffer:
 
     def wipe(self) -> None:
         """Zero every byte."""
-        if not self.closed:
+        if self.usable:
             ctypes.memset(self._address, 0, self._size)
 
     def close(self) -> None:
         """Zero and release. Views that others still hold keep the (zeroed) pages mapped."""
         if self.closed:
+            return
+        if not self.usable:
+            self.closed = True
+            _inherited.append(self._map)
             return
         self.wipe()
         self.closed = True

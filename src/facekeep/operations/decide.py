@@ -64,7 +64,7 @@ def verify(core: Core, session: Session, subject: bytes, question: Question) -> 
             continue  # the state last seen is not the present one: evaluate again
         if reason is not Reason.OK:
             raise Denied(decision=decision)
-        matched = question.threshold.matches(distance)
+        matched = question.threshold.matches(distance, _photographs(verdict))
         return Verification(matched, decision, question.threshold), distance
     raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
 
@@ -88,7 +88,7 @@ def _compare(core: Core, verdict: Verdict, question: Question) -> float:
 def _buffer(size: int) -> LockedBuffer:
     """Return this thread's locked scratch, at least ``size`` bytes."""
     buffer: LockedBuffer | None = getattr(_scratch, "buffer", None)
-    if buffer is None or len(buffer.view) < size:
+    if buffer is None or not buffer.usable or len(buffer.view) < size:
         buffer = LockedBuffer(max(size, 4096))
         _scratch.buffer = buffer
     return buffer
@@ -105,16 +105,20 @@ def _record(
         scope=question.ask.scope.word,
         region=question.ask.region,
         model=question.ask.model,
-        threshold_e6=round(question.threshold.value * 1e6) if allow else None,
+        threshold_e6=round(question.threshold.limit(_photographs(verdict)) * 1e6) if allow else None,
         tag=verdict.tag,
         slot=None if verdict.row is None else verdict.row.slot,
-        match=question.threshold.matches(distance) if allow else None,
+        match=question.threshold.matches(distance, _photographs(verdict)) if allow else None,
     )
     until = verdict.terms.expires_at_ms if allow and verdict.terms is not None else 2**53
     index = core.log.decide(
         entry, control_seq=verdict.view.head.control_seq, valid_until_ms=until, allow=allow
     )
     return decision_id(index, entry)
+
+
+def _photographs(verdict: Verdict) -> int:
+    return 1 if verdict.terms is None else verdict.terms.photographs
 
 
 def decision_id(index: int, entry: JsonObject) -> str:
