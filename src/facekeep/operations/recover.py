@@ -15,7 +15,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
-from facekeep.operations.destroy import Destruction, complete, destroy, finish
+from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
 
 _Part = tuple[int, JsonObject]
 
@@ -29,20 +29,22 @@ def recover(core: Core) -> bool:
     core.log.resync_copies()
     void: list[int] = []
     slots: list[int] = []
-    destructions: list[list[_Part]] = []
-    for first, parts, kind, _ in core.view().head.open:
-        operation = [(index, core.log.entry(index)) for index in range(first, first + parts)]
-        if kind == "destroy":
-            destructions.append(operation)
-        elif _is_written(core, operation):
-            core.log.append([entries.granted(first, by=None, time_ms=core.clock.now_ms(), recovery=True)])
-        else:
-            void.append(first)
-            slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
+    operations = [
+        (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
+        for first, parts, kind, _ in core.view().head.open
+    ]
     # Those whose slots are dead come first: theirs is the swap whose completion the log may lack.
+    destructions = [operation for kind, operation in operations if kind == "destroy"]
     for operation in sorted(destructions, key=lambda each: _lives(core, _named(each))):
         with contextlib.suppress(ErasurePending):
             _finish_destroy(core, operation)
+    for kind, operation in operations:
+        if kind != "destroy" and _is_written(core, operation):
+            with contextlib.suppress(ErasurePending):
+                _finish_grant(core, operation)
+        elif kind != "destroy":
+            void.append(operation[0][0])
+            slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
     with contextlib.suppress(ErasurePending):
         _drop_strays(core)
         if void:
@@ -75,6 +77,35 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
         return
     # The swap stands in keys.db already; only its completion is missing from the log.
     complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
+
+
+def _finish_grant(core: Core, operation: list[_Part]) -> None:
+    """Complete, and in the same transaction announce the end of the grants that these replace."""
+    first, entry = operation[0]
+    closing = [entries.granted(first, by=None, time_ms=core.clock.now_ms(), recovery=True)]
+    replaced = _replaced(core, operation) if entry["type"] == "grant" else []
+    if not replaced:
+        core.log.append(closing)
+        return
+    what = Destruction("renew" if entry["op"] == "renew" else "reseal", replaced)
+    indices = core.log.append(closing + intent(core, None, what))
+    finish(core, None, indices[1], what, recovery=True)
+
+
+def _replaced(core: Core, operation: list[_Part]) -> list[int]:
+    """Living slots of the same subjects and scopes: a subject has one grant of a scope."""
+    view = core.view()
+    items = [item for _, entry in operation for item in cast("list[JsonObject]", entry["grants"])]
+    places = {(str(item["tag"]), view.kind_of(cast("int", item["slot"]))) for item in items}
+    new = {item["slot"] for item in items}
+    held = {
+        slot
+        for tag, kind in places
+        for slot in core.ledger.slots_of(bytes.fromhex(tag))
+        if view.kind_of(slot) == kind and slot not in new and not view.pending.destroying(slot)
+    }
+    slots = np.array(sorted(held), np.int64)
+    return cast("list[int]", slots[view.tree.alive(slots)].tolist())
 
 
 def _named(operation: list[_Part]) -> list[int]:
