@@ -22,6 +22,7 @@ from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.operations.rows import living
+from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import vaultdb
 from facekeep.store.sqlite import Database, fsync_directory, translated
@@ -74,8 +75,10 @@ def backup(core: Core, session: Session, target: Path) -> BackupReport:
         try:
             rows = core.data.copy_to(temporary)
             digest = _sync_and_hash(temporary)
+            reached("backup.written")
             temporary.rename(target)
             fsync_directory(target.parent)
+            reached("backup.named")
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -147,7 +150,9 @@ def _merge(core: Core, view: View, chunk: list[GrantRow], fates: Counter[Fate], 
     if wanted and not dry_run:
         if index_rows:
             core.keys.index_put_many(index_rows)
+            reached("restore.indexed")
         core.data.merge(wanted)
+        reached("restore.merged")
 
 
 def _fate(
@@ -168,7 +173,7 @@ def _fate(
     subject = grant.subject.encode("utf-8")
     tag = core.index.lookup(subject)
     if tag is None:
-        return Fate.MERGED, core.index.row(subject, row.tag)
+        return Fate.MERGED, core.index.row(core.index.hash(subject), row.tag)
     # A subject enrolled anew meanwhile has another tag: the older grants are not mixed in.
     return (Fate.MERGED if tag == row.tag else Fate.REFUSED), None
 
