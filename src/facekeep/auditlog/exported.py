@@ -82,11 +82,16 @@ class ExportDirectory:
             return None
         except OSError as error:
             raise StoreError(f"{name} in the export: {error.strerror}") from error
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
                 raise IntegrityError(f"{name} in the export is no file, or too long for what it should be")
-            return file.read(limit + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(limit + 1)
+        except OSError as error:
+            raise StoreError(f"{name} in the export: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
 
 
 class ExportedTree:
