@@ -50,12 +50,12 @@ def test_a_log_that_does_not_begin_with_genesis_is_not_made(tmp_path: Path) -> N
 
 
 def test_appended_entries_are_read_again(lab: Lab) -> None:
-    items = grants(*range(BRANCH, BRANCH + 200))
+    items = grants(*range(BRANCH, BRANCH + 20))
     assert lab.log.append(items) == [1, 2]
     assert lab.log.append([]) == []
     assert lab.log.entry(2) == items[1]
-    assert lab.log.entry_of_slot(BRANCH + 199) == (2, items[1])
-    assert lab.log.entry_of_slot(BRANCH + 200) is None
+    assert lab.log.entry_of_slot(BRANCH + 19) == (2, items[1])
+    assert lab.log.entry_of_slot(BRANCH + 20) is None
     assert [index for index, _ in lab.log.entries(0, 99)] == [0, 1, 2]
     assert list(lab.log.entries(2, 2)) == []
     for index in (-1, 3):
@@ -108,12 +108,12 @@ def test_the_void_of_a_destroy_is_refused(lab: Lab) -> None:
 
 
 def test_a_void_names_every_slot_it_voids(lab: Lab) -> None:
-    first = lab.log.append(grants(*range(BRANCH, BRANCH + 200)))[0]
-    with pytest.raises(IntegrityError, match=f"does not name its slot {BRANCH + 199}"):
-        lab.log.append(destroy(*range(BRANCH, BRANCH + 199), op="void", voids=[first]))
-    lab.log.append(destroy(*range(BRANCH, BRANCH + 200), op="void", voids=[first]))
-    assert lab.log.pending().destroying(BRANCH + 199)
-    assert not lab.log.pending().granting(BRANCH + 199)
+    first = lab.log.append(grants(*range(BRANCH, BRANCH + 20)))[0]
+    with pytest.raises(IntegrityError, match=f"does not name its slot {BRANCH + 19}"):
+        lab.log.append(destroy(*range(BRANCH, BRANCH + 19), op="void", voids=[first]))
+    lab.log.append(destroy(*range(BRANCH, BRANCH + 20), op="void", voids=[first]))
+    assert lab.log.pending().destroying(BRANCH + 19)
+    assert not lab.log.pending().granting(BRANCH + 19)
     assert lab.log.verify().size == 4
 
 

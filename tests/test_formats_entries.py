@@ -261,14 +261,20 @@ def test_ranges_are_taken_as_they_are() -> None:
 
 
 def test_an_entry_over_the_limit_is_refused() -> None:
-    longest: JsonObject = {"model": "m" * 40, "from": 2**53 - 2**21}
-    grants: list[JsonValue] = [item(2**53 - 2**21 + at) | longest for at in range(140)]
-    huge = entries.grant_entries("grant", [item(BRANCH)], by=BY, time_ms=NOW)[0] | {"grants": grants}
     with pytest.raises(FormatError, match="65,535"):
-        entries.encode(huge)
-    with pytest.raises(FormatError):
-        entries.parse(canonical.encode_trusted(huge))
+        entries.parse(b'{"by":"' + b"0" * LIMITS.entry_bytes)
     assert LIMITS.entry_bytes == 65_535
+
+
+def test_a_grant_entry_of_more_than_sixteen_is_refused() -> None:
+    longest: JsonObject = {"model": "m" * 40, "from": 2**53 - 2**21}
+    grants: list[JsonValue] = [item(2**53 - 2**21 + at) | longest for at in range(17)]
+    huge = entries.grant_entries("grant", [item(BRANCH)], by=BY, time_ms=NOW)[0] | {"grants": grants}
+    with pytest.raises(FormatError, match="1 to 16"):
+        entries.encode(huge)
+    with pytest.raises(FormatError, match="1 to 16"):
+        entries.parse(canonical.encode_trusted(huge))
+    assert len(entries.encode(huge | {"grants": grants[:16]})) < 8_192
 
 
 @pytest.mark.parametrize("name", examples())

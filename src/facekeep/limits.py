@@ -16,7 +16,7 @@ class Limits:
     templates: int = 64  # rows of one subject's template array, the mean included
     dimension: int = 4096  # components of one template
     entry_bytes: int = 65_535  # one log entry (C2SP tlog-tiles bundles have a uint16 length)
-    grants_per_entry: int = 140  # keeps a grant entry below entry_bytes
+    grants_per_entry: int = 16  # about 7 KB: a shredding proof carries whole entries
     ranges_per_entry: int = 1_000  # slot ranges in one destroy entry
     tags_per_entry: int = 400  # subject tags in one destroy entry
     candidates: int = 1_000  # identify answers at the most
