@@ -17,23 +17,24 @@ from click.testing import CliRunner
 
 from facekeep.cli.app import root
 from facekeep.clock import SystemClock
+from facekeep.matching.threshold import Threshold
 
 DIMENSION: Final = 16
 MODEL: Final = f"raw:test/1:{DIMENSION}:l2"
-THRESHOLD: Final = {
-    "model_id": "raw:test/1",
-    "metric": "l2",
-    "value": 1.0,
-    "target_fmr": 0.001,
-    "fmr": 0.001,
-    "fmr_low": 0.0005,
-    "fmr_high": 0.002,
-    "fnmr": 0.1,
-    "dataset": "made up",
-    "identities": 10,
-    "impostor_pairs": 1000,
-    "genuine_pairs": 100,
-}
+THRESHOLD: Final = Threshold(
+    model_id="raw:test/1",
+    metric="l2",
+    value=1.0,
+    target_fmr=0.001,
+    fmr=0.001,
+    fmr_low=0.0005,
+    fmr_high=0.002,
+    fnmr=0.1,
+    dataset="made up",
+    identities=10,
+    impostor_pairs=1000,
+    genuine_pairs=100,
+).to_json()
 CONSENT: Final = ("--expires", "365d", "--notice", "notice.txt")
 
 
@@ -99,7 +100,7 @@ class Cli:
         assert f"({code})\nnext: " in spoken.err
         assert spoken.err.count("\n") == 2
         assert spoken.code == status
-        ran = self.run(*words, "--json")
+        ran = self.run("--json", *words)
         assert ran.code == status
         assert ran.error["code"] == code
         return ran.error

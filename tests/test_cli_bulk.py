@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_help import CONSENT, DIMENSION, MODEL, Cli, Ran, snapshot, vector, write_lines
 
+from cli_help import CONSENT, DIMENSION, MODEL, Cli, Ran, snapshot, vector, write_lines
 from facekeep.cli import bulk
 from facekeep.errors import ImageError, StoreError
 from facekeep.matching.model import Model

@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from cli_help import Cli, snapshot
 
+from cli_help import Cli, snapshot
 from facekeep.cli.check import worst
 from facekeep.errors import ForeignFile, FormatError, IntegrityError, RootError, StoreError, TreeFull
 from facekeep.operations.check import Finding
@@ -59,7 +59,9 @@ def test_rows_that_are_gone_are_missing_and_no_damage(cli: Cli) -> None:
 def test_a_lost_index_is_rebuilt(cli: Cli) -> None:
     table = "subject_index"
     with contextlib.closing(sqlite3.connect("staff.vault/keys.db")) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
     table = next(name for name in sorted(tables) if "index" in name or "subject" in name)
     execute("keys.db", f"DELETE FROM {table}")
     ran = cli.run("check", "--json")

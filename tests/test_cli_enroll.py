@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cli_help import CONSENT, DIMENSION, MODEL, Cli, embedding, snapshot
 
 
@@ -34,7 +35,18 @@ def test_the_receipt_in_words(cli: Cli) -> None:
 def test_every_word_of_consent_is_kept(cli: Cli) -> None:
     words = (
         *("--scope", "verify", "--expires", "2027-05-01", "--not-before", "2027-04-01T12:00Z"),
-        *("--region", "DE", "--region", "FR", "--language", "pt-BR", "--purpose", "door", "--controller", "us"),
+        *(
+            "--region",
+            "DE",
+            "--region",
+            "FR",
+            "--language",
+            "pt-BR",
+            "--purpose",
+            "door",
+            "--controller",
+            "us",
+        ),
         *("--expressed-by", "guardian", "--expressed-at", "2026-01-01", "--notice", "notice.txt"),
     )
     cli.ok("enroll", "ada", *embedding("ada"), *words)

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from cli_help import Cli, snapshot
 
 
@@ -68,7 +69,12 @@ def test_it_says_how_to_split_the_first_principal_and_the_words_are_true(cli: Cl
     first = next((cli.home / "config").rglob("*.token"))
     assert cli.run("status", "--token-file", str(first)).code == 21
     listed = cli.ok("principal", "list", "--token-file", "ops.token")["principals"]
-    assert sorted(role for each in listed for role in each["roles"]) == ["auditor", "dpo", "operator", "service"]
+    assert sorted(role for each in listed for role in each["roles"]) == [
+        "auditor",
+        "dpo",
+        "operator",
+        "service",
+    ]
 
 
 def test_an_existing_vault_is_not_touched(cli: Cli) -> None:

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from cli_help import CONSENT, Cli, embedding, probe, snapshot
 
 

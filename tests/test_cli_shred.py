@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cli_help import Cli, snapshot
 
 
@@ -74,7 +75,7 @@ def test_on_a_terminal_it_asks(cli: Cli, answer: bytes, status: int, left: int) 
     child, terminal = pty.fork()
     if child == 0:  # pragma: no cover - the command's own process
         facekeep = Path(sys.executable).with_name("facekeep")
-        os.execv(facekeep, [str(facekeep), "shred", "ada"])
+        os.execv(facekeep, [str(facekeep), "shred", "ada"])  # noqa: S606 - on a terminal of its own
     os.write(terminal, answer)
     said = _everything(terminal)
     assert b"erase 1 person for good? nobody can undo it" in said

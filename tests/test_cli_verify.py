@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cli_help import DIMENSION, MODEL, THRESHOLD, Cli, probe, snapshot
 
 

@@ -15,7 +15,8 @@ def threshold_json(threshold: Threshold) -> dict[str, object]:
 
 def threshold_words(threshold: Threshold) -> str:
     """Return the threshold in a few words."""
-    return f"threshold {threshold.value:g} for {threshold.model_id}"
+    several = "" if threshold.mean_value is None else f", {threshold.mean_value:g} for a mean of photographs"
+    return f"threshold {threshold.value:g}{several} ({threshold.model_id})"
 
 
 def tell_receipt(receipt: Receipt, done: str, *, as_json: bool) -> None:

@@ -79,6 +79,7 @@ def _silence_stdout() -> None:
 
 
 @click.command(
+    "facekeep",
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,

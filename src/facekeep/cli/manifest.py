@@ -59,7 +59,9 @@ def read_source(named: str, statement: Statement) -> Source:
     except OSError as error:
         raise StoreError(f"{path.name}: {error.strerror}", next="check the path after --from") from error
     if not total:
-        raise UsageError(f"{path.name} has nobody in it", next="write one JSON object a line, one line a person")
+        raise UsageError(
+            f"{path.name} has nobody in it", next="write one JSON object a line, one line a person"
+        )
     return Source(_opened(path, statement), total, "line")
 
 

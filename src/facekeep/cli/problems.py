@@ -48,9 +48,9 @@ def describe(error: BaseException) -> Problem:
     if isinstance(error, FacekeepError):
         return _ours(error)
     if isinstance(error, click.UsageError):
-        return Problem("command_line", _lowered(error.format_message()), _help_of(error), COMMAND_LINE)
+        return Problem("command_line", _click_message(error), _help_of(error), COMMAND_LINE)
     if isinstance(error, click.ClickException):
-        return Problem("command_line", _lowered(error.format_message()), "correct the command", COMMAND_LINE)
+        return Problem("command_line", _click_message(error), "correct the command", COMMAND_LINE)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         begun = "type the command again; what was begun is finished or undone first"
         return Problem("interrupted", "interrupted", begun, INTERRUPTED)
@@ -80,9 +80,13 @@ def _help_of(error: click.UsageError) -> str:
     return f"see '{path} --help'"
 
 
+def _click_message(error: click.ClickException) -> str:
+    return _lowered(" ".join(error.format_message().split()))
+
+
 def _lowered(message: str) -> str:
-    """One line in the house style: lower case at the start, no full stop at the end."""
-    text = " ".join(message.split()).removesuffix(".")
+    """Put into the house style: lower case at the start, no full stop at the end."""
+    text = message.strip().removesuffix(".")
     keep = len(text) > 1 and text[1].isupper()
     return text if keep else text[:1].lower() + text[1:]
 

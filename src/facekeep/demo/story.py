@@ -135,9 +135,10 @@ class Story:
 
     def _match(self, vault: Vault, gone: Probe, stays: Probe) -> Iterator[Step]:
         same = vault.verify(self.gone.subject, gone, with_score=True)
+        limit = same.threshold.limit(len(self.gone.photos))
         yield self._step(
             f"verify {self.gone.subject} by a changed photograph (cropped, mirrored, brighter)",
-            f"{_word(match=same.match)}, distance {same.score or 0:.3f}, at most {same.threshold.value:.3f}",
+            f"{_word(match=same.match)}, distance {same.score or 0:.3f}, at most {limit:.3f}",
             ok=same.match,
         )
         other = vault.verify(self.gone.subject, stays, with_score=True)
