@@ -204,13 +204,6 @@ def notes() -> None:
     )
     case(
         "note",
-        "not_utf8_fail",
-        only.replace(b"\n256\n", b"\n256\xff\n"),
-        "a byte that is not UTF-8",
-        **ed_only,
-    )
-    case(
-        "note",
         "u2028_fail",
         only.replace(b"\n256\n", "\u2028256\n".encode()),
         "U+2028 in place of a newline",
