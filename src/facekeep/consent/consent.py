@@ -11,12 +11,13 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from facekeep.clock import MS_PER_DAY
 from facekeep.crypto import primitives as p
 from facekeep.errors import ConsentError, FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps, encode_text
-from facekeep.formats.terms import Scope, Terms, check_regions
+from facekeep.formats.terms import Scope, check_regions, pack_terms
 from facekeep.limits import LIMITS
 
 STATUS_GIVEN = "ConsentGiven"
@@ -107,8 +108,7 @@ def _check_text(text: str) -> None:
         raise ConsentError(f"a consent text is empty, unprintable or longer than {LIMITS.text_bytes} bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(NamedTuple):
     """What the record says besides the consent: whose templates, how many images, which model."""
 
     subject: str
@@ -117,11 +117,11 @@ class Holding:
     model: str
     metric: str
     dimension: int
-    count: int
+    rows: int
 
 
-def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, Terms]:
-    """Record plaintext and the terms that name it, for one scope of a settled consent.
+def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, bytes]:
+    """Return a record's plaintext and the packed terms that name it, for one scope of a settled consent.
 
     The parts that many subjects share are encoded once: enrolment in bulk spends its time here.
     """
@@ -134,12 +134,12 @@ def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) 
         encode_text(holding.subject),
     )
     plain = p.random_bytes(p.KEY_LEN) + body
-    terms = Terms(
+    terms = pack_terms(
         scope,
         consent.not_before_ms or 0,
         consent.expires_at_ms,
         consent.regions or (),
-        holding.count,
+        holding.rows,
         holding.dimension,
         p.sha256(plain),
     )

@@ -23,6 +23,7 @@ NONCE_LEN = 12
 TAG_LEN = 16
 BLOB_OVERHEAD = 2 + NONCE_LEN + TAG_LEN
 KEY_LEN = 32
+_DEAD = bytes(KEY_LEN)
 SET_LEN = 2048
 
 compare = hmac.compare_digest
@@ -60,7 +61,7 @@ def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
 
     One SHA-512 block of output is one call with counter 1; equal to ``ConcatKDFHash``, but faster.
     """
-    if not any(slot_key):
+    if slot_key == _DEAD:
         raise IntegrityError("a destroyed key was about to be used")
     out = hashlib.sha512(b"\0\0\0\1" + slot_key + info).digest()
     return out[:32], out[32:]

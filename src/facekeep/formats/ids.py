@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from facekeep.errors import FormatError, UsageError
@@ -46,6 +47,7 @@ def from_hex(text: object, length: int, what: str) -> bytes:
     return bytes.fromhex(text)
 
 
+@lru_cache(maxsize=64)
 def check_model_id(text: str) -> str:
     """Return the model id, or raise FormatError."""
     if not _MODEL.match(text):

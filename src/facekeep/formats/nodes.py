@@ -53,6 +53,9 @@ class Kind(enum.IntEnum):
     SHARE = 6
 
 
+_KINDS: Final = tuple(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """The log at a swap: its size, RFC 6962 root hash (32 bytes) and chain value (32 bytes)."""
@@ -157,8 +160,8 @@ def decode_root(data: bytes) -> RootNode:
         raise FormatError("the root node has the wrong length")
     flat = _POSITIONS.unpack_from(data, NODE_LEN)
     try:
-        positions = tuple((flat[i], Kind(flat[i + 1])) for i in range(0, 2 * FANOUT, 2))
-    except ValueError:
+        positions = tuple(zip(flat[::2], [_KINDS[kind] for kind in flat[1::2]], strict=True))
+    except IndexError:
         raise FormatError("a branch position has an unknown kind") from None
     next_branch, epoch, size, pin_root, chain, swapped = _TAIL.unpack_from(data, ROOT_LEN - _TAIL.size)
     node = decode_node(data[:NODE_LEN], 0)
@@ -173,15 +176,12 @@ def _check_root(root: RootNode) -> None:
     numbers = (root.epoch - 1, root.pin.size, root.swapped_at_ms)
     if min(numbers) < 0 or max(numbers) >= MAX_INTEGER or not 0 <= root.next_branch <= MAX_BRANCH:
         raise FormatError("the root node has a number out of range")
-    taken: set[int] = set()
-    for place, (branch, kind) in enumerate(root.positions):
-        if kind is Kind.FREE:
-            if branch or root.node.is_stored(place):
-                raise FormatError("a free branch position is not empty")
-        elif not 0 <= branch < root.next_branch or branch in taken:
-            raise FormatError("a branch number stands twice, or was never given out")
-        else:
-            taken.add(branch)
+    taken = [branch for branch, kind in root.positions if kind is not Kind.FREE]
+    free = [place for place, (_, kind) in enumerate(root.positions) if kind is Kind.FREE]
+    if any(root.positions[place][0] for place in free) or root.node.stored & sum(map(bit, free)):
+        raise FormatError("a free branch position is not empty")
+    if len(set(taken)) < len(taken) or any(not 0 <= branch < root.next_branch for branch in taken):
+        raise FormatError("a branch number stands twice, or was never given out")
 
 
 def node_info(vault_id: bytes, branch: int, level: int, index: int) -> bytes:

@@ -80,6 +80,11 @@ class Terms:
     dimension: int
     record_digest: bytes
 
+    @property
+    def photographs(self) -> int:
+        """Photographs behind the templates: row 0 is their mean where there are several."""
+        return max(1, self.count - 1)
+
     def pack(self) -> bytes:
         """Encode; raises FormatError when a field is out of its range."""
         self._check()
@@ -144,6 +149,26 @@ def region_number(code: str) -> int:
     """Region code as the u16 that stands in packed terms."""
     check_regions((code,))
     return int.from_bytes(code.encode("ascii"), "big")
+
+
+@lru_cache(maxsize=256)
+def _shared_part(
+    scope: Scope, start_ms: int, end_ms: int, regions: tuple[str, ...], count: int, dimension: int
+) -> bytes:
+    return Terms(scope, start_ms, end_ms, regions, count, dimension, _NO_DIGEST).pack()[:_SHARED]
+
+
+def pack_terms(
+    scope: Scope,
+    start_ms: int,
+    end_ms: int,
+    regions: tuple[str, ...],
+    count: int,
+    dimension: int,
+    record_digest: bytes,
+) -> bytes:
+    """``Terms(...).pack()`` for many subjects who share everything but the digest."""
+    return _shared_part(scope, start_ms, end_ms, regions, count, dimension) + record_digest
 
 
 def covering_regions(region: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The key tree, its providers and the swap."""

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-from facekeep.crypto.primitives import random_bytes
 from facekeep.errors import FormatError, RootError, StoreError, UsageError, VaultExists
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
@@ -98,7 +97,7 @@ class FileProvider(RootProvider):
         )
 
     def stage(self, root: bytes) -> None:
-        """Write ``root`` into the slot that holds none: pwrite, fsync, pread; then fsync of the directory."""
+        """Write ``root`` into the slot that holds none: pwrite, fsync, pread."""
         mark = root_fingerprint(self._vault_id, root)
         with self._opened(write=True) as descriptor:
             slots = self._read(descriptor)
@@ -110,8 +109,6 @@ class FileProvider(RootProvider):
                         next="run any writing command: recovery promotes or drops it",
                     )
                 self._write(descriptor, free[0], self._slot(SlotState.STAGED, root))
-            with _writing(self.path):
-                fsync_directory(self.path.parent)
 
     def read_back(self, fingerprint: bytes) -> bytes:
         """Return the root of this fingerprint, read from the file again; raises RootError."""
@@ -123,8 +120,8 @@ class FileProvider(RootProvider):
     def promote(self, fingerprint: bytes) -> Receipt:
         """Copy the staged root into the other slot as current, then erase the staged slot.
 
-        Other slot: pwrite random, fsync, pwrite current, fsync, pread. Staged slot: as in ``drop``. At every
-        moment one intact slot holds the root; what stood in the other slot is destroyed by this.
+        Other slot: pwrite current, fsync, pread. Staged slot: as in ``drop``. At every moment one intact
+        slot holds the root; what stood in the other slot is overwritten by this.
         """
         with self._opened(write=True) as descriptor:
             slots = self._read(descriptor)
@@ -134,7 +131,6 @@ class FileProvider(RootProvider):
             number, slot = here
             if slot.state is SlotState.STAGED:
                 other = 1 - number
-                self._overwrite(descriptor, other)
                 self._write(descriptor, other, self._slot(SlotState.CURRENT, slot.root))
                 self._erase(descriptor, number)
             elif self._is(slots[1 - number], fingerprint) or slots[1 - number] is None:
@@ -142,7 +138,7 @@ class FileProvider(RootProvider):
         return self.receipt("promoted")
 
     def drop(self, fingerprint: bytes) -> Receipt:
-        """Erase each slot that holds this root: pwrite random, fsync, pwrite empty, fsync, pread.
+        """Erase each slot that holds this root: pwrite empty, fsync, pread.
 
         An unreadable slot, which an interrupted erasure leaves, is erased too if the other holds a root.
         """
@@ -158,13 +154,7 @@ class FileProvider(RootProvider):
         return encode_slot(RootSlot(self._vault_id, state, root))
 
     def _erase(self, descriptor: int, number: int) -> None:
-        self._overwrite(descriptor, number)
         self._write(descriptor, number, self._slot(SlotState.EMPTY))
-
-    def _overwrite(self, descriptor: int, number: int) -> None:
-        with _writing(self.path):
-            _pwrite(descriptor, random_bytes(SLOT_LEN), number)
-            os.fsync(descriptor)
 
     def _write(self, descriptor: int, number: int, data: bytes) -> None:
         with _writing(self.path):

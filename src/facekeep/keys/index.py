@@ -25,9 +25,8 @@ class SubjectIndex:
         """Row key of a subject id's UTF-8, 32 bytes."""
         return p.mac(self._key, self._prefix, subject)
 
-    def row(self, subject: bytes, tag: bytes) -> tuple[bytes, bytes]:
-        """(row key, sealed tag) that binds a subject to a tag."""
-        hashed = self.hash(subject)
+    def row(self, hashed: bytes, tag: bytes) -> tuple[bytes, bytes]:
+        """(row key, sealed tag) that binds a subject, by its row key, to a tag."""
         return hashed, self._aead.seal(tag, self._prefix + hashed)
 
     def lookup(self, subject: bytes) -> bytes | None:
@@ -36,9 +35,8 @@ class SubjectIndex:
         sealed = self._store.index_get(hashed)
         return None if sealed is None else self.open(hashed, sealed)
 
-    def lookup_many(self, subjects: Sequence[bytes]) -> list[bytes | None]:
-        """Tags of many subjects, in order; raises IntegrityError as ``lookup``."""
-        hashes = [self.hash(subject) for subject in subjects]
+    def lookup_many(self, hashes: Sequence[bytes]) -> list[bytes | None]:
+        """Tags under many row keys, in order; raises IntegrityError as ``lookup``."""
         found = self._store.index_get_many(hashes)
         return [
             None if sealed is None else self.open(row, sealed)

@@ -180,12 +180,13 @@ class Gallery:
         if not self._rows.count:
             return []
         found = distances(self.model, probe, self._rows.matrix)
-        near = np.flatnonzero(found <= threshold.value + _SLACK)
+        means = self._rows.means
+        near = np.flatnonzero(found <= np.where(means, threshold.limit(2), threshold.limit()) + _SLACK)
         order = near[np.lexsort((self._rows.slots[near], found[near]))]
         best = [
             (int(self._rows.slots[at]), float(found[at]))
             for at in order
-            if threshold.matches(float(found[at]))
+            if threshold.matches(float(found[at]), 2 if means[at] else 1)
         ]
         return [Hit(slot, self._subject(view, slot), distance) for slot, distance in best[:top]]
 
@@ -331,6 +332,7 @@ class Gallery:
         failed = self._rows.add(
             wanted,
             terms["expires_at_ms"][chosen].astype(np.int64),
+            terms["count"][chosen] > 1,
             lambda out: open_references(
                 self._core.sealer, permit, wanted, keys[chosen], out, self.model.dimension
             ),

@@ -29,6 +29,7 @@ class Matrix:
         self._slots = np.empty(0, np.int64)
         self._expires = np.empty(0, np.int64)
         self._grants = np.empty((0, GRANT_ID_LEN), np.uint8)
+        self._means = np.empty(0, np.bool_)
         self._where: dict[int, int] = {}
 
     def __contains__(self, slot: int) -> bool:
@@ -50,6 +51,11 @@ class Matrix:
         """Slot of each row, int64 of shape (count,)."""
         return self._slots[: self.count]
 
+    @property
+    def means(self) -> npt.NDArray[np.bool_]:
+        """Whether each row is the mean of several photographs, bool of shape (count,)."""
+        return self._means[: self.count]
+
     def known(self) -> list[int]:
         """Every slot that has a row."""
         return list(self._where)
@@ -62,6 +68,7 @@ class Matrix:
         self,
         rows: Sequence[SealedRow],
         expires: npt.NDArray[np.int64],
+        means: npt.NDArray[np.bool_],
         fill: Callable[[memoryview], list[int]],
     ) -> list[int]:
         """Append rows, filled in place by ``fill``; returns the slots that failed."""
@@ -71,6 +78,7 @@ class Matrix:
         failed = [rows[at][0] for at in fill(self._buffer.view[start * width : end * width])]
         self._slots[start:end] = [row[0] for row in rows]
         self._expires[start:end] = expires
+        self._means[start:end] = means
         ids = np.frombuffer(b"".join(row[1] for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
         self._grants[start:end] = ids
         self._where.update((row[0], start + at) for at, row in enumerate(rows))
@@ -89,7 +97,7 @@ class Matrix:
             self.digest.remove(slot, self._grants[at].tobytes())
             last = self.count - 1
             if at != last:
-                for column in (matrix, self._slots, self._expires, self._grants):
+                for column in (matrix, self._slots, self._expires, self._means, self._grants):
                     column[at] = column[last]
                 self._where[int(self._slots[at])] = at
             matrix[last] = 0
@@ -128,4 +136,5 @@ class Matrix:
         self._buffer, self._capacity = buffer, capacity
         self._slots = np.resize(self._slots, capacity)
         self._expires = np.resize(self._expires, capacity)
+        self._means = np.resize(self._means, capacity)
         self._grants = np.resize(self._grants, (capacity, GRANT_ID_LEN))

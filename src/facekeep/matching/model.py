@@ -89,13 +89,13 @@ def mean_template(model: Model, templates: Floats) -> Floats:
 def reference_stack(model: Model, templates: Floats) -> Floats:
     """Return what is sealed for (k, d) templates: itself for one, else (k + 1, d) with the mean in row 0.
 
-    Row 0 is the reference and is compared alone, so that a threshold means the same for every subject.
+    Row 0 is the reference and is compared alone; a threshold has a value of its own for means.
     """
+    if len(templates) == 1:
+        return model.check(templates[0])[None]
     checked = model.check_many(templates)
     if len(checked) == 0:
         raise UsageError("a subject needs one embedding at least")
-    if len(checked) == 1:
-        return checked
     return np.concatenate((mean_template(model, checked)[None], checked))
 
 

@@ -23,6 +23,9 @@ _MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
 class Threshold:
     """A distance up to which two embeddings count as one person's, and what that costs.
 
+    ``value`` is for a reference of one photograph, ``mean_value`` for the mean of several: a mean lies nearer
+    to everybody, strangers included, and at ``value`` its false match rate would be a few times higher.
+
     ``target_fmr`` and ``fmr`` are false match rates, ``fnmr`` the false non-match rate at ``value``, each of
     single comparisons on ``dataset``. The FMR counts pairs; the FNMR is the mean over identities, because
     one person with many photographs has most of the pairs. The interval is a 95 % bootstrap over identities,
@@ -41,20 +44,28 @@ class Threshold:
     identities: int
     impostor_pairs: int
     genuine_pairs: int
+    mean_value: float | None = None  # None: the same as ``value``
+    mean_fnmr: float | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a threshold without evidence."""
         rates = (self.target_fmr, self.fmr, self.fmr_low, self.fmr_high, self.fnmr)
         if not 0 <= self.value <= _MOST or not all(0 <= rate <= 1 for rate in rates):
             raise UsageError("a threshold's value or rates are out of range")
+        if not 0 <= self.limit(2) <= _MOST or not 0 <= (self.mean_fnmr or 0) <= 1:
+            raise UsageError("a threshold's value for means is out of range")
         if self.metric not in ("l2", "cosine") or not self.fmr_low <= self.fmr <= self.fmr_high:
             raise UsageError("a threshold's metric is l2 or cosine, and its FMR lies within its interval")
         if not self.dataset or self.impostor_pairs < 1 or self.genuine_pairs < 1:
             raise UsageError("a threshold needs its evidence: the data set and the pairs it was measured on")
 
-    def matches(self, distance: float) -> bool:
+    def limit(self, photographs: int = 1) -> float:
+        """Greatest distance that matches a reference made of that many photographs."""
+        return self.value if photographs == 1 or self.mean_value is None else self.mean_value
+
+    def matches(self, distance: float, photographs: int = 1) -> bool:
         """Whether a distance is a match. Not-a-number never is."""
-        return distance <= self.value
+        return distance <= self.limit(photographs)
 
     def to_json(self) -> dict[str, JsonValue | float]:
         """Return every field."""
@@ -65,7 +76,13 @@ class Threshold:
         """Read ``to_json`` back; raises UsageError unless there is every field and no other."""
         if not isinstance(value, dict) or value.keys() != {field.name for field in fields(cls)}:
             raise UsageError("a threshold lacks a field, or has one that is unknown")
-        kinds = {"str": str, "int": int, "float": (int, float), "Metric": str}
+        kinds = {
+            "str": str,
+            "int": int,
+            "float": (int, float),
+            "float | None": (int, float, type(None)),
+            "Metric": str,
+        }
         for field in fields(cls):
             got = value[field.name]
             if isinstance(got, bool) or not isinstance(got, kinds[str(field.type)]):  # type: ignore[arg-type] # a tuple of types is one too

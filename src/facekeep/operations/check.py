@@ -203,7 +203,7 @@ def repair_index(core: Core, session: Session) -> int:
             except FacekeepError:
                 continue
             if grant is not None:
-                hashed, sealed = core.index.row(grant.subject.encode("utf-8"), row.tag)
+                hashed, sealed = core.index.row(core.index.hash(grant.subject.encode("utf-8")), row.tag)
                 rows[hashed] = sealed
         core.keys.index_replace(rows.items())
         return len(rows)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,7 @@ class Enrolment:
     consent: Consent
 
 
-@dataclass(frozen=True, slots=True)
-class GrantReceipt:
+class GrantReceipt(NamedTuple):
     """One grant as told to the subject. Times in ms."""
 
     scope: str
@@ -59,8 +59,7 @@ class GrantReceipt:
     expires_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What the subject is given: the opening of the tag (``salt``), and the grants."""
 
     subject: str
@@ -88,8 +87,7 @@ class Receipt:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(NamedTuple):
     """A subject's part of a batch."""
 
     subject: str
@@ -113,15 +111,16 @@ def enroll(
         if len({each.subject for each in enrolments}) != len(enrolments):
             raise UsageError("a subject stands twice in one enrolment")
         subjects = [check_subject_id(each.subject) for each in enrolments]
-        settled = {
-            consent: consent.settled(now, core.settings.region)
-            for consent in {each.consent for each in enrolments}
-        }
-        tags = core.index.lookup_many(subjects)
+        consents = {id(each.consent): each.consent for each in enrolments}
+        settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
+        hashes = [core.index.hash(subject) for subject in subjects]
+        tags = core.index.lookup_many(hashes)
         with contextlib.ExitStack() as cleanup:
             prepared = [
-                _prepare(core, view, each, subject, settled[each.consent], tag, existing, now, cleanup)
-                for each, subject, tag in zip(enrolments, subjects, tags, strict=True)
+                _prepare(
+                    core, view, each, subject, settled[id(each.consent)], hashed, tag, existing, now, cleanup
+                )
+                for each, subject, hashed, tag in zip(enrolments, subjects, hashes, tags, strict=True)
             ]
             return _carry_out(core, view, session, "enroll", prepared)
 
@@ -132,6 +131,7 @@ def _prepare(
     what: Enrolment,
     subject: bytes,
     consent: Consent,
+    hashed: bytes,
     tag: bytes | None,
     existing: Existing,
     now: int,
@@ -147,7 +147,7 @@ def _prepare(
     if tag is None or not grants:
         salt = p.random_bytes(SALT_LEN)
         tag = subject_tag(core.vault_id, salt, subject)
-        index_row = core.index.row(subject, tag)
+        index_row = core.index.row(hashed, tag)
     else:
         salt = grants[0].salt
     taken = {grant.scope: grant for grant in grants if grant.scope in consent.scopes}
@@ -194,7 +194,7 @@ def _fresh_grant(
     record, terms = build_record(consent, scope, holding, now)
     if old is None:
         stack = reference_stack(model, what.embeddings)
-        return NewGrant(tag, model.id, terms, record, lambda: template_bytes(stack))
+        return NewGrant(tag, model.id, scope, terms, record, lambda: template_bytes(stack))
 
     def combined() -> memoryview:
         opened = _opened(core, view, old, cleanup)
@@ -205,7 +205,7 @@ def _fresh_grant(
         cleanup.callback(stack.fill, 0)
         return template_bytes(stack)
 
-    return NewGrant(tag, model.id, terms, record, combined, old.row.slot)
+    return NewGrant(tag, model.id, scope, terms, record, combined, old.row.slot)
 
 
 def without_rows(core: Core, view: View, tag: bytes, grants: Sequence[LivingGrant]) -> list[int]:
@@ -267,9 +267,7 @@ def _carry_out(
                 each.tag.hex(),
                 each.salt.hex(),
                 tuple(
-                    GrantReceipt(
-                        grant.terms.scope.word, row.grant_id.hex(), row.slot, grant.terms.expires_at_ms
-                    )
+                    GrantReceipt(grant.scope.word, row.grant_id.hex(), row.slot, _expiry(grant.terms))
                     for grant, row in zip(each.grants, mine, strict=True)
                 ),
                 each.skipped,
@@ -360,6 +358,7 @@ def _resealed(
     return NewGrant(
         source.row.tag,
         source.row.model,
+        scope,
         fresh,
         record,
         lambda: template_bytes(_opened(core, view, source, cleanup)),
@@ -373,3 +372,7 @@ def has_grants(core: Core, subject: str, scopes: Sequence[Scope]) -> bool:
     if tag is None:
         return False
     return set(scopes) <= {grant.scope for grant in living_of(core, core.view(), tag)}
+
+
+def _expiry(terms: bytes) -> int:
+    return int.from_bytes(terms[12:20], "big")

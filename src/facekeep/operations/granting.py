@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from facekeep.access.core import Core, View
 from facekeep.crypto import primitives as p
@@ -14,15 +15,14 @@ from facekeep.errors import IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, slot_id, split_slot
-from facekeep.formats.terms import Scope, Terms
+from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy, finish, intent
 from facekeep.operations.steps import reached
 from facekeep.store.vaultdb import GrantRow
 
 
-@dataclass(frozen=True, slots=True)
-class NewGrant:
-    """A grant to be made.
+class NewGrant(NamedTuple):
+    """A grant to be made. ``terms`` are packed.
 
     ``templates`` gives the little-endian float32 bytes when they are needed, after the intent is
     durable: for a re-sealed grant that is when the old one (slot ``source``) is opened.
@@ -30,7 +30,8 @@ class NewGrant:
 
     tag: bytes
     model: str
-    terms: Terms
+    scope: Scope
+    terms: bytes
     record: bytes
     templates: Callable[[], memoryview]
     source: int | None = None
@@ -49,7 +50,7 @@ class Batch:
 
 def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
     """Carry out a grant operation; the writer lock must be held. Returns the new rows in order."""
-    slots = allocate(core, view, by, [grant.terms.scope for grant in batch.grants])
+    slots = allocate(core, view, by, [grant.scope for grant in batch.grants])
     view = core.view()
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
@@ -61,17 +62,16 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
         core.sealer.keys(key, slot, grant_id)
         for slot, key, grant_id in zip(slots, slot_keys, ids, strict=True)
     ]
-    packed = [grant.terms.pack() for grant in batch.grants]
-    places = list(zip(batch.grants, slots, ids, keyed, packed, strict=True))
+    places = list(zip(batch.grants, slots, ids, keyed, strict=True))
     items = [_item(*place) for place in places]
     now = core.clock.now_ms()
     first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
     reached("grant.announced")
     rows = [
         core.sealer.seal_grant(
-            pair, slot, grant_id, grant.tag, grant.model, terms, grant.templates(), grant.record
+            pair, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
         )
-        for grant, slot, grant_id, pair, terms in places
+        for grant, slot, grant_id, pair in places
     ]
     if batch.index_rows:
         core.keys.index_put_many(batch.index_rows)
@@ -82,15 +82,13 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     return rows
 
 
-def _item(
-    grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes], packed: bytes
-) -> JsonObject:
+def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes]) -> JsonObject:
     return entries.grant_item(
         slot=slot,
         grant=grant_id,
         tag=grant.tag,
         commitment=pair[1],
-        terms=packed,
+        terms=grant.terms,
         model=grant.model,
         source=grant.source,
     )

@@ -130,7 +130,6 @@ class KeysStore:
             if not committed or isinstance(error, ErasurePending):
                 raise
             raise ErasurePending(f"a copy of keys.db did not take the swap: {error}") from error
-        self._checkpoint()
 
     def _begin_copy(self, stack: contextlib.ExitStack, path: Path) -> tuple[str, sqlite3.Connection]:
         try:
@@ -138,11 +137,6 @@ class KeysStore:
             return str(path), stack.enter_context(database.transaction())
         except FacekeepError as error:
             raise ErasurePending(f"the copy of keys.db at {path} cannot be written: {error}") from error
-
-    def _checkpoint(self) -> None:
-        """Move the log file into the database: what is copied by hand is then the current epoch."""
-        with contextlib.suppress(FacekeepError):
-            self._read("PRAGMA wal_checkpoint(PASSIVE)")
 
     def check_identity(self) -> None:
         """Raise IntegrityError if keys.db was removed or replaced since it was opened."""

@@ -20,7 +20,7 @@ from facekeep.errors import ForeignFile, IntegrityError, StoreError, VaultNotFou
 from facekeep.limits import LIMITS
 
 APPLICATION_ID = 0x464B5631
-_HEADER = b"SQLite format 3\0"
+_PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closing it would drop our locks.
 Migration = Callable[[SqliteUtils], None]
 
 
@@ -81,7 +81,8 @@ class Database:
                 raise VaultNotFound(f"{self.name} is missing at {path.parent.name}/")
             status = path.stat()
             self._identity = (status.st_dev, status.st_ino)
-            _check_header(path)
+            if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
+                raise IntegrityError(f"{path.name} is not a facekeep file")
             connection = self.connection()
             self._check_owner(connection, vault_id)
             if not read_only:
@@ -193,13 +194,6 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA cache_size=-65536")
     return connection
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what is no database before SQLite sees it: it would make one of an empty file."""
-    with path.open("rb") as file:
-        if file.read(len(_HEADER)) != _HEADER:
-            raise IntegrityError(f"{path.name} is not a facekeep file")
 
 
 def fsync_directory(path: Path) -> None:
