@@ -6,7 +6,9 @@ import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,39 +69,27 @@ def settled(lab: Lab) -> World:
         return world(vault)
 
 
-def _backup(lab: Lab) -> Callable[[Vault], object]:
-    return lambda vault: vault.backup(lab.base / "vault" / "another.backup")
-
-
-def _restore(lab: Lab) -> Callable[[Vault], object]:
-    return lambda vault: vault.restore(lab.base / "backup")
-
-
-OPERATIONS: dict[str, Callable[[Lab], Callable[[Vault], object]]] = {
-    "enrol": lambda lab: lambda vault: vault.enroll_many([lab.enrolment("carol")]),
-    "enrol two": lambda lab: (
-        lambda vault: vault.enroll_many([lab.enrolment("carol"), lab.enrolment("dave", VERIFY)])
+OPERATIONS: dict[str, Callable[[Lab, Vault], object]] = {
+    "enrol": lambda lab, vault: vault.enroll_many([lab.enrolment("carol")]),
+    "enrol two": lambda lab, vault: vault.enroll_many(
+        [lab.enrolment("carol"), lab.enrolment("dave", VERIFY)]
     ),
-    "replace": lambda lab: (
-        lambda vault: vault.enroll_many(
-            [lab.enrolment("alice", consent=lab.consent(VERIFY, IDENTIFY, days=7))], existing="replace"
-        )
+    "replace": lambda lab, vault: vault.enroll_many(
+        [lab.enrolment("alice", consent=lab.consent(VERIFY, IDENTIFY, days=7))], existing="replace"
     ),
-    "add": lambda lab: lambda vault: vault.enroll_many([lab.enrolment("alice", VERIFY)], existing="add"),
-    "grant": lambda lab: lambda vault: vault.grant("bob", lab.consent(IDENTIFY, Scope.SHARE)),
-    "renew": lambda lab: lambda vault: vault.renew("alice", lab.consent(VERIFY, IDENTIFY, days=99)),
-    "withdraw": lambda lab: lambda vault: vault.withdraw("alice", [IDENTIFY]),
-    "withdraw the last": lambda lab: lambda vault: vault.withdraw("bob", [VERIFY]),
-    "shred": lambda lab: lambda vault: vault.shred("alice"),
-    "shred two": lambda lab: lambda vault: vault.shred("alice", "bob"),
-    "add principal": lambda lab: lambda vault: vault.add_principal("new", [Role.AUDITOR]),
-    "revoke principal": lambda lab: (
-        lambda vault: vault.revoke_principal(
-            next(each.id for each in vault.principals() if each.roles == ("dpo",))
-        )
+    "add": lambda lab, vault: vault.enroll_many([lab.enrolment("alice", VERIFY)], existing="add"),
+    "grant": lambda lab, vault: vault.grant("bob", lab.consent(IDENTIFY, Scope.SHARE)),
+    "renew": lambda lab, vault: vault.renew("alice", lab.consent(VERIFY, IDENTIFY, days=99)),
+    "withdraw": lambda _, vault: vault.withdraw("alice", [IDENTIFY]),
+    "withdraw the last": lambda _, vault: vault.withdraw("bob", [VERIFY]),
+    "shred": lambda _, vault: vault.shred("alice"),
+    "shred two": lambda _, vault: vault.shred("alice", "bob"),
+    "add principal": lambda _, vault: vault.add_principal("new", [Role.AUDITOR]),
+    "revoke principal": lambda _, vault: vault.revoke_principal(
+        next(each.id for each in vault.principals() if each.roles == ("dpo",))
     ),
-    "backup": _backup,
-    "restore": _restore,
+    "backup": lambda lab, vault: vault.backup(lab.path / "another.backup"),
+    "restore": lambda lab, vault: vault.restore(lab.base / "backup"),
 }
 ERASING = {"withdraw", "withdraw the last", "shred", "shred two", "revoke principal"}
 
@@ -121,7 +111,7 @@ def furnished(lab: Lab, operation: str) -> None:
 def test_kill_at_every_step(tmp_path: Path, operation: str, copies: bool) -> None:
     lab = Lab(tmp_path, copies=copies)
     furnished(lab, operation)
-    act = OPERATIONS[operation](lab)
+    act = partial(OPERATIONS[operation], lab)
     start = lab.save("start")
     before = lab.do(world) if operation != "restore" else World({}, frozenset())
     lab.put_back(start)
@@ -133,7 +123,7 @@ def test_kill_at_every_step(tmp_path: Path, operation: str, copies: bool) -> Non
         lab.put_back(start)
         lab.crash(act, step, occurrence)
         if operation == "restore":
-            again(lab, act)
+            lab.do(act)
             assert settled(lab) == after
             continue
         now = settled(lab)
@@ -143,19 +133,15 @@ def test_kill_at_every_step(tmp_path: Path, operation: str, copies: bool) -> Non
             vault.restore(lab.base / "backup")
             assert world(vault) == now, f"a backup brought something back: killed at {step}"
         if now == before != after:
-            again(lab, act)
+            lab.do(act)
             assert settled(lab) == after, f"{operation} cannot be done again: killed at {step}"
-
-
-def again(lab: Lab, act: Callable[[Vault], object]) -> None:
-    lab.do(act)
 
 
 @pytest.mark.parametrize("operation", ["enrol", "replace", "renew", "shred", "add principal"])
 def test_kill_at_every_step_of_the_recovery(tmp_path: Path, operation: str) -> None:
     lab = Lab(tmp_path, copies=True)
     furnished(lab, operation)
-    act = OPERATIONS[operation](lab)
+    act = partial(OPERATIONS[operation], lab)
     start = lab.save("start")
     before = lab.do(world)
     lab.put_back(start)
@@ -207,9 +193,9 @@ def test_two_erasures_are_pending_and_one_was_swapped(tmp_path: Path) -> None:
         vault.restore(lab.base / "backup")
         assert reason(vault, "alice") == reason(vault, "bob") == "subject_unknown"
         assert identify(vault, "alice") == identify(vault, "bob") == []
-        dead = [entry for entry in log_entries(vault) if entry["type"] == "destroy"]
-        named = [slot for entry in dead for slot, _ in entry["slots"]]  # type: ignore[union-attr, misc]
-        assert not core(vault).view().tree.alive(named).any()  # type: ignore[arg-type]
+        log: list[Any] = log_entries(vault)
+        named = [span[0] for entry in log if entry["type"] == "destroy" for span in entry["slots"]]
+        assert not core(vault).view().tree.alive(named).any()
         assert matches(vault, "carol")
     lab.clean()
 
@@ -279,7 +265,7 @@ def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path: Path) -> N
     lab.enrol("alice")
     before = lab.do(world)
     with lab.open() as vault:
-        wrong = [
+        wrong: list[Callable[[], object]] = [
             lambda: vault.enroll("x", embeddings=face("x"), model=MODEL, consent=lab.consent(VERIFY, days=0)),
             lambda: vault.enroll("x" * 513, embeddings=face("x"), model=MODEL, consent=lab.consent(VERIFY)),
             lambda: vault.renew("alice", lab.consent(VERIFY, regions=("Germany",))),
