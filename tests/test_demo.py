@@ -19,7 +19,8 @@ from facekeep.demo.photos import Person, people_of, portraits
 from facekeep.demo.search import needles, search
 from facekeep.demo.story import Story
 from facekeep.errors import ImageError, MissingDependency, StoreError, UsageError, VaultExists
-from facekeep.matching.model import Model
+from facekeep.matching.images import ImageInput
+from facekeep.matching.model import Floats, Model
 
 FACEKEEP = str(Path(sys.executable).with_name("facekeep"))
 
@@ -29,7 +30,8 @@ class Brightness:
 
     model = Model("dlib-resnet", "1", 128, "l2")
 
-    def extract(self, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def extract(self, image: ImageInput) -> Floats:
+        assert isinstance(image, Path)
         from PIL import Image  # noqa: PLC0415 - an optional package
 
         with Image.open(image) as opened:
@@ -85,10 +87,12 @@ def test_the_vault_is_left_for_the_user(told: tuple[Path, dict[str, Any]]) -> No
         "FACEKEEP_VAULT": found["vault"],
         "FACEKEEP_TOKEN_FILE": str(home / "demo.token"),
     }
-    for words in (["check"], ["status"], ["subjects"]):
-        ran = subprocess.run([FACEKEEP, *words], capture_output=True, text=True, env=environment, check=False)
+    said = {}
+    for word in ("check", "status", "subjects"):
+        ran = subprocess.run([FACEKEEP, word], capture_output=True, text=True, env=environment, check=False)
         assert (ran.returncode, ran.stderr.count("warning")) == (0, 0)
-    assert ran.stdout.startswith("eileen-collins\tverify\tlive")
+        said[word] = ran.stdout
+    assert said["subjects"].startswith("eileen-collins\tverify\tlive")
     photo = str(portraits()[1].photos[0])
     verify = [FACEKEEP, "verify", "eileen-collins", photo]
     assert subprocess.run(verify, capture_output=True, env=environment, check=False).returncode == 0

@@ -102,7 +102,10 @@ def _many(
             with Progress("enrolling") as progress:
                 tally = bulk.run(source, progress)
         except BaseException:
-            output.say(f"stopped; {output.counted(bulk.tally.enrolled, 'person', 'people')} enrolled so far")
+            if not state.json:
+                output.say(
+                    f"stopped; {output.counted(bulk.tally.enrolled, 'person', 'people')} enrolled so far"
+                )
             raise
     if state.json:
         output.json_line(tally.to_json())
