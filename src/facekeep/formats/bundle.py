@@ -1,0 +1,280 @@
+"""Shredding proofs: the bundle's canonical JSON (SPEC.md §12.1). Nothing is verified here.
+
+A bundle holds whole log entries with their inclusion proofs, one checkpoint, and the operator's statement
+under the log's own signatures. Verification is ``audit.bundle``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final, cast
+
+from facekeep.errors import FormatError
+from facekeep.formats import canonical, entries
+from facekeep.formats import text as strict
+from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.formats.ids import TAG_LEN, VAULT_ID_LEN, from_hex
+from facekeep.formats.note import Note
+from facekeep.formats.tiles import HASH_LEN
+from facekeep.formats.tlogproof import MAX_HASHES
+
+MAX_BYTES: Final = 1024 * 1024  # of a bundle; one erasure alone stays below 64 KiB
+MAX_ENTRIES: Final = 2_000
+TEXT_MAX: Final = 200  # characters of a text the operator gives
+TYPE: Final = "facekeep/shredding-proof"
+NOT_STATED: Final = "not stated"
+
+STANDARD: Final = "NIST SP 800-88r2"
+METHOD: Final = "Cryptographic Erase"
+TARGET: Final = (
+    "every sealed template and record of one subject, in vault.db and in every copy and backup of it"
+)
+CIPHER: Final = "AES-256-GCM, one 256-bit key for each grant"
+VERIFICATION: Final = (
+    "the new key tree was read back on fresh connections and every destroyed slot found dead "
+    "before the old root key was destroyed"
+)
+
+#: What no bundle proves; a bundle carries these words and sentences as they stand here.
+NOT_PROVED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "all_grants": "that these are all the grants the subject tag ever had: an exported log shows it",
+        "consent": "that the person consented, or that a photograph showed them",
+        "kept_keys": "that nobody kept a copy of an earlier root key, of a node key or of process memory",
+        "medium": "that the root holder's medium forgets: the limits in its receipt say what may remain",
+        "one_history": "that everybody is shown the same log: compare checkpoints, or keep a witness",
+        "other_tags": "that the same person is not enrolled under another id, in this vault or another",
+        "outside": "what became of photographs, answers and copies outside the vault",
+        "sanitization_level": "whether the medium counts as cleared or purged: the organization finds that",
+        "software": "that the software which ran was facekeep, unaltered",
+        "statement": "what the operator states of responsibility, media, mirrors, recovery keys and copies",
+        "whose_tag": "whose tag it is: only the tag's opening, kept by the person, shows that",
+    }
+)
+
+_SIGNATURE_LENGTHS: Final = (64, 2420)  # Ed25519, ML-DSA-44
+_VERSION: Final = re.compile(r"[0-9A-Za-z.+!-]{1,40}\Z", re.ASCII)
+_KEYS: Final = frozenset(
+    {
+        "checkpoint", "entries", "erasure", "made_ms", "not_proved", "signatures", "statement", "tag",
+        "type", "v", "vault",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A log entry in a bundle: its index, itself, and its inclusion proof from the leaf's sibling upward."""
+
+    index: int
+    entry: JsonObject
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What the operator says, and nobody can check from the bundle. Texts of up to 200 characters.
+
+    ``live`` counts the live second copies of keys.db and log.db, ``mirrors`` root holders beyond the first,
+    ``backups`` the data backups that the log knew of.
+    """
+
+    version: str
+    organization: str = NOT_STATED
+    role: str = NOT_STATED
+    media: str = NOT_STATED
+    exported: str = NOT_STATED
+    live: int = 0
+    mirrors: int = 0
+    recovery_keys: int = 0
+    backups: int = 0
+
+    def to_json(self) -> JsonObject:
+        """Return the object that stands in a bundle."""
+        return {
+            "copies": {
+                "backups": self.backups,
+                "exported": self.exported,
+                "live": self.live,
+                "mirrors": self.mirrors,
+                "recovery_keys": self.recovery_keys,
+            },
+            "sanitization": {
+                "cipher": CIPHER,
+                "media": self.media,
+                "method": METHOD,
+                "organization": self.organization,
+                "role": self.role,
+                "standard": STANDARD,
+                "target": TARGET,
+                "tool": f"facekeep {self.version}",
+                "verification": VERIFICATION,
+            },
+        }
+
+    @staticmethod
+    def from_json(value: object) -> Statement:
+        """Parse strictly; raises FormatError."""
+        try:
+            whole = cast("dict[str, dict[str, object]]", value)
+            said, copies = whole["sanitization"], whole["copies"]
+            tool, _, version = cast("str", said["tool"]).partition(" ")
+            found = Statement(
+                version,
+                organization=_text(said["organization"], "organization"),
+                role=_text(said["role"], "role"),
+                media=_text(said["media"], "media"),
+                exported=_text(copies["exported"], "exported"),
+                live=_count(copies["live"], "live"),
+                mirrors=_count(copies["mirrors"], "mirrors"),
+                recovery_keys=_count(copies["recovery_keys"], "recovery_keys"),
+                backups=_count(copies["backups"], "backups"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError("a bundle's statement does not have exactly its keys") from error
+        if tool != "facekeep" or not _VERSION.match(version) or found.to_json() != value:
+            raise FormatError("a bundle's statement does not have exactly its keys and fixed words")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ShreddingProof:
+    """A parsed bundle. Believe nothing of it that ``audit.bundle.verify`` has not passed."""
+
+    vault: bytes
+    tag: bytes
+    erasure: int  # index of the destruction's first entry
+    made_ms: int
+    checkpoint: Note
+    entries: tuple[Held, ...]  # by index, ascending
+    statement: Statement
+    signatures: tuple[bytes, ...] = ()  # Ed25519, ML-DSA-44; empty only until it is signed
+
+    def unsigned(self) -> bytes:
+        """Canonical bytes without ``signatures``: what is signed, after its domain."""
+        return canonical.dumps(self._body())
+
+    def encode(self) -> bytes:
+        """Return the file's bytes; raises FormatError for what ``parse`` would refuse."""
+        _check_signatures(self.signatures)
+        signatures: list[JsonValue] = [strict.encode_base64(each) for each in self.signatures]
+        data = canonical.dumps(self._body() | {"signatures": signatures})
+        if len(data) > MAX_BYTES:
+            raise FormatError(f"a bundle is longer than {MAX_BYTES} bytes")
+        return data
+
+    def signed(self, signatures: tuple[bytes, ...]) -> ShreddingProof:
+        """Return it with its signatures."""
+        return replace(self, signatures=signatures)
+
+    def _body(self) -> JsonObject:
+        return {
+            "checkpoint": self.checkpoint.encode().decode(),
+            "entries": [_held_json(each) for each in self.entries],
+            "erasure": self.erasure,
+            "made_ms": self.made_ms,
+            "not_proved": dict(NOT_PROVED),
+            "statement": self.statement.to_json(),
+            "tag": self.tag.hex(),
+            "type": TYPE,
+            "v": 1,
+            "vault": self.vault.hex(),
+        }
+
+    @staticmethod
+    def parse(data: bytes) -> ShreddingProof:
+        """Parse strictly, re-encode, compare; raises FormatError."""
+        if len(data) > MAX_BYTES:
+            raise FormatError(f"a bundle is longer than {MAX_BYTES} bytes")
+        value = canonical.loads(data)
+        if value.get("type") != TYPE:
+            raise FormatError("the file is no shredding proof")
+        if value.keys() != _KEYS or type(value["v"]) is not int or value["v"] != 1:
+            raise FormatError("a bundle does not have exactly the keys of version 1")
+        if value["not_proved"] != dict(NOT_PROVED):
+            raise FormatError("a bundle does not say what it does not prove, in the words of SPEC.md §12.2")
+        signatures = [
+            _raw(item, "a bundle's signature") for item in _array(value["signatures"], "signatures")
+        ]
+        bundle = ShreddingProof(
+            from_hex(value["vault"], VAULT_ID_LEN, "a bundle's vault id"),
+            from_hex(value["tag"], TAG_LEN, "a bundle's subject tag"),
+            _count(value["erasure"], "erasure"),
+            _count(value["made_ms"], "made_ms"),
+            Note.parse(_string(value["checkpoint"], "checkpoint").encode()),
+            _held_all(value["entries"]),
+            Statement.from_json(value["statement"]),
+            tuple(signatures),
+        )
+        if bundle.encode() != data:
+            raise FormatError("a bundle is not in its canonical form")
+        return bundle
+
+
+def _held_json(held: Held) -> JsonObject:
+    return {
+        "entry": held.entry,
+        "index": held.index,
+        "proof": [strict.encode_base64(item) for item in held.path],
+    }
+
+
+def _held_all(value: object) -> tuple[Held, ...]:
+    items = _array(value, "entries")
+    if not 1 <= len(items) <= MAX_ENTRIES:
+        raise FormatError(f"a bundle does not have 1 to {MAX_ENTRIES} entries")
+    held = tuple(_held(item) for item in items)
+    if any(a.index >= b.index for a, b in itertools.pairwise(held)):
+        raise FormatError("a bundle's entries do not ascend")
+    return held
+
+
+def _held(item: object) -> Held:
+    if type(item) is not dict or item.keys() != {"entry", "index", "proof"}:
+        raise FormatError("an entry of a bundle does not have exactly its keys")
+    path = _array(item["proof"], "proof")
+    if len(path) > MAX_HASHES:
+        raise FormatError(f"a proof in a bundle has more than {MAX_HASHES} hashes")
+    return Held(
+        _count(item["index"], "index"),
+        entries.validate(item["entry"]),
+        tuple(_raw(each, "a hash in a bundle", HASH_LEN) for each in path),
+    )
+
+
+def _check_signatures(signatures: tuple[bytes, ...]) -> None:
+    if tuple(map(len, signatures)) != _SIGNATURE_LENGTHS:
+        raise FormatError("a bundle does not have an Ed25519 and an ML-DSA-44 signature")
+
+
+def _array(value: object, key: str) -> list[object]:
+    if type(value) is not list:
+        raise FormatError(f"a bundle's {key} is not an array")
+    return cast("list[object]", value)
+
+
+def _count(value: object, key: str) -> int:
+    if type(value) is not int or value < 0:
+        raise FormatError(f"a bundle's {key} is not a count")
+    return value
+
+
+def _string(value: object, key: str) -> str:
+    if type(value) is not str:
+        raise FormatError(f"a bundle's {key} is not text")
+    return value
+
+
+def _text(value: object, key: str) -> str:
+    text = _string(value, key)
+    if not text.strip() or len(text) > TEXT_MAX or not text.isprintable():
+        raise FormatError(f"a statement's {key} is empty, unprintable or longer than {TEXT_MAX} characters")
+    return text
+
+
+def _raw(value: object, what: str, length: int | None = None) -> bytes:
+    return strict.decode_base64(_string(value, what), what, length)

@@ -1,0 +1,149 @@
+"""What the log shows to the outside: keys, checkpoints, consistency proofs, exports, a listing.
+
+Every function needs the action LOG (auditor, DPO). Nothing here changes the vault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.auditlog import export as exporting
+from facekeep.auditlog.checkpoints import Checkpoints
+from facekeep.auditlog.export import Exported
+from facekeep.auditlog.signed import LogSigner
+from facekeep.auditlog.tree import LogTree, Snapshot
+from facekeep.errors import IntegrityError
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import slot_id
+from facekeep.formats.note import VerifierKey
+from facekeep.store import logdb
+
+Progress = Callable[[int, int], None]
+SIGNING_KEY_SLOT = slot_id(0, 2)
+_STRETCH = 4_096  # entries between two looks
+
+
+@contextlib.contextmanager
+def signing(core: Core) -> Iterator[Checkpoints]:
+    """Give the log's tree and its signing keys, on a handle of its own."""
+    view = core.view()
+    with contextlib.closing(logdb.open_log(core.path / "log.db", core.vault_id)) as database:
+        tree = LogTree(database, core.slot_key(view, LOG_KEY_SLOT), core.vault_id, core.log.head)
+        yield Checkpoints(tree, core.slot_key(view, SIGNING_KEY_SLOT), core.vault_id)
+
+
+def signer(core: Core, checkpoints: Checkpoints, snapshot: Snapshot) -> LogSigner:
+    """Return the private keys in force, to sign what is no checkpoint."""
+    generation = len(checkpoints.all_keys(snapshot)) // 2
+    found = LogSigner(core.slot_key(core.view(), SIGNING_KEY_SLOT), core.vault_id, generation)
+    if found.keys != checkpoints.keys(snapshot):
+        raise IntegrityError("the log names other signing keys than the key tree gives")
+    return found
+
+
+def keys(
+    core: Core, session: Session, *, every: bool = False, progress: Progress | None = None
+) -> tuple[VerifierKey, ...]:
+    """Return the verifier keys in force (Ed25519, ML-DSA-44), or those of all generations, oldest first."""
+    session.require(Action.LOG)
+    with signing(core) as checkpoints:
+        snapshot = checkpoints.snapshot(progress)
+        return checkpoints.all_keys(snapshot) if every else checkpoints.keys(snapshot)
+
+
+def checkpoint(core: Core, session: Session, progress: Progress | None = None) -> bytes:
+    """Sign the log as it stands."""
+    session.require(Action.LOG)
+    with signing(core) as checkpoints:
+        return checkpoints.make(checkpoints.snapshot(progress), core.clock.now_ms())
+
+
+def consistency(core: Core, session: Session, old: bytes, progress: Progress | None = None) -> bytes:
+    """Prove that the log continues an earlier checkpoint of it; raises IntegrityError if it does not."""
+    session.require(Action.LOG)
+    with signing(core) as checkpoints:
+        snapshot = checkpoints.snapshot(progress)
+        before = checkpoints.check_own(snapshot, old)
+        note = checkpoints.make(snapshot, core.clock.now_ms())
+        return checkpoints.consistency(snapshot, before.size, note).encode()
+
+
+def export(core: Core, session: Session, directory: Path, progress: Progress | None = None) -> Exported:
+    """Write the log as static tiles, or what is new since the last time."""
+    session.require(Action.LOG)
+    with signing(core) as checkpoints:
+        checkpoints.snapshot(progress)
+        return exporting.export(directory, checkpoints, time_ms=core.clock.now_ms(), progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries to show; None: any. Times in ms, ``until_ms`` exclusive; ``tag`` 32 bytes."""
+
+    types: frozenset[str] = frozenset()
+    ops: frozenset[str] = frozenset()
+    reasons: frozenset[str] = frozenset()
+    since_ms: int | None = None
+    until_ms: int | None = None
+    tag: bytes | None = None
+
+    def passes(self, body: bytes) -> JsonObject | None:
+        """Return the parsed entry if it passes."""
+        if self.tag is not None and self.tag.hex().encode() not in body:
+            return None
+        entry = entries.parse(body)
+        time_ms = int(str(entry["time_ms"]))
+        wanted = (
+            (not self.types or entry["type"] in self.types)
+            and (not self.ops or entry.get("op") in self.ops)
+            and (not self.reasons or entry.get("reason") in self.reasons)
+            and (self.since_ms is None or time_ms >= self.since_ms)
+            and (self.until_ms is None or time_ms < self.until_ms)
+        )
+        return entry if wanted else None
+
+
+def show(
+    core: Core,
+    session: Session,
+    wanted: Filter,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, JsonObject]]:
+    """Yield (index, entry) of what passes the filter, authenticated; with a limit, the last so many."""
+    session.require(Action.LOG)
+    size = core.log.head().size
+    with signing(core) as checkpoints:
+        tree = checkpoints.tree
+        if limit is None:
+            yield from _passing(tree, wanted, range(size), progress)
+            return
+        found: list[tuple[int, JsonObject]] = []
+        stop = size
+        while stop and len(found) < limit:  # from the end, in stretches
+            start = max(0, stop - _STRETCH)
+            found = [*_passing(tree, wanted, range(start, stop), None), *found]
+            stop = start
+            if progress is not None:
+                progress(size - stop, size)
+        yield from found[max(0, len(found) - limit) :]
+
+
+def _passing(
+    tree: LogTree, wanted: Filter, indices: range, progress: Progress | None
+) -> Iterator[tuple[int, JsonObject]]:
+    bodies = tree.bodies(indices.start, indices.stop)
+    for index, body in zip(indices, bodies, strict=True):
+        if progress is not None and index % _STRETCH == 0:
+            progress(index, indices.stop)
+        entry = wanted.passes(body)
+        if entry is not None:
+            yield index, entry

@@ -1,0 +1,240 @@
+"""Making a shredding proof: find the subject's grants and their ends, prove each entry (SPEC.md §12).
+
+Works after the subject is gone: what is needed stands in the log. Before it leaves, a bundle is verified as
+an auditor would.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeAlias, cast
+
+from facekeep.access.core import Core
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.audit.bundle import DOMAIN, verify
+from facekeep.audit.proven import Proven
+from facekeep.auditlog.tree import Snapshot
+from facekeep.errors import ErasurePending, UsageError
+from facekeep.formats import entries
+from facekeep.formats.bundle import MAX_ENTRIES, Held, ShreddingProof, Statement
+from facekeep.formats.canonical import JsonObject
+from facekeep.formats.note import Note
+from facekeep.operations import auditing
+
+Progress = Callable[[int, int], None]
+Entry: TypeAlias = dict[str, Any]
+
+_GRANT = b'"type":"grant",'  # no string in an entry holds a quotation mark
+_DESTROY = b'"type":"destroy",'
+_ROOTS = (b'"type":"destroyed",', b'"type":"genesis",')
+_BACKUP = b'"type":"backup",'
+_OFTEN = 1_000  # entries between two looks at the clock
+_ASK = "name the erasure's log entry, the subject tag, or the file of the person's receipt"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the operator says in a proof; None becomes "not stated"."""
+
+    organization: str | None = None
+    role: str | None = None
+    media: str | None = None
+    exported: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A finished bundle, and what its verification found."""
+
+    data: bytes
+    proven: Proven
+
+
+def prove(
+    core: Core, session: Session, tag: bytes, said: Said | None = None, progress: Progress | None = None
+) -> Proof:
+    """Make the proof that every grant of a subject tag was destroyed.
+
+    Raises UsageError where the log knows no such tag, or grants of it still live; ErasurePending.
+    """
+    session.require(Action.LOG)
+    trail = _Trail(tag.hex())
+    trail.follow(core, progress)
+    first = trail.erasure()
+    with auditing.signing(core) as checkpoints:
+        snapshot = checkpoints.snapshot(progress)
+        now = core.clock.now_ms()
+        note = checkpoints.make(snapshot, now)
+        held = tuple(_held(snapshot, index, trail.kept[index]) for index in sorted(trail.kept))
+        if len(held) > MAX_ENTRIES:
+            raise UsageError(
+                f"the subject has more than {MAX_ENTRIES} entries in the log: too many for a proof"
+            )
+        bundle = ShreddingProof(
+            core.vault_id, tag, first, now, Note.parse(note), held, _statement(core, said, trail.backups)
+        )
+        keys = auditing.signer(core, checkpoints, snapshot)
+        signed = bundle.signed(keys.sign_raw(DOMAIN + bundle.unsigned()))
+    data = signed.encode()
+    return Proof(data, verify(data, keys.keys))
+
+
+def tag_of(core: Core, session: Session, what: str) -> bytes:
+    """Subject tag of 64 hex digits, or of an erasure's log index; raises UsageError.
+
+    A living subject's id is told apart from an unknown one only to whoever may list subjects.
+    """
+    session.require(Action.LOG)
+    if len(what) == 64 and set(what) <= set("0123456789abcdef"):  # noqa: PLR2004 - 32 bytes in hex
+        return bytes.fromhex(what)
+    if what.isascii() and what.isdigit() and len(what) < 16 and int(what) < core.log.head().size:  # noqa: PLR2004 - below 2^53
+        found = _tags_of_erasure(core, int(what))
+        if len(found) == 1:
+            return bytes.fromhex(found.pop())
+        if found:
+            raise UsageError(
+                f"log entry {what} erased {len(found)} subjects, and a proof is for one of them",
+                next="name the subject tag, or the file of the person's receipt",
+            )
+    view = core.view()
+    if session.check(view, Action.SUBJECTS) == "ok" and _is_living(core, what):
+        raise UsageError("that person is enrolled, not erased", next="shred first; then name the log entry")
+    raise UsageError("nothing erased is known under that name", next=_ASK)
+
+
+def _is_living(core: Core, subject: str) -> bool:
+    try:
+        return core.index.lookup(subject.encode()) is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _tags_of_erasure(core: Core, index: int) -> set[str]:
+    """Tags a destruction erased, by its own words or by the grants that held its slots."""
+    entry = cast("Entry", core.log.entry(index))
+    if entry["type"] != "destroy":
+        return set()
+    first = index - entry["part"] + 1
+    parts = [cast("Entry", core.log.entry(at)) for at in range(first, first + entry["parts"])]
+    tags = {tag for part in parts for tag in part["tags"]}
+    if tags:
+        return tags
+    for start, count in (span for part in parts for span in part["slots"]):
+        for slot in range(start, start + count):
+            found = core.log.entry_of_slot(slot)
+            elements = cast("list[Entry]", found[1].get("grants", [])) if found is not None else []
+            tags |= {each["tag"] for each in elements if each["slot"] == slot}
+            if len(tags) > 1:
+                return tags
+    return tags
+
+
+@dataclass
+class _Trail:
+    """What the log says about one tag; two passes over its control entries."""
+
+    tag: str
+    slots: list[int] = field(default_factory=list)
+    kept: dict[int, Entry] = field(default_factory=dict)  # by index: what goes into the bundle
+    backups: int = 0
+    _ended: dict[int, int] = field(default_factory=dict)  # slot -> first entry of what destroys it
+    _named: int | None = None  # first entry of the shred that names the tag
+    _done: dict[int, int] = field(default_factory=dict)  # first entry -> its completion
+    _before: dict[int, tuple[int, Entry]] = field(default_factory=dict)  # first entry -> the root replaced
+    _root: tuple[int, Entry] = (0, {})  # last entry that showed a root
+
+    def follow(self, core: Core, progress: Progress | None) -> None:
+        """Read the log; raises UsageError where it does not know the tag."""
+        for index, body in _told(core, progress, 0):
+            self._grant(index, body)
+        if not self.slots:
+            raise UsageError("the log knows no subject by that tag", next="check the receipt and the vault")
+        for index, body in _told(core, progress, 1):
+            if _DESTROY in body:
+                self._destroy(index, cast("Entry", entries.parse(body)))
+            elif any(kind in body for kind in _ROOTS):
+                self._replace_root(index, cast("Entry", entries.parse(body)))
+            elif _BACKUP in body:
+                self.backups += 1
+
+    def _grant(self, index: int, body: bytes) -> None:
+        if _GRANT not in body or self.tag.encode() not in body:
+            return
+        entry = cast("Entry", entries.parse(body))
+        mine = [each["slot"] for each in entry["grants"] if each["tag"] == self.tag]
+        if mine:
+            self.slots += mine
+            self.kept[index] = entry
+
+    def _destroy(self, index: int, entry: Entry) -> None:
+        first = index - entry["part"] + 1
+        mine = [
+            slot
+            for slot in self.slots
+            if slot not in self._ended
+            and any(start <= slot < start + count for start, count in entry["slots"])
+        ]
+        names = self.tag in entry["tags"]
+        if mine or names:
+            self.kept[index] = entry
+            self._ended |= dict.fromkeys(mine, first)
+            if names and entry["op"] == "shred":
+                self._named = first
+
+    def _replace_root(self, index: int, entry: Entry) -> None:
+        first = entry.get("of")
+        if first is None:
+            self.kept[index] = entry  # the genesis entry
+        elif first == self._named or first in self._ended.values():
+            self.kept[index] = entry
+            self._done[first] = index
+            self._before[first] = self._root
+        self._root = index, entry
+
+    def erasure(self) -> int:
+        """First entry of what erased the subject: the shred that names it, else what ended its last slot.
+
+        Raises UsageError while grants live, ErasurePending.
+        """
+        living = [slot for slot in self.slots if slot not in self._ended]
+        if living:
+            raise UsageError(
+                f"{len(living)} of the subject's {len(self.slots)} grants were never destroyed",
+                next="shred the subject; then make the proof",
+            )
+        wanted = {*self._ended.values(), *({self._named} - {None})}
+        if not wanted <= set(self._done):
+            raise ErasurePending("the subject's erasure was begun and is not finished")
+        found = max(self._done, key=self._done.__getitem__) if self._named is None else self._named
+        index, entry = self._before[found]
+        self.kept[index] = entry
+        return found
+
+
+def _told(core: Core, progress: Progress | None, before: int) -> Iterator[tuple[int, bytes]]:
+    """Control entries, with progress; ``before`` passes of two were made already."""
+    size = core.log.head().size
+    for index, body in core.log.control_bodies(0):
+        if progress is not None and index % _OFTEN == 0:
+            progress((before * size + index) // 2, size)
+        yield index, body
+
+
+def _held(snapshot: Snapshot, index: int, entry: Entry) -> Held:
+    return Held(index, cast("JsonObject", entry), snapshot.inclusion(index))
+
+
+def _statement(core: Core, said: Said | None, backups: int) -> Statement:
+    holders = ", ".join(f"{each.scheme} ({each.klass})" for each in core.providers)
+    stated = Statement(
+        importlib.metadata.version("facekeep"),
+        media=f"root key held by {holders}",
+        live=len(core.settings.copies),
+        mirrors=len(core.providers) - 1,
+        backups=backups,
+    )
+    given = {} if said is None else {key: value for key, value in asdict(said).items() if value is not None}
+    return replace(stated, **given)
