@@ -5,7 +5,7 @@ The rules are plain and in order; each has its own reason code. Whatever goes wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
@@ -18,8 +18,7 @@ from facekeep.sealing.permit import Permit, mint
 from facekeep.store.vaultdb import GrantRow
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What is asked of the gate: an action on one subject's templates of one model, in one region."""
 
     action: Action
@@ -28,9 +27,8 @@ class Ask:
     region: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The gate's answer. With reason OK there are a permit, a row, its terms and its slot key."""
+class Verdict(NamedTuple):
+    """The gate's answer. With reason OK there are a permit, a row, its terms and its encryption key."""
 
     reason: Reason
     view: View
@@ -38,7 +36,7 @@ class Verdict:
     tag: bytes | None = None
     row: GrantRow | None = None
     terms: Terms | None = None
-    slot_key: bytes = b""
+    key: bytes = b""
     permit: Permit | None = None
 
 
@@ -72,8 +70,9 @@ def admit(session: Session, view: View, action: Action, now_ms: int) -> Reason:
 
 def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes, rows: list[GrantRow]) -> Verdict:
     refusal = Verdict(Reason.SCOPE, view, now, tag)
+    scope = bytes((ask.scope,))
     for row in rows:
-        if row.terms[1:2] != bytes((ask.scope,)):
+        if row.terms[1:2] != scope:
             continue
         verdict = _on_row(core, view, ask, now, row)
         if verdict.reason is Reason.OK:
@@ -93,16 +92,16 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
     if view.pending.granting(row.slot):
         return refuse(Reason.SCOPE)
     try:
-        key = core.slot_key(view, row.slot)
+        slot_key = core.slot_key(view, row.slot)
         terms = Terms.unpack(row.terms)
-        core.sealer.row_key(key, row)
+        key = core.sealer.row_key(slot_key, row)
     except SlotDead:
         return refuse(Reason.DESTROYED)
     except IntegrityError:
         return refuse(Reason.INTEGRITY)
     reason = check_terms(terms, row.model, ask, now)
     if reason is not Reason.OK:
-        return refuse(reason if _authentic(core, key, row) else Reason.TERMS)
+        return refuse(reason if _authentic(core, slot_key, row) else Reason.TERMS)
     permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
     return Verdict(Reason.OK, view, now, row.tag, row, terms, key, permit)
 
@@ -115,7 +114,7 @@ def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:
         return Reason.NOT_BEFORE
     if now_ms >= terms.expires_at_ms:
         return Reason.EXPIRED
-    if not set(covering_regions(ask.region)) & set(terms.regions):
+    if covering_regions(ask.region).isdisjoint(terms.regions):
         return Reason.REGION
     return Reason.OK if model == ask.model else Reason.MODEL
 

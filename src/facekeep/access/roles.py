@@ -1,9 +1,11 @@
-"""Roles and what each may do: one table, nothing implied."""
+"""Roles and what each may do, as types; the table itself is formats/roles.py."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Final
+
+from facekeep.formats import roles as words
 
 
 class Role(StrEnum):
@@ -36,33 +38,12 @@ class Action(StrEnum):
     CLOCK = "clock"
 
 
-_A = Action
-
-#: role -> allowed actions. docs/integrator.md prints the same table; a test compares them.
+#: role -> allowed actions, from the table in formats/roles.py. docs/integrator.md prints it, too.
 ALLOWED: Final[dict[Role, frozenset[Action]]] = {
-    Role.SERVICE: frozenset({_A.VERIFY, _A.IDENTIFY, _A.ENROLL, _A.GRANT, _A.RENEW, _A.WITHDRAW}),
-    Role.OPERATOR: frozenset(
-        {
-            _A.ENROLL,
-            _A.GRANT,
-            _A.RENEW,
-            _A.WITHDRAW,
-            _A.SHRED,
-            _A.SUBJECTS,
-            _A.BACKUP,
-            _A.RESTORE,
-            _A.CHECK,
-            _A.STATUS,
-            _A.PRINCIPALS,
-            _A.SETTINGS,
-            _A.CLOCK,
-        }
-    ),
-    Role.AUDITOR: frozenset({_A.CHECK, _A.STATUS, _A.LOG}),
-    Role.DPO: frozenset({_A.SUBJECTS, _A.STATUS, _A.LOG, _A.WITHDRAW, _A.SHRED}),
+    Role(role): frozenset(map(Action, actions)) for role, actions in words.ALLOWED.items()
 }
 
 
-def may(roles: frozenset[Role], action: Action) -> bool:
-    """Whether any of the roles allows the action."""
-    return any(action in ALLOWED[role] for role in roles)
+def allowed(roles: frozenset[Role]) -> frozenset[Action]:
+    """Return everything that any of the roles allows."""
+    return frozenset(action for role in roles for action in ALLOWED[role])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
-from facekeep.access.roles import Action, may
+from facekeep.access.roles import Action, allowed
 from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead
 from facekeep.formats.entryrules import Reason
@@ -39,6 +39,7 @@ class Session:
         """Authenticate; raises NotAllowed. The secret is compared in constant time."""
         self._core = core
         self.principal_id, self._token_hash = read_token(token)
+        self._allowed: frozenset[Action] = frozenset()
         self._checked: tuple[int, Principal | None, Reason] = (-1, None, Reason.PRINCIPAL_UNKNOWN)
         if self._load(core.view()) is None:
             raise NotAllowed(
@@ -68,7 +69,7 @@ class Session:
         principal = self._load(view)
         if principal is None:
             return self._checked[2]
-        return Reason.OK if may(principal.roles, action) else Reason.ROLE
+        return Reason.OK if action in self._allowed else Reason.ROLE
 
     def require(self, action: Action) -> None:
         """Raise NotAllowed unless the principal may do this now."""
@@ -84,5 +85,6 @@ class Session:
             principal, reason = load_principal(self._core, view, self.principal_id)
             if principal is not None and not p.compare(principal.token_hash, self._token_hash):
                 principal, reason = None, Reason.PRINCIPAL_UNKNOWN
+            self._allowed = allowed(principal.roles) if principal else frozenset()
             self._checked = (view.head.control_seq, principal, reason)
         return principal

@@ -171,9 +171,10 @@ def pack_terms(
     return _shared_part(scope, start_ms, end_ms, regions, count, dimension) + record_digest
 
 
-def covering_regions(region: str) -> tuple[str, ...]:
+@lru_cache(maxsize=256)
+def covering_regions(region: str) -> frozenset[str]:
     """Region codes of which any one in a grant allows processing in ``region``."""
-    return (region, "EU") if region in EU_MEMBERS else (region,)
+    return frozenset((region, "EU") if region in EU_MEMBERS else (region,))
 
 
 def valid_now(terms: npt.NDArray[np.void], scope: Scope, region: str, now_ms: int) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,7 @@ from facekeep.sealing.sealer import view_templates
 ATTEMPTS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(NamedTuple):
     """Answer of ``verify``: ``score`` is the distance, and only there when it was asked for."""
 
     match: bool
@@ -34,8 +33,7 @@ class Verification:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A probe of shape (d,), its model, the threshold to judge by, and what is asked of the gate."""
 
     probe: npt.NDArray[np.float32]
@@ -78,7 +76,7 @@ def _compare(core: Core, verdict: Verdict, question: Question) -> float:
     buffer = _buffer(4 * terms.count * terms.dimension)
     out = buffer.view[: 4 * terms.count * terms.dimension]
     try:
-        core.sealer.open_templates(permit, verdict.slot_key, row, out)
+        core.sealer.open_templates(permit, verdict.key, row, out)
         reference = view_templates(out, terms.count, terms.dimension)[:1]
         return float(distances(question.model, question.probe, reference)[0])
     finally:

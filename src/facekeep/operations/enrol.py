@@ -238,7 +238,7 @@ def _opened(
     """Open a living grant's templates to seal them again; called after the intent names it."""
     size = 4 * grant.terms.count * grant.terms.dimension
     buffer = cleanup.enter_context(LockedBuffer(size))
-    key = core.slot_key(view, grant.row.slot)
+    key = core.sealer.row_key(core.slot_key(view, grant.row.slot), grant.row)
     core.sealer.open_templates(permit_reseal(view, grant.row), key, grant.row, buffer.view)
     return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
 

@@ -104,11 +104,14 @@ class Sealer:
             raise IntegrityError("a consent record is not the one its terms name")
         return loads(plain[RECORD_SALT_LEN:])
 
-    def open_templates(self, permit: Permit, slot_key: bytes, row: GrantRow, out: memoryview) -> None:
-        """Open a row's templates into ``out`` (count x dimension x 4 bytes); raises IntegrityError."""
+    def open_templates(self, permit: Permit, key: bytes, row: GrantRow, out: memoryview) -> None:
+        """Open a row's templates into ``out`` (count x dimension x 4 bytes); raises IntegrityError.
+
+        ``key`` is ``row_key(...)``: the row's encryption key, its commitment compared.
+        """
         if row.slot not in permit.slots:
             raise IntegrityError("a permit does not cover this slot")
-        p.open_into(self.row_key(slot_key, row), row.templates, self._aad(KIND_TEMPLATES, row), out)
+        p.open_into(key, row.templates, self._aad(KIND_TEMPLATES, row), out)
 
     def seal_principal(
         self, slot_key: bytes, slot: int, grant_id: bytes, record: JsonObject
