@@ -34,7 +34,7 @@ from facekeep.errors import (
 from facekeep.formats import decisions, entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, from_ranges, to_ranges
+from facekeep.formats.ids import GRANT_ID_LEN, SLOT_BITS, TAG_LEN, from_ranges, to_ranges
 from facekeep.formats.terms import TERMS_DTYPE, TERMS_LEN, Scope, valid_now
 from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
@@ -94,6 +94,7 @@ class Gallery:
         self._excluded: set[int] = set()  # left out because of authentic terms
         self._omitted: set[int] = set()  # the log allows them, but their row is missing or damaged
         self._wake_ms = FOREVER
+        self._latest_ms = 0
         self._admit(core.view())
         self._follow(progress)
         self._stop = threading.Event()
@@ -126,8 +127,8 @@ class Gallery:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
-                now = self._core.clock.now_ms()
-                reason = admit(self._session, view, Action.IDENTIFY, now)
+                reason = admit(self._session, view, Action.IDENTIFY, self._core.clock.now_ms())
+                now = self._now()
                 if reason is Reason.OK and len(to_ranges(list(self._omitted))) > LIMITS.ranges_per_entry:
                     reason = Reason.UNAVAILABLE
                 hits: list[Hit] = []
@@ -156,7 +157,7 @@ class Gallery:
         """Follow what changed since the last call: withdrawn grants go, new ones come."""
         with self._guard:
             self._follow()
-            self._rows.drop_expired(self._core.clock.now_ms(), self._excluded)
+            self._rows.drop_expired(self._now(), self._excluded)
 
     def close(self) -> None:
         """Zero the templates and stop watching."""
@@ -275,6 +276,7 @@ class Gallery:
                 added.extend(self._slots_of_operation(cast("int", entry["of"])))
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
         mine = [slot for slot in added if view.kind_of(slot) == self.scope and slot not in self._rows]
+        mine = _living(view, mine)  # some were destroyed again since the last call
         rows = self._core.data.by_slots(mine)
         self._omitted.update(set(mine) - {row.slot for row in rows})
         self._open(view, [row[:7] for row in rows])
@@ -290,7 +292,13 @@ class Gallery:
         self._seen = view.head.size
         self._control_seq = view.head.control_seq
 
+    def _now(self) -> int:
+        """Return the time, never before the one by which rows were last dropped or taken up."""
+        self._latest_ms = max(self._latest_ms, self._core.clock.now_ms())
+        return self._latest_ms
+
     def _reload(self, view: View, progress: Progress | None) -> None:
+        self._latest_ms = 0
         self._rows.clear()
         self._excluded.clear()
         missing = self._core.missing(view).tolist()
@@ -308,15 +316,15 @@ class Gallery:
 
     def _open(self, view: View, rows: list[SealedRow]) -> None:
         """Open those rows that the rules let through; note why the others stay out."""
-        self._omitted.update(row[0] for row in rows if not _is_sound(row))
+        self._omitted.update(_living(view, [row[0] for row in rows if not _is_sound(row)]))
         rows = [row for row in rows if _is_sound(row)]
         if not rows:
             return
         slots = np.array([row[0] for row in rows], np.int64)
         keys, alive = view.tree.slot_keys(slots)
         terms = np.frombuffer(b"".join([row[4] for row in rows]), TERMS_DTYPE)
-        living = alive & ~view.pending.mask(slots)
-        now = self._core.clock.now_ms()
+        living = alive & ~view.pending.mask(slots) & _given_out(view, slots)
+        now = self._now()
         fit = valid_now(terms, self.scope, self.region, now)
         fit &= np.array([row[3] == self.model.id for row in rows], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
@@ -348,6 +356,20 @@ class Gallery:
             except (IntegrityError, SlotDead):
                 terms_are_true = False
             (self._excluded if terms_are_true else self._omitted).add(row.slot)
+
+
+def _given_out(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Mask of the slots that the log knows: a row of any other is forged, or too new for the view."""
+    branches, at = np.unique(slots >> SLOT_BITS, return_inverse=True)
+    tops = np.array([view.head.alloc.get(branch, 0) for branch in branches.tolist()], np.int64)
+    return np.asarray(slots - (slots >> SLOT_BITS << SLOT_BITS) < tops[at], np.bool_)
+
+
+def _living(view: View, slots: Sequence[int]) -> list[int]:
+    """Those of the slots that were given out and are neither destroyed nor pending."""
+    array = np.array(slots, np.int64)
+    mask = view.tree.alive(array) & ~view.pending.mask(array) & _given_out(view, array)
+    return cast("list[int]", array[mask].tolist())
 
 
 def _is_sound(row: SealedRow) -> bool:
