@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -192,3 +196,18 @@ def snapshot(home: Path) -> dict[str, bytes]:
         for path in sorted(home.rglob("*"))
         if path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock"))
     }
+
+
+def on_terminal(*words: str, answer: str = "") -> tuple[int, str]:
+    """Run the command on a terminal of its own and type an answer: exit status, and all that was shown."""
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover - the command's own process
+        facekeep = str(Path(sys.executable).with_name("facekeep"))
+        os.execv(facekeep, [facekeep, *words])  # noqa: S606 - on a terminal of its own
+    os.write(terminal, answer.encode())
+    said = b""
+    with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+        while more := os.read(terminal, 4096):
+            said += more
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.decode()

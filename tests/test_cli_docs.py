@@ -51,7 +51,9 @@ def table(text: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("name", "command"), list(commands()), ids=lambda value: getattr(value, "name", value)
+)
 def test_every_command_and_option_is_documented(name: str, command: click.Command) -> None:
     text = section(f"facekeep {name}")
     assert command.name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_help import Cli, snapshot
+from cli_help import Cli, on_terminal, snapshot
 
 
 @pytest.fixture
@@ -121,3 +121,18 @@ def test_a_wrong_word_makes_nothing(cli: Cli, words: tuple[str, ...], code: str,
 def test_no_vault_was_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FACEKEEP_VAULT")
     cli.fails("usage", 10, "init")
+
+
+@pytest.mark.parametrize(("answer", "copies"), [("second\n", 1), ("\n", 0)])
+def test_on_a_terminal_it_asks_for_a_copy(cli: Cli, answer: str, copies: int) -> None:
+    code, said = on_terminal("init", "--root", "file:staff.root", answer=answer)
+    assert code == 0, said
+    assert "directory on another disk for live copies of keys.db and log.db" in said
+    assert ("no live second copy" in said) == (not copies)
+    assert len(cli.ok("status")["copies"]) == 2 * copies
+
+
+def test_words_that_were_said_are_not_asked_again(cli: Cli) -> None:
+    assert cli.home.exists()
+    code, said = on_terminal("init", "--root", "file:staff.root", "--copy", "second")
+    assert (code, "directory on another disk" in said) == (0, False)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import sys
 from pathlib import Path
 
 import pytest
 
-from cli_help import Cli, snapshot
+from cli_help import Cli, on_terminal, snapshot
 
 
 @pytest.fixture
@@ -70,26 +67,15 @@ def test_lists_that_are_none(cli: Cli, content: bytes | None, code: str, status:
     assert snapshot(cli.home) == before
 
 
-@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 10, 2), (b"\n", 10, 2), (b"y\n", 0, 1)])
-def test_on_a_terminal_it_asks(cli: Cli, answer: bytes, status: int, left: int) -> None:
-    child, terminal = pty.fork()
-    if child == 0:  # pragma: no cover - the command's own process
-        facekeep = Path(sys.executable).with_name("facekeep")
-        os.execv(facekeep, [str(facekeep), "shred", "ada"])  # noqa: S606 - on a terminal of its own
-    os.write(terminal, answer)
-    said = _everything(terminal)
-    assert b"erase 1 person for good? nobody can undo it" in said
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, said
+@pytest.mark.parametrize(("answer", "status", "left"), [("n\n", 10, 2), ("\n", 10, 2), ("y\n", 0, 1)])
+def test_on_a_terminal_it_asks(cli: Cli, answer: str, status: int, left: int) -> None:
+    code, said = on_terminal("shred", "ada", answer=answer)
+    assert "erase 1 person for good? nobody can undo it" in said
+    assert code == status, said
     assert len(cli.subjects()) == left
 
 
-def _everything(terminal: int) -> bytes:
-    said = b""
-    while True:
-        try:
-            more = os.read(terminal, 4096)
-        except OSError:
-            return said
-        if not more:
-            return said
-        said += more
+def test_a_terminal_that_says_nothing_erases_nobody(cli: Cli) -> None:
+    code, said = on_terminal("shred", "ada", answer="\x04")
+    assert (code, "interrupted (interrupted)" in said) == (130, True)
+    assert len(cli.subjects()) == 2
