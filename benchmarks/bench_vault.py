@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from peers import aws_opener, tink_opener
 
 from facekeep.access.gate import permit_gallery
 from facekeep.clock import MS_PER_DAY
@@ -31,6 +30,7 @@ from facekeep.matching.model import Model
 from facekeep.matching.threshold import Threshold
 from facekeep.sealing.bulk import open_references
 from facekeep.vault import Consent, Enrolment, Notice, Scope, Vault
+from peers import aws_opener, tink_opener
 
 MODEL = Model("raw:bench", "1", 128, "l2")
 THRESHOLD = Threshold(MODEL.id, "l2", 0.5, 0.001, 0.001, 0.0, 0.01, 0.1, "synthetic", 2, 1, 1)
@@ -72,7 +72,7 @@ class Bench:
         self.rows: list[Row] = []
 
     def vector(self, number: int) -> npt.NDArray[np.float32]:
-        return self.vectors[number % len(self.vectors)]
+        return np.asarray(self.vectors[number % len(self.vectors)])
 
     def enrol(self) -> None:
         """Ready embeddings, one a subject; the peer inserts rows of the same size, as durably."""

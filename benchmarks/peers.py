@@ -24,7 +24,7 @@ def tink_opener() -> Callable[[], object]:
     return lambda: envelope.decrypt(sealed, b"context")
 
 
-class _Local(RawMasterKeyProvider):
+class _Local(RawMasterKeyProvider):  # type: ignore[misc] # untyped package
     provider_id = "local"
     _key = os.urandom(32)
 

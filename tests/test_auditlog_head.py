@@ -14,11 +14,12 @@ from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.rules import advance
 from facekeep.errors import FormatError
 from facekeep.formats import canonical, entries
+from facekeep.limits import LIMITS
 
 
 def head() -> Head:
     now = Head.empty(b"0" * 32)
-    for entry in [genesis(), *grants(*range(BRANCH, BRANCH + 150)), *destroy(BRANCH)]:
+    for entry in [genesis(), *grants(*range(BRANCH, BRANCH + LIMITS.grants_per_entry + 1)), *destroy(BRANCH)]:
         now = advance(now, entry, leaf_hash(entries.encode(entry)), b"c" * 32)
     return now
 
@@ -27,7 +28,7 @@ def test_a_head_comes_back() -> None:
     original = head()
     assert Head.decode(original.encode()) == original
     assert [tuple(each) for each in original.open] == [(1, 2, "grant", "enroll"), (3, 1, "destroy", "shred")]
-    assert original.alloc == {0: 16, 2: 150}
+    assert original.alloc == {0: 16, 2: LIMITS.grants_per_entry + 1}
     assert original.high_ms == NOW
     assert (original.size, original.control_seq, original.epoch, original.whole) == (4, 4, 1, True)
 

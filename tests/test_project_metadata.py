@@ -46,7 +46,7 @@ def test_installed_metadata_is_this_checkouts() -> None:
 
 
 def test_the_extras_keep_their_names() -> None:
-    assert set(EXTRAS) == {"dlib", "face-recognition", "sface", "heif", "demo", "test"}
+    assert set(EXTRAS) == {"audit", "bench", "dlib", "face-recognition", "sface", "heif", "demo", "test"}
 
 
 @pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"face-recognition"}))
@@ -60,7 +60,7 @@ def test_the_demo_has_the_extractor_from_wheels() -> None:
 
 def test_the_core_has_no_extractor() -> None:
     core = {named(requirement) for requirement in PROJECT["dependencies"]}
-    assert core == {"click", "cryptography", "numpy", "pynacl", "sqlite-utils"}
+    assert core == {"click", "cryptography", "numpy", "orjson", "pynacl", "sqlite-utils"}
 
 
 def test_type_checkers_see_the_package_as_typed() -> None:

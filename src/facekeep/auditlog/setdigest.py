@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from facekeep.crypto.primitives import SET_LEN, set_digest, set_element
+from facekeep.crypto.sethash import SET_LEN, set_digest, set_element
 
 
 class SetDigest:

@@ -10,8 +10,6 @@ import hashlib
 import hmac
 import os
 
-import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -24,7 +22,6 @@ TAG_LEN = 16
 BLOB_OVERHEAD = 2 + NONCE_LEN + TAG_LEN
 KEY_LEN = 32
 _DEAD = bytes(KEY_LEN)
-SET_LEN = 2048
 
 compare = hmac.compare_digest
 
@@ -115,24 +112,10 @@ def open_into(key: bytes, blob: bytes, aad: bytes, out: memoryview) -> None:
     try:
         AESGCM(key).decrypt_into(blob[2:14], memoryview(blob)[14:], aad, out)
     except InvalidTag:
+        out[:] = bytes(len(out))  # OpenSSL writes the plaintext before it has seen the tag
         raise IntegrityError("a sealed blob does not authenticate") from None
 
 
 def _check_header(blob: bytes) -> None:
     if blob[:2] != _SUITE or len(blob) < BLOB_OVERHEAD:
         raise FormatError("a sealed blob has an unknown suite or is too short")
-
-
-_SET_ELEMENT = domain("set-element")
-_SET = domain("set")
-
-
-def set_element(slot: int, grant_id: bytes) -> npt.NDArray[np.uint16]:
-    """Return the LtHash16 vector of one grant, uint16 of shape (1024,) (SPEC.md §6.4)."""
-    raw = hashlib.shake_128(_SET_ELEMENT + slot.to_bytes(8, "big") + grant_id).digest(SET_LEN)
-    return np.frombuffer(raw, dtype="<u2")
-
-
-def set_digest(total: npt.NDArray[np.uint16]) -> bytes:
-    """Hash of an LtHash16 sum, 32 bytes."""
-    return sha256(_SET, total.astype("<u2").tobytes())

@@ -21,6 +21,7 @@ from facekeep.demo.search import Needles, needles, search
 from facekeep.errors import Denied, StoreError, VaultExists
 from facekeep.formats.terms import Scope
 from facekeep.matching.extractor import Extractor
+from facekeep.matching.model import reference_stack
 from facekeep.vault import Vault
 
 NOTICE: Final = "We compare your face at the door of the demonstration, and forget it when you ask.\n"
@@ -116,7 +117,7 @@ class Story:
         ):
             consent = Consent(scopes, Notice.from_file(notice), expires, purpose=PURPOSE)
             enrolment = vault.prepare(person.subject, list(person.photos), consent=consent)
-            self._embeddings.append(enrolment.embeddings)
+            self._embeddings.append(reference_stack(enrolment.model, enrolment.embeddings))
             made.append(enrolment)
         receipts = vault.enroll_many(made)
         grants = sum(len(receipt.grants) for receipt in receipts)
@@ -159,7 +160,7 @@ class Story:
         return self._step(
             "take a backup, to be yesterday's",
             f"{made.rows} sealed grants",
-            ok=made.rows == 3,  # noqa: PLR2004
+            ok=made.rows == 3,  # noqa: PLR2004 - the story's own rows
         )
 
     def _withdraw_and_shred(self, vault: Vault, gone: Probe) -> Iterator[Step]:

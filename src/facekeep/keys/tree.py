@@ -228,9 +228,9 @@ class KeyTree:
 
     def _cached(self, *place: int) -> Node | None:
         with self._guard:
-            node = self._cache.get(place)  # type: ignore[arg-type]
+            node = self._cache.get(place)  # type: ignore[arg-type] # three numbers
             if node is not None:
-                self._cache.move_to_end(place)  # type: ignore[arg-type]
+                self._cache.move_to_end(place)  # type: ignore[arg-type] # three numbers
             return node
 
     def _remember(self, place: tuple[int, int, int], node: Node) -> None:

@@ -68,9 +68,9 @@ class RgbImage:
     def __post_init__(self) -> None:
         """Raise ImageError for an array of another kind."""
         array: object = self.array
-        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or not array.size:  # noqa: PLR2004
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or not array.size:  # noqa: PLR2004 - axes
             raise ImageError("an RGB array is uint8 of shape (height, width, 3)")
-        if array.shape[2] != 3:  # noqa: PLR2004
+        if array.shape[2] != 3:  # noqa: PLR2004 - red, green, blue
             raise ImageError("an RGB array is uint8 of shape (height, width, 3)")
 
 

@@ -64,7 +64,7 @@ class Model:
     def check_many(self, vectors: npt.ArrayLike) -> Floats:
         """Return embeddings as float32 of shape (n, d): finite, of this dimension, none of them zero."""
         array = np.asarray(vectors)
-        if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004
+        if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004 - axes
             raise UsageError(f"an embedding of {self.id} is {self.dimension} numbers")
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, np.float32)
@@ -106,7 +106,7 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     duplicates, which are the matches. Raises UsageError for a probe of another dimension than the gallery's,
     which NumPy would otherwise stretch to fit.
     """
-    if gallery.ndim != 2 or probe.shape != gallery.shape[1:]:  # noqa: PLR2004
+    if gallery.ndim != 2 or probe.shape != gallery.shape[1:]:  # noqa: PLR2004 - axes
         raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers")
     if len(gallery) == 1 and model.metric == "l2":
         gap = gallery[0] - probe
