@@ -25,30 +25,49 @@ from facekeep.access.core import Core
 from facekeep.access.gate import Ask
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
+from facekeep.audit.report import Step
+from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
 from facekeep.consent.consent import Consent, Notice
 from facekeep.errors import NotAllowed, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
+from facekeep.formats.note import VerifierKey
+from facekeep.formats.opening import Opening
 from facekeep.formats.terms import Scope
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
 from facekeep.matching.images import ImageInput
 from facekeep.matching.model import Model
 from facekeep.matching.threshold import Threshold, default_threshold
+from facekeep.operations import (
+    auditing,
+    clockwork,
+    decide,
+    enrol,
+    erase,
+    opening,
+    people,
+    probing,
+    proving,
+    status,
+    transfer,
+)
 from facekeep.operations import check as checking
-from facekeep.operations import clockwork, decide, enrol, erase, opening, people, status, transfer
+from facekeep.operations.auditing import Filter
 from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing, Receipt
 from facekeep.operations.erase import Erasure
 from facekeep.operations.people import Listed
+from facekeep.operations.probing import Probed
+from facekeep.operations.proving import Proof, Said
 from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import BackupReport, RestoreReport
 
 __all__ = [
-    "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Gallery", "Identification", "Notice",
-    "Receipt", "Role", "Scope", "Threshold", "Vault", "Verification",
+    "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Identification",
+    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Threshold", "Vault", "Verification",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -232,9 +251,12 @@ class Vault:
         """Destroy the keys of a subject's scopes; when it returns nothing opens them."""
         return erase.withdraw(self._core, self._session, subject, scopes)
 
-    def shred(self, *subjects: str, progress: Progress | None = None) -> Erasure:
-        """Destroy every key of these subjects in one batch, in every copy and backup."""
-        return erase.shred(self._core, self._session, subjects, progress)
+    def shred(self, *subjects: str, progress: Progress | None = None, openings: bool = False) -> Erasure:
+        """Destroy every key of these subjects in one batch, in every copy and backup.
+
+        With ``openings`` the result has the openings of their tags, to be given to each of them alone.
+        """
+        return erase.shred(self._core, self._session, subjects, progress, openings=openings)
 
     # Matching
 
@@ -366,3 +388,57 @@ class Vault:
         if not self._session.roles:
             raise NotAllowed("the token's principal is unknown or revoked in this vault")
         return self._session.by, self._session.label, self._session.roles
+
+    # Audit: needs the role auditor or dpo
+
+    def audit_keys(self, *, every: bool = False, progress: Progress | None = None) -> tuple[VerifierKey, ...]:
+        """Return the log's verifier keys in force, or those of every generation."""
+        return auditing.keys(self._core, self._session, every=every, progress=progress)
+
+    def audit_checkpoint(self, progress: Progress | None = None) -> bytes:
+        """Return a signed checkpoint of the log as it stands: a C2SP note."""
+        return auditing.checkpoint(self._core, self._session, progress)
+
+    def audit_consistency(self, old: bytes, progress: Progress | None = None) -> bytes:
+        """Prove that the log continues an earlier checkpoint: a C2SP tlog-witness body."""
+        return auditing.consistency(self._core, self._session, old, progress)
+
+    def audit_export(self, directory: str | Path, progress: Progress | None = None) -> Exported:
+        """Write the log as static C2SP tiles, or what is new since the last time."""
+        return auditing.export(self._core, self._session, Path(directory), progress)
+
+    def audit_proof(
+        self, erased: str | Opening, said: Said | None = None, progress: Progress | None = None
+    ) -> Proof:
+        """Make a shredding proof for an erasure's log index, a subject tag in hex, or a person's opening."""
+        core, session = self._core, self._session
+        tag = erased.tag if isinstance(erased, Opening) else proving.tag_of(core, session, erased)
+        return proving.prove(core, session, tag, said, progress)
+
+    def audit_log(
+        self, wanted: Filter | None = None, *, limit: int | None = None, progress: Progress | None = None
+    ) -> Iterator[tuple[int, JsonObject]]:
+        """Yield (index, entry) of the log's entries that pass a filter, the last ``limit`` of them."""
+        return auditing.show(self._core, self._session, wanted or Filter(), limit=limit, progress=progress)
+
+    def probe(
+        self,
+        backup: str | Path,
+        proofs: Sequence[bytes],
+        keys: Sequence[VerifierKey] | None = None,
+        *,
+        old_keys: Sequence[str | Path] = (),
+        on_step: Callable[[Step], None] | None = None,
+        progress: Progress | None = None,
+    ) -> Probed:
+        """Try to open an old backup with every key there is; raises where an erased template opens."""
+        return probing.probe(
+            self._core,
+            self._session,
+            Path(backup),
+            proofs,
+            self.audit_keys(every=True) if keys is None else keys,
+            old_keys=[Path(each) for each in old_keys],
+            on_step=on_step,
+            progress=progress,
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,10 @@ from facekeep.access.session import Session
 from facekeep.errors import IntegrityError, SubjectUnknown, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
+from facekeep.formats.opening import Opening
 from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.rows import living_of
 from facekeep.operations.writing import writing
 
 Progress = Callable[[int, int], None]
@@ -22,15 +25,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What was destroyed: index of the log's intent, number of slots, epoch after it."""
+    """What was destroyed: index of the log's intent, number of slots, epoch after it.
+
+    ``openings`` (only where they were asked for) show each subject whose tag was erased: theirs alone.
+    """
 
     erasure: int
     subjects: int
     slots: int
     epoch: int
+    openings: tuple[Opening, ...] = ()
 
     def to_json(self) -> JsonObject:
-        """Return it as JSON."""
+        """Return it as JSON, without the openings."""
         return {
             "epoch": self.epoch,
             "erasure": self.erasure,
@@ -39,10 +46,18 @@ class Erasure:
         }
 
 
-def shred(core: Core, session: Session, subjects: Sequence[str], progress: Progress | None = None) -> Erasure:
+def shred(
+    core: Core,
+    session: Session,
+    subjects: Sequence[str],
+    progress: Progress | None = None,
+    *,
+    openings: bool = False,
+) -> Erasure:
     """Destroy every key these subjects ever had, in one batch; raises SubjectUnknown before anything is done.
 
     The slots come from the log. When this returns, no copy or backup opens the subjects' templates.
+    With ``openings`` the openings of their tags are read from the records first.
     """
     raw = [check_subject_id(subject) for subject in dict.fromkeys(subjects)]
     if not raw:
@@ -59,8 +74,17 @@ def shred(core: Core, session: Session, subjects: Sequence[str], progress: Progr
         known = [tag for tag in tags if tag is not None]
         living = [slot for tag in known for slot in living_slots(core, view, tag, progress)]
         hashes = [core.index.hash(each) for each in raw]
+        opened = tuple(_openings(core, view, known)) if openings else ()
         index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
-        return Erasure(index, len(known), len(living), core.view().tree.epoch)
+        return Erasure(index, len(known), len(living), core.view().tree.epoch, opened)
+
+
+def _openings(core: Core, view: View, tags: Sequence[bytes]) -> Iterator[Opening]:
+    """Yield openings of the tags that have a row left; an altered record does not stop an erasure."""
+    for tag in tags:
+        with contextlib.suppress(IntegrityError):
+            for grant in living_of(core, view, tag)[:1]:
+                yield Opening(tag, grant.salt, grant.subject)
 
 
 def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]) -> Erasure:

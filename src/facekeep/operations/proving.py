@@ -21,6 +21,7 @@ from facekeep.errors import ErasurePending, UsageError
 from facekeep.formats import entries
 from facekeep.formats.bundle import MAX_ENTRIES, Held, ShreddingProof, Statement
 from facekeep.formats.canonical import JsonObject
+from facekeep.formats.entryrules import Reason
 from facekeep.formats.note import Note
 from facekeep.operations import auditing
 
@@ -100,7 +101,7 @@ def tag_of(core: Core, session: Session, what: str) -> bytes:
                 next="name the subject tag, or the file of the person's receipt",
             )
     view = core.view()
-    if session.check(view, Action.SUBJECTS) == "ok" and _is_living(core, what):
+    if session.check(view, Action.SUBJECTS) is Reason.OK and _is_living(core, what):
         raise UsageError("that person is enrolled, not erased", next="shred first; then name the log entry")
     raise UsageError("nothing erased is known under that name", next=_ASK)
 
