@@ -136,3 +136,9 @@ def test_words_that_were_said_are_not_asked_again(cli: Cli) -> None:
     assert cli.home.exists()
     code, said = on_terminal("init", "--root", "file:staff.root", "--copy", "second")
     assert (code, "directory on another disk" in said) == (0, False)
+
+
+def test_a_token_of_the_environment_would_come_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEKEEP_TOKEN", "fkt1.another")
+    ran = cli.run("init", "--root", "file:staff.root", "--no-copy")
+    assert "next: unset FACEKEEP_TOKEN\n" in ran.err

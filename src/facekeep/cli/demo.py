@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -64,4 +66,12 @@ def _tell_end(story: Story, seconds: float, *, ok: bool) -> None:
     output.hint(f"  export FACEKEEP_TOKEN_FILE={shlex.quote(str(story.token_file))}")
     photo = shlex.quote(str(story.stays.photos[0]))
     for words in ("status", "subjects", "check", f"verify {story.stays.subject} {photo}"):
-        output.hint(f"  facekeep {words}")
+        output.hint(f"  {_program()} {words}")
+
+
+def _program() -> str:
+    """Return what to type for this very command: its name, or its path where a shell would not find it."""
+    found, mine = shutil.which("facekeep"), Path(sys.argv[0])
+    if mine.name != "facekeep" or (found is not None and mine.exists() and mine.samefile(found)):
+        return "facekeep"
+    return shlex.quote(str(mine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ def _tell(made: _Made, *, as_json: bool) -> None:
             "keys.db and log.db have no live second copy: one lost file would lose the vault",
             "make it anew with --copy DIR, on another disk, before you enrol anybody",
         )
+    for name in ("FACEKEEP_TOKEN", "FACEKEEP_TOKEN_FILE"):
+        if os.environ.get(name):
+            output.warn(f"{name} is set and comes before the new token", f"unset {name}")
     _tell_split(made)
 
 

@@ -50,7 +50,7 @@ def _tell(found: JsonObject) -> None:
         output.data("live copy", f"{copy['path']}: {copy['state']}")
     backup = found["backup"]
     last = (
-        f"{backup['rows']} grants, {written(int(str(backup['time_ms'])))}"
+        f"{output.counted(int(str(backup['rows'])), 'grant')}, {written(int(str(backup['time_ms'])))}"
         if isinstance(backup, dict)
         else "none"
     )
