@@ -1,0 +1,158 @@
+"""Packed terms: strict both ways, and the same judgement one by one and by the million."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facekeep.access.gate import Ask, check_terms
+from facekeep.access.roles import Action
+from facekeep.errors import FormatError
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.terms import (
+    EU_MEMBERS,
+    TERMS_DTYPE,
+    TERMS_LEN,
+    Scope,
+    Terms,
+    check_regions,
+    covering_regions,
+    region_number,
+    valid_now,
+)
+
+REGIONS = st.sets(st.sampled_from(["DE", "EU", "FR", "US", "ZZ", "CH", "AA"]), min_size=1, max_size=6)
+
+
+@st.composite
+def terms(draw: st.DrawFn) -> Terms:
+    start = draw(st.integers(0, 2_000))
+    return Terms(
+        draw(st.sampled_from(list(Scope))),
+        start,
+        start + draw(st.integers(1, 2_000)),
+        tuple(sorted(draw(REGIONS))),
+        draw(st.integers(1, 64)),
+        draw(st.integers(1, 4_096)),
+        draw(st.binary(min_size=32, max_size=32)),
+    )
+
+
+@given(terms())
+def test_packing_and_unpacking_are_inverse(value: Terms) -> None:
+    raw = value.pack()
+    assert len(raw) == TERMS_LEN == TERMS_DTYPE.itemsize
+    assert Terms.unpack(raw) == value
+
+
+@given(terms(), st.integers(0, TERMS_LEN - 1), st.integers(1, 255))
+def test_a_changed_byte_is_other_terms_or_refused(value: Terms, at: int, flip: int) -> None:
+    raw = bytearray(value.pack())
+    raw[at] ^= flip
+    try:
+        other = Terms.unpack(bytes(raw))
+    except FormatError:
+        return
+    assert other != value
+    assert other.pack() == bytes(raw)
+
+
+@given(st.binary(min_size=80, max_size=96))
+def test_any_bytes_are_refused_or_canonical(raw: bytes) -> None:
+    try:
+        assert Terms.unpack(raw).pack() == raw
+    except FormatError:
+        return
+
+
+GOOD = Terms(Scope.VERIFY, 10, 20, ("DE",), 1, 128, bytes(32))
+
+
+def changed(at: int, data: bytes) -> bytes:
+    raw = GOOD.pack()
+    return raw[:at] + data + raw[at + len(data) :]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        GOOD.pack()[:-1],
+        GOOD.pack() + b"\0",
+        changed(0, b"\2"),
+        changed(1, b"\0"),
+        changed(1, b"\1"),
+        changed(1, b"\7"),
+        changed(2, b"\0\1"),
+        changed(4, (20).to_bytes(8, "big")),
+        changed(4, b"\xff" * 8),
+        changed(12, (2**53).to_bytes(8, "big")),
+        changed(12, bytes(8)),
+        changed(20, bytes(2)),
+        changed(20, b"de"),
+        changed(20, b"DEDE"),
+        changed(20, b"FRDE"),
+        changed(20, b"DE\0\0FR"),
+        changed(20, b"DEF"),
+        changed(20, b"\xff\xff"),
+        changed(52, b"\0\0"),
+        changed(52, b"\0\x41"),
+        changed(54, b"\0\0"),
+        changed(54, b"\x10\x01"),
+    ],
+)
+def test_terms_that_are_not_canonical_are_refused(raw: bytes) -> None:
+    with pytest.raises(FormatError):
+        Terms.unpack(raw)
+
+
+@given(
+    st.lists(terms(), min_size=1, max_size=8),
+    st.sampled_from(["DE", "US", "CH", "FR"]),
+    st.integers(0, 4_000),
+)
+def test_a_million_are_judged_like_one(many: list[Terms], region: str, now: int) -> None:
+    rows = np.frombuffer(b"".join(each.pack() for each in many), TERMS_DTYPE)
+    for scope in (Scope.VERIFY, Scope.IDENTIFY):
+        mask = valid_now(rows, scope, region, now)
+        ask = Ask(Action.VERIFY, scope, "m", region)
+        assert mask.tolist() == [check_terms(each, "m", ask, now) is Reason.OK for each in many]
+
+
+def test_a_grant_for_the_union_covers_its_members_only() -> None:
+    assert len(EU_MEMBERS) == 27
+    assert set(covering_regions("DE")) == {"DE", "EU"}
+    assert set(covering_regions("CH")) == {"CH"}
+    assert set(covering_regions("EU")) == {"EU"}
+    assert "GB" not in EU_MEMBERS
+
+
+@pytest.mark.parametrize(
+    "regions", [(), ("DE", "DE"), ("FR", "DE"), ("de",), ("D1",), ("DEU",), ("",), ("Ä",)]
+)
+def test_bad_regions_are_refused(regions: tuple[str, ...]) -> None:
+    with pytest.raises(FormatError):
+        check_regions(regions)
+
+
+def test_sixteen_regions_and_no_more() -> None:
+    codes = tuple(f"A{chr(65 + each)}" for each in range(17))
+    check_regions(codes[:16])
+    with pytest.raises(FormatError):
+        check_regions(codes)
+    assert region_number("DE") == 0x4445
+
+
+@pytest.mark.parametrize("word", ["", "Verify", "VERIFY", "system", "verify ", "x"])
+def test_scope_words_are_exact(word: str) -> None:
+    with pytest.raises(FormatError):
+        Scope.from_word(word)
+
+
+def test_scope_words_are_those_of_the_specification() -> None:
+    words = ["verify", "identify", "evaluate", "train", "share"]
+    assert [scope.word for scope in Scope] == words
+    assert [Scope.from_word(word) for word in words] == list(Scope)
+    assert [int(scope) for scope in Scope] == [2, 3, 4, 5, 6]

@@ -1,0 +1,186 @@
+"""Sealing: every field is bound, a permit is needed, and only the gate makes one."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import facekeep
+from facekeep.access.gate import permit_reseal
+from facekeep.consent.consent import Consent, Holding, Notice, build_record, subject_tag
+from facekeep.errors import FacekeepError, FormatError, IntegrityError
+from facekeep.formats.terms import Scope, Terms
+from facekeep.sealing.permit import Permit, mint
+from facekeep.sealing.sealer import Sealer, template_bytes, view_templates
+from facekeep.store.vaultdb import GrantRow
+
+VAULT = bytes(range(16))
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+SLOT = 2 << 21 | 7
+STACK = np.arange(8, dtype=np.float32).reshape(2, 4) + 1
+SOURCE = Path(facekeep.__file__).parent
+
+
+def sealed(sealer: Sealer | None = None, slot: int = SLOT) -> GrantRow:
+    consent = Consent((Scope.VERIFY,), Notice(b"n" * 32, "en"), 2_000_000).settled(1_000, "DE")
+    holding = Holding("alice", b"s" * 32, 1, "raw:m/1", "l2", 4, 2)
+    record, terms = build_record(consent, Scope.VERIFY, holding, 1_000)
+    sealer = sealer or Sealer.of(VAULT)
+    keys = sealer.keys(KEY, slot, b"g" * 16)
+    tag = subject_tag(VAULT, b"s" * 32, b"alice")
+    raw = template_bytes(STACK)
+    return sealer.seal_grant(keys, slot, b"g" * 16, tag, "raw:m/1", terms, raw, record)
+
+
+def opened(row: GrantRow, key: bytes = KEY, sealer: Sealer | None = None) -> np.ndarray:
+    out = bytearray(32)
+    sealer = sealer or Sealer.of(VAULT)
+    permit = mint(frozenset((row.slot,)), 2, 0, 2**53)
+    sealer.open_templates(permit, sealer.row_key(key, row), row, memoryview(out))
+    return view_templates(memoryview(out), 2, 4)
+
+
+def test_what_was_sealed_is_opened() -> None:
+    row = sealed()
+    assert (opened(row) == STACK).all()
+    record = Sealer.of(VAULT).open_record(KEY, row)
+    assert (record["subject"], record["images"], record["v"]) == ("alice", 1, 1)
+    assert Terms.unpack(row.terms).count == 2
+
+
+CHANGES = {
+    "slot": SLOT + 1,
+    "grant_id": b"h" * 16,
+    "tag": b"t" * 32,
+    "model": "raw:m/2",
+    "commitment": b"c" * 32,
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_of_a_row_is_bound(field: str) -> None:
+    row = sealed()._replace(**{field: CHANGES[field]})  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError):
+        opened(row)
+    with pytest.raises(IntegrityError):
+        Sealer.of(VAULT).open_record(KEY, row)
+
+
+@pytest.mark.parametrize("at", range(0, 88, 3))
+def test_every_byte_of_the_terms_is_bound(at: int) -> None:
+    row = sealed()
+    terms = bytearray(row.terms)
+    terms[at] ^= 1
+    changed = row._replace(terms=bytes(terms))
+    with pytest.raises(IntegrityError):
+        opened(changed)
+    with pytest.raises(IntegrityError):
+        Sealer.of(VAULT).open_record(KEY, changed)
+
+
+def test_the_record_authenticates_the_sealed_templates() -> None:
+    row = sealed()
+    with pytest.raises(IntegrityError):
+        Sealer.of(VAULT).open_record(KEY, row._replace(templates=sealed().templates))
+
+
+def test_the_kinds_of_blob_are_apart() -> None:
+    row = sealed()
+    with pytest.raises(IntegrityError):
+        Sealer.of(VAULT).open_record(KEY, row._replace(record=row.templates))
+    with pytest.raises(FacekeepError):
+        opened(row._replace(templates=row.record))
+
+
+def test_another_key_vault_or_slot_opens_nothing() -> None:
+    row = sealed()
+    for key, sealer in ((OTHER_KEY, Sealer.of(VAULT)), (KEY, Sealer.of(bytes(16)))):
+        with pytest.raises(IntegrityError):
+            opened(row, key, sealer)
+        with pytest.raises(IntegrityError):
+            sealer.open_record(key, row)
+    with pytest.raises(IntegrityError):
+        opened(row, bytes(32))
+
+
+def test_terms_must_describe_what_is_sealed() -> None:
+    sealer = Sealer.of(VAULT)
+    row = sealed()
+    keys = sealer.keys(KEY, SLOT, b"g" * 16)
+    for stack, record in ((STACK[:1], b"x"), (STACK, b"another record")):
+        with pytest.raises(FormatError):
+            sealer.seal_grant(
+                keys, SLOT, b"g" * 16, row.tag, row.model, row.terms, template_bytes(stack), record
+            )
+
+
+def test_principals_are_bound_to_their_slot_and_grant() -> None:
+    sealer = Sealer.of(VAULT)
+    blob, commitment = sealer.seal_principal(KEY, 16, b"g" * 16, {"id": "x"})
+    assert sealer.open_principal(KEY, 16, b"g" * 16, commitment, blob) == {"id": "x"}
+    for key, slot, grant, mark in (
+        (OTHER_KEY, 16, b"g" * 16, commitment),
+        (KEY, 17, b"g" * 16, commitment),
+        (KEY, 16, b"h" * 16, commitment),
+        (KEY, 16, b"g" * 16, bytes(32)),
+    ):
+        with pytest.raises(IntegrityError):
+            sealer.open_principal(key, slot, grant, mark, blob)
+
+
+# -- permits
+
+
+def test_a_permit_covers_its_slots_only() -> None:
+    row = sealed()
+    with pytest.raises(IntegrityError):
+        Sealer.of(VAULT).open_templates(
+            mint(frozenset((SLOT + 1,)), 2, 0, 2**53), KEY, row, memoryview(bytearray(32))
+        )
+
+
+def test_a_permit_is_not_made_copied_or_pickled_by_others() -> None:
+    with pytest.raises(TypeError):
+        Permit(frozenset((1,)), 2, 0, 2**53, object())
+    permit = mint(frozenset((1,)), 2, 0, 2**53)
+    for attempt in (lambda: pickle.dumps(permit), lambda: copy.copy(permit), lambda: copy.deepcopy(permit)):
+        with pytest.raises(TypeError):
+            attempt()
+    with pytest.raises(AttributeError):
+        permit.slots = frozenset((2,))  # type: ignore[misc]
+
+
+def names_in(path: Path) -> set[str]:
+    """Every name a module imports or mentions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("name", ["mint", "_MINT"])
+def test_only_the_gate_mints_permits(name: str) -> None:
+    users = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if name in names_in(path)}
+    assert users == ({"access/gate.py"} if name == "mint" else {"sealing/permit.py"})
+
+
+def test_only_two_places_ask_the_gate_for_more_than_one_decision() -> None:
+    """Re-sealing under a logged grant, and the gallery: nothing else gets a permit without ``evaluate``."""
+    users = {
+        name: {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if name in names_in(path)}
+        for name in ("permit_reseal", "permit_gallery")
+    }
+    assert users["permit_reseal"] - {"access/gate.py"} == {"operations/enrol.py"}
+    assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}
+    assert permit_reseal.__doc__ is not None
