@@ -1,4 +1,4 @@
-"""Files an auditor names: read whole, bounded, and only from regular files."""
+"""Files an auditor names: read whole, bounded, only regular ones; written only where there is none."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ def read_keys(text: str) -> list[VerifierKey]:
     if not keys:
         raise UsageError("the file holds no verifier key")
     return keys
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new file and wait for the disk; raises UsageError for one that is there, StoreError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except FileExistsError:
+        raise UsageError(
+            f"{path.name} already exists", next="choose another name; nothing was overwritten"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{path.name} cannot be written: {error.strerror}") from error
