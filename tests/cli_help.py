@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -181,6 +182,7 @@ def _furnish(home: Path) -> None:
 def _template() -> Path:
     """Return a home with a fresh vault. Its root URI is relative, so that it can be copied."""
     home = Path(mkdtemp(prefix="facekeep-test-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     _furnish(home)
     with pytest.MonkeyPatch.context() as patch:
         settle_in(home, patch)
