@@ -99,6 +99,15 @@ class _Prepared(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
+class _Known(NamedTuple):
+    """What a whole batch looks up at once, for one subject."""
+
+    subject: bytes
+    hashed: bytes
+    tag: bytes | None
+    ready: memoryview
+
+
 def enroll(
     core: Core, session: Session, enrolments: Sequence[Enrolment], existing: Existing = Existing.REFUSE
 ) -> list[Receipt]:
@@ -115,28 +124,45 @@ def enroll(
         settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
         hashes = [core.index.hash(subject) for subject in subjects]
         tags = core.index.lookup_many(hashes)
+        ready = _ready(enrolments)
         with contextlib.ExitStack() as cleanup:
             prepared = [
-                _prepare(
-                    core, view, each, subject, settled[id(each.consent)], hashed, tag, existing, now, cleanup
-                )
-                for each, subject, hashed, tag in zip(enrolments, subjects, hashes, tags, strict=True)
+                _prepare(core, view, each, settled[id(each.consent)], known, existing, now, cleanup)
+                for each, known in zip(enrolments, map(_Known, subjects, hashes, tags, ready), strict=True)
             ]
             return _carry_out(core, view, session, "enroll", prepared)
+
+
+def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
+    """Bytes of each subject's reference stack; subjects with one photograph are checked all at once."""
+    if any(not len(each.embeddings) for each in enrolments):
+        raise UsageError("a subject is enrolled from at least one photograph")
+    models = {id(each.model): each.model for each in enrolments}
+    if len(models) > 1 or any(len(each.embeddings) > 1 for each in enrolments):
+        return [template_bytes(reference_stack(each.model, each.embeddings)) for each in enrolments]
+    if not enrolments:
+        return []
+    model = enrolments[0].model
+    try:
+        together = np.concatenate([each.embeddings for each in enrolments])
+    except ValueError:
+        raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers") from None
+    whole = template_bytes(model.check_many(together))
+    width = 4 * model.dimension
+    return [whole[at * width : (at + 1) * width] for at in range(len(enrolments))]
 
 
 def _prepare(
     core: Core,
     view: View,
     what: Enrolment,
-    subject: bytes,
     consent: Consent,
-    hashed: bytes,
-    tag: bytes | None,
+    known: _Known,
     existing: Existing,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> _Prepared:
+    subject, hashed, tag, ready = known
     grants = [] if tag is None else living_of(core, view, tag)
     lacking = [] if tag is None else without_rows(core, view, tag, grants)
     if grants:
@@ -163,7 +189,7 @@ def _prepare(
     made = []
     for scope in fresh:
         old = taken.get(scope) if existing is Existing.ADD else None
-        made.append(_fresh_grant(core, view, what, consent, scope, salt, tag, old, now, cleanup))
+        made.append(_fresh_grant(core, view, what, consent, scope, salt, tag, ready, old, now, cleanup))
     skipped = tuple(scope.word for scope in consent.scopes if scope not in fresh)
     return _Prepared(what.subject, tag, salt, tuple(made), index_row, retire, skipped)
 
@@ -176,14 +202,13 @@ def _fresh_grant(
     scope: Scope,
     salt: bytes,
     tag: bytes,
+    ready: memoryview,
     old: LivingGrant | None,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> NewGrant:
     """Grant of new photographs, with those of ``old`` before them where photographs are added."""
     model = what.model
-    if not len(what.embeddings):
-        raise UsageError("a subject is enrolled from at least one photograph")
     if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))
@@ -193,8 +218,7 @@ def _fresh_grant(
     holding = Holding(what.subject, salt, images, model.id, model.metric, model.dimension, count)
     record, terms = build_record(consent, scope, holding, now)
     if old is None:
-        stack = reference_stack(model, what.embeddings)
-        return NewGrant(tag, model.id, scope, terms, record, lambda: template_bytes(stack))
+        return NewGrant(tag, model.id, scope, terms, record, lambda: ready)
 
     def combined() -> memoryview:
         opened = _opened(core, view, old, cleanup)

@@ -6,8 +6,9 @@ Every new key a subject gets comes through ``make_grants``, for one grant or for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from facekeep.access.core import Core, View
 from facekeep.crypto import primitives as p
@@ -19,6 +20,8 @@ from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy, finish, intent
 from facekeep.operations.steps import reached
 from facekeep.store.vaultdb import GrantRow
+
+_MANY = 64  # grants from which a second thread pays
 
 
 class NewGrant(NamedTuple):
@@ -48,6 +51,9 @@ class Batch:
     retire_op: str = "renew"
 
 
+_Place: TypeAlias = tuple[NewGrant, int, bytes, tuple[bytes, bytes]]
+
+
 def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
     """Carry out a grant operation; the writer lock must be held. Returns the new rows in order."""
     slots = allocate(core, view, by, [grant.scope for grant in batch.grants])
@@ -57,29 +63,54 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
         raise IntegrityError("a slot that was never given out is dead")
     raw = keys.tobytes()
     slot_keys = [raw[at : at + p.KEY_LEN] for at in range(0, len(raw), p.KEY_LEN)]
-    ids = [p.random_bytes(GRANT_ID_LEN) for _ in slots]
+    raw = p.random_bytes(GRANT_ID_LEN * len(slots))
+    ids = [raw[at : at + GRANT_ID_LEN] for at in range(0, len(raw), GRANT_ID_LEN)]
     keyed = [
         core.sealer.keys(key, slot, grant_id)
         for slot, key, grant_id in zip(slots, slot_keys, ids, strict=True)
     ]
     places = list(zip(batch.grants, slots, ids, keyed, strict=True))
     items = [_item(*place) for place in places]
-    now = core.clock.now_ms()
-    first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
-    reached("grant.announced")
-    rows = [
-        core.sealer.seal_grant(
-            pair, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
-        )
-        for grant, slot, grant_id, pair in places
-    ]
-    if batch.index_rows:
-        core.keys.index_put_many(batch.index_rows)
-        reached("grant.indexed")
+    first, rows = _announce_and_seal(core, by, batch, items, places)
     core.data.add(rows)
     reached("grant.written")
     _complete(core, by, first, batch)
     return rows
+
+
+def _announce_and_seal(
+    core: Core, by: str | None, batch: Batch, items: list[JsonObject], places: list[_Place]
+) -> tuple[int, list[GrantRow]]:
+    """Make the intent and the index rows durable, and seal; returns the intent's index and the rows.
+
+    Many fresh photographs are sealed while the disk is busy: sealing in memory is no effect yet. A grant that
+    opens another one is sealed only after the intent that names it.
+    """
+
+    def announce() -> int:
+        now = core.clock.now_ms()
+        first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
+        reached("grant.announced")
+        if batch.index_rows:
+            core.keys.index_put_many(batch.index_rows)
+            reached("grant.indexed")
+        return first
+
+    def seal() -> list[GrantRow]:
+        return [
+            core.sealer.seal_grant(
+                pair, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
+            )
+            for grant, slot, grant_id, pair in places
+        ]
+
+    if len(places) < _MANY or any(grant.source is not None for grant in batch.grants):
+        first = announce()
+        return first, seal()
+    with ThreadPoolExecutor(1, "facekeep-enrol") as pool:
+        announced = pool.submit(announce)
+        rows = seal()
+        return announced.result(), rows
 
 
 def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes]) -> JsonObject:

@@ -22,6 +22,7 @@ from facekeep.store.keysrows import (
     MIGRATIONS,
     PUT_INDEX,
     SELECT_INDEX,
+    SELECT_MANY,
     SELECT_PRINCIPAL,
     STEP,
     NodeDrop,
@@ -48,6 +49,9 @@ __all__ = [
     "SwapWrites",
     "TopRow",
 ]
+
+
+_TOGETHER = 500  # keys looked up by one statement
 
 
 class KeysStore:
@@ -154,8 +158,11 @@ class KeysStore:
         self._primary.check_identity()
         with translated(self._primary.name):
             execute = self._primary.connection().execute
-            rows = [execute(SELECT_INDEX, (row_key,)).fetchone() for row_key in row_keys]
-        return [None if row is None else blob_value(row[0]) for row in rows]
+            found: dict[bytes, object] = {}
+            for start in range(0, len(row_keys), _TOGETHER):
+                some = row_keys[start : start + _TOGETHER]
+                found.update(execute(SELECT_MANY.format(",".join("?" * len(some))), some))
+        return [blob_value(found[row_key]) if row_key in found else None for row_key in row_keys]
 
     def index_put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand."""

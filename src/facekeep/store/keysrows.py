@@ -102,6 +102,7 @@ DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
 SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
+SELECT_MANY = "SELECT hash, sealed FROM subject_index WHERE hash IN ({})"
 SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
 
 
