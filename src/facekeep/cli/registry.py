@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("check", "Verify everything that can be verified."),
     "principal": ("principal", "Add, list and revoke who may use the vault."),
     "clock": ("clock", "Accept the clock's time after it ran ahead."),
+    "audit": ("audit", "Keys, checkpoints, exports and proofs for auditors."),
     "demo": ("demo", "Show the whole story on two public portraits, or on yours."),
 }
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 
-from facekeep.errors import FormatError
+from facekeep.errors import FormatError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SALT_LEN, TAG_LEN, from_hex
 
-MAX_BYTES = 262_144
+MAX_BYTES: Final = 262_144
+_NEXT: Final = "name the file of the receipt that the person was given: facekeep enroll --json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +29,33 @@ class Opening:
 
     @staticmethod
     def parse(data: bytes) -> Opening:
-        """Read ``salt``, ``subject`` and ``tag`` of a JSON object and ignore its other keys: FormatError."""
-        value = read_object(data)
+        """Read ``salt``, ``subject`` and ``tag`` of a JSON object and ignore its other keys: UsageError."""
+        value = _object(data)
         subject = value.get("subject")
         if type(subject) is not str:
-            raise FormatError("a receipt has no subject")
-        return Opening(
-            from_hex(value.get("tag"), TAG_LEN, "a receipt's tag"),
-            from_hex(value.get("salt"), SALT_LEN, "a receipt's salt"),
-            subject,
-        )
+            raise UsageError("the receipt has no subject", next=_NEXT)
+        return Opening(_hex(value, "tag", TAG_LEN), _hex(value, "salt", SALT_LEN), subject)
 
 
 def parse_tag(data: bytes) -> bytes:
-    """Return the tag of a receipt, which may lack the rest; raises FormatError."""
-    return from_hex(read_object(data).get("tag"), TAG_LEN, "a receipt's tag")
+    """Return the tag of a receipt, which may lack the rest; raises UsageError."""
+    return _hex(_object(data), "tag", TAG_LEN)
 
 
-def read_object(data: bytes) -> dict[str, object]:
-    """Parse one JSON object of at most 256 KiB, written by anybody; raises FormatError."""
+def _hex(value: dict[str, object], key: str, length: int) -> bytes:
+    try:
+        return from_hex(value.get(key), length, f"the receipt's {key}")
+    except FormatError as error:
+        raise UsageError(str(error), next=_NEXT) from None
+
+
+def _object(data: bytes) -> dict[str, object]:
     if len(data) > MAX_BYTES:
-        raise FormatError("a receipt is too long")
+        raise UsageError("the receipt is too long", next=_NEXT)
     try:
         value = orjson.loads(data)
-    except ValueError as error:
-        raise FormatError("a receipt is not JSON") from error
+    except ValueError:
+        raise UsageError("the receipt is not JSON", next=_NEXT) from None
     if type(value) is not dict:
-        raise FormatError("a receipt is not a JSON object")
+        raise UsageError("the receipt is not a JSON object", next=_NEXT)
     return value

@@ -17,7 +17,7 @@ from facekeep.access.session import Session
 from facekeep.audit.bundle import DOMAIN, verify
 from facekeep.audit.proven import Proven
 from facekeep.auditlog.tree import Snapshot
-from facekeep.errors import ErasurePending, UsageError
+from facekeep.errors import ErasurePending, FormatError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.bundle import MAX_ENTRIES, Held, ShreddingProof, Statement
 from facekeep.formats.canonical import JsonObject
@@ -62,6 +62,7 @@ def prove(
     Raises UsageError where the log knows no such tag, or grants of it still live; ErasurePending.
     """
     session.require(Action.LOG)
+    _statement(core, said, 0)  # what cannot be said is refused before the log is read
     trail = _Trail(tag.hex())
     trail.follow(core, progress)
     first = trail.erasure()
@@ -238,4 +239,8 @@ def _statement(core: Core, said: Said | None, backups: int) -> Statement:
         backups=backups,
     )
     given = {} if said is None else {key: value for key, value in asdict(said).items() if value is not None}
-    return replace(stated, **given)
+    whole = replace(stated, **given)
+    try:
+        return Statement.from_json(whole.to_json())
+    except FormatError as error:
+        raise UsageError(str(error)) from None
