@@ -231,8 +231,9 @@ class Policy:
                 raise RuleBroken("R7", index, "it does not destroy exactly the slots of what it voids")
             self.counts["voided"] += len(operation.voids)
         elif operation.op in _REPLACING:
-            left = self._due.difference(operation.slots)
-            more = operation.op == "renew" and not self._due.issuperset(operation.slots)
+            named, opened = set(operation.slots), self._granted[1].slots if self._granted else []
+            left = self._due - named
+            more = named - self._due if operation.op == "renew" else named.intersection(opened)
             self._due = frozenset()
             if left or more:  # SPEC.md §11 R15
                 raise RuleBroken("R15", index, "it does not destroy exactly the grants that were replaced")
