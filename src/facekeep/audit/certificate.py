@@ -22,6 +22,7 @@ _OPS: Final = {
     "expire": "consent expired",
     "void": "never completed, voided",
 }
+_ACTIONS: Final = {"promoted": "the new root key put in force", "destroyed": "the old root key destroyed"}
 _LIMITS: Final = {
     "copied_file": "whoever copied the root key's file before keeps that root key",
     "filesystem_snapshot": "a snapshot or backup of the file system may keep the old blocks",
@@ -93,11 +94,11 @@ def _sections(proven: Proven) -> Iterable[str]:
 def _lead(proven: Proven) -> str:
     whose = "of one person" if proven.subject is None else f"of <strong>{escape(proven.subject)}</strong>"
     count = len(proven.grants)
-    number = "the only key" if count == 1 else f"all {count} keys"
+    number = {1: "the only key", 2: "both keys"}.get(count, f"all {count} keys")
     known = "" if proven.complete else " named in the proof"
     return (
-        f'<p class="lead">On {_time(proven.completed_ms)} {number}{known} that opened the face templates '
-        f"{whose} in this vault had been destroyed, and the root key above them replaced.</p>\n"
+        f'<p class="lead">The log of this vault records that by {_time(proven.completed_ms)} {number}{known} '
+        f"to the face templates {whose} had been destroyed, and the root key above them replaced.</p>\n"
     )
 
 
