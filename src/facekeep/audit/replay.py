@@ -47,7 +47,7 @@ class _State(State):
     __slots__ = ()
 
     def _break(self, rule: str) -> NoReturn:
-        number = next(number for start, number in HEAD_RULES.items() if rule.startswith(start))
+        number = next((number for start, number in HEAD_RULES.items() if rule.startswith(start)), "L4")
         raise RuleBroken(number, self.frontier.size, rule)
 
 
