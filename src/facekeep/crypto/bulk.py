@@ -13,12 +13,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from facekeep.crypto.primitives import BLOB_OVERHEAD, KEY_LEN, SUITE, compare
+from facekeep.formats.ids import GRANT_ID_LEN
 
 _SUITE = SUITE.to_bytes(2, "big")
 
 
 def open_many(
-    rows: Iterable[tuple[int, bytes, bytes, str, bytes, bytes, bytes]],
+    rows: Iterable[tuple[int, bytes, str, bytes, bytes]],
     keys: bytes,
     covered: Container[int],
     prefixes: tuple[bytes, bytes],
@@ -29,22 +30,23 @@ def open_many(
 ) -> list[int]:
     """Open the first ``width`` bytes of each row's templates into its place in ``out``.
 
-    ``rows`` are (slot, grant id, tag, model, terms, commitment, sealed); ``keys`` their slot keys, none of
-    them zero; ``covered`` the permitted slots; ``prefixes`` and ``tail`` the constant parts of KDF input and
+    ``rows`` are (slot, grant id || tag || terms, model, commitment, sealed); ``keys`` their slot keys, none
+    of them zero; ``covered`` the permitted slots; ``prefixes`` and ``tail`` the constant parts of KDF input and
     associated data (SPEC.md §5.1, §5.2). Returns the positions that failed; their place is zero.
     """
     kdf_prefix, aad_prefix = prefixes
     failed: list[int] = []
     sha512, aesgcm, single = hashlib.sha512, AESGCM, width + BLOB_OVERHEAD
-    for at, (slot, grant_id, tag, _, terms, commitment, sealed) in enumerate(rows):
-        where = slot.to_bytes(8, "big") + grant_id
+    for at, (slot, head, _, commitment, sealed) in enumerate(rows):
+        number = slot.to_bytes(8, "big")
         start = at * KEY_LEN
-        derived = sha512(b"\0\0\0\1" + keys[start : start + KEY_LEN] + kdf_prefix + where).digest()
+        key = b"\0\0\0\1" + keys[start : start + KEY_LEN]
+        derived = sha512(key + kdf_prefix + number + head[:GRANT_ID_LEN]).digest()
         size = len(sealed)
         target = out[at * width : (at + 1) * width] if size == single else scratch[: size - BLOB_OVERHEAD]
         try:
             if compare(derived[KEY_LEN:], commitment) and sealed[:2] == _SUITE and slot in covered:
-                aad = aad_prefix + where + tag + terms + tail
+                aad = aad_prefix + number + head + tail
                 aesgcm(derived[:KEY_LEN]).decrypt_into(sealed[2:14], sealed[14:], aad, target)
                 if size != single:
                     out[at * width : (at + 1) * width] = target[:width]

@@ -47,6 +47,7 @@ from facekeep.store.vaultdb import SealedRow
 Progress = Callable[[int, int], None]
 ATTEMPTS = 64
 _CHUNK = 4_096
+_HEAD = GRANT_ID_LEN + TAG_LEN + TERMS_LEN
 _WATCH_S = 0.4
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
@@ -279,7 +280,7 @@ class Gallery:
         mine = _living(view, mine)  # some were destroyed again since the last call
         rows = self._core.data.by_slots(mine)
         self._omitted.update(set(mine) - {row.slot for row in rows})
-        self._open(view, [row[:7] for row in rows])
+        self._open(view, [row.without_record() for row in rows])
         self._mark(view)
 
     def _slots_of_operation(self, first: int) -> list[int]:
@@ -322,11 +323,12 @@ class Gallery:
             return
         slots = np.array([row[0] for row in rows], np.int64)
         keys, alive = view.tree.slot_keys(slots)
-        terms = np.frombuffer(b"".join([row[4] for row in rows]), TERMS_DTYPE)
+        heads = np.frombuffer(b"".join([row[1] for row in rows]), np.uint8).reshape(len(rows), _HEAD)
+        terms = np.ascontiguousarray(heads[:, _HEAD - TERMS_LEN :]).view(TERMS_DTYPE).ravel()
         living = alive & ~view.pending.mask(slots) & _given_out(view, slots)
         now = self._now()
         fit = valid_now(terms, self.scope, self.region, now)
-        fit &= np.array([row[3] == self.model.id for row in rows], np.bool_)
+        fit &= np.array([row[2] == self.model.id for row in rows], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
         self._leave_out(view, slots[living & ~fit].tolist())
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
@@ -373,8 +375,8 @@ def _living(view: View, slots: Sequence[int]) -> list[int]:
 
 
 def _is_sound(row: SealedRow) -> bool:
-    """Whether the columns have their lengths, so that many rows can be looked at as one array."""
-    return (len(row[1]), len(row[2]), len(row[4])) == (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
+    """Whether the columns have their lengths together, so that many rows can be looked at as one array."""
+    return len(row[1]) == _HEAD
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:

@@ -79,10 +79,12 @@ class Matrix:
         self._slots[start:end] = [row[0] for row in rows]
         self._expires[start:end] = expires
         self._means[start:end] = means
-        ids = np.frombuffer(b"".join(row[1] for row in rows), np.uint8).reshape(-1, GRANT_ID_LEN)
+        ids = np.frombuffer(b"".join(row[1][:GRANT_ID_LEN] for row in rows), np.uint8).reshape(
+            -1, GRANT_ID_LEN
+        )
         self._grants[start:end] = ids
         self._where.update((row[0], start + at) for at, row in enumerate(rows))
-        self.digest.add_many([row[0] for row in rows], [row[1] for row in rows])
+        self.digest.add_many([row[0] for row in rows], [row[1][:GRANT_ID_LEN] for row in rows])
         self.count = end
         self.drop(failed)
         return failed

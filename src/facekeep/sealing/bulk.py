@@ -35,7 +35,7 @@ def open_references(
     if not keys.any(axis=1).all():
         raise IntegrityError("a destroyed key was about to be used")
     width = 4 * dimension
-    tail = sealer.model_tail(rows[0][3])
+    tail = sealer.model_tail(rows[0][2])
     with LockedBuffer(width * LIMITS.templates) as scratch:
         prefixes = sealer.prefixes(KIND_TEMPLATES)
         return open_many(rows, keys.tobytes(), permit.slots, prefixes, tail, out, width, scratch.view)

@@ -54,9 +54,13 @@ class GrantRow(NamedTuple):
     templates: bytes
     record: bytes
 
+    def without_record(self) -> SealedRow:
+        """Return what a gallery opens."""
+        return self.slot, self.grant_id + self.tag + self.terms, self.model, self.commitment, self.templates
 
-#: A GrantRow without its record: slot, grant id, tag, model, terms, commitment, sealed templates.
-SealedRow: TypeAlias = tuple[int, bytes, bytes, str, bytes, bytes, bytes]
+
+#: What a gallery opens: slot, grant id || tag || terms (136 bytes), model, commitment, sealed templates.
+SealedRow: TypeAlias = tuple[int, bytes, str, bytes, bytes]
 
 
 class VaultStore:
@@ -113,8 +117,8 @@ class VaultStore:
         """Rows of one branch by slot, without records, in lists of ``chunk``: what a gallery opens."""
         with translated(self.database.name):
             cursor = self.database.connection().execute(
-                "SELECT slot, grant_id, tag, model, terms, commitment, templates FROM grants"
-                " WHERE slot >= ? AND slot < ? ORDER BY slot",
+                "SELECT slot, CAST(grant_id || tag || terms AS BLOB), model, commitment, templates"
+                " FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot",
                 (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
             )
             while rows := cursor.fetchmany(chunk):
