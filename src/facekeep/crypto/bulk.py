@@ -31,8 +31,8 @@ def open_many(
     """Open the first ``width`` bytes of each row's templates into its place in ``out``.
 
     ``rows`` are (slot, grant id || tag || terms, model, commitment, sealed); ``keys`` their slot keys, none
-    of them zero; ``covered`` the permitted slots; ``prefixes`` and ``tail`` the constant parts of KDF input and
-    associated data (SPEC.md §5.1, §5.2). Returns the positions that failed; their place is zero.
+    of them zero; ``covered`` the permitted slots; ``prefixes`` and ``tail`` the constant parts of KDF input
+    and associated data (SPEC.md §5.1, §5.2). Returns the positions that failed; their place is zero.
     """
     kdf_prefix, aad_prefix = prefixes
     failed: list[int] = []
