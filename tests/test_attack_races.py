@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from facekeep.errors import Busy, Denied, FacekeepError, UsageError
+from facekeep.formats.canonical import JsonObject
 from facekeep.store.lock import WriterLock
 from facekeep.vault import Existing, Scope, Vault
 from vaultlab import (
@@ -23,6 +24,7 @@ from vaultlab import (
     Lab,
     Process,
     at_step,
+    calling,
     core,
     identify,
     log_entries,
@@ -122,6 +124,43 @@ def test_the_first_process_dies_and_the_second_that_is_open_finishes(lab: Lab, s
         assert matches(vault, "alice")
         assert identify(vault, "alice") == ["alice"]
     lab.clean()
+
+
+@pytest.mark.parametrize("ask", [matches, identify])
+@pytest.mark.parametrize("begun", [False, True], ids=["withdrawn", "announced"])
+def test_a_withdrawal_comes_between_the_gate_and_the_append(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Vault, str], object], begun: bool
+) -> None:
+    """The decision was made, the templates were compared; what is appended is decided anew."""
+    with lab.open() as asking, lab.open() as withdrawing:
+        assert ask(asking, "alice")
+        log = core(asking).log
+        append = log.decide
+        waiting = ["alice"]
+
+        def withdraw() -> None:
+            withdrawing.withdraw(waiting.pop(), [VERIFY, IDENTIFY])
+
+        def late(entry: JsonObject | bytes, *, control_seq: int, valid_until_ms: int, allow: bool) -> int:
+            if waiting and not begun:
+                withdraw()
+            elif waiting:  # only the intent stands in the log when the decision is to be appended
+                with calling("destroy.announced", cut_off), pytest.raises(InterruptedError):
+                    withdraw()
+            return append(entry, control_seq=control_seq, valid_until_ms=valid_until_ms, allow=allow)
+
+        monkeypatch.setattr(log, "decide", late)
+        try:
+            assert not ask(asking, "alice")
+        except Denied as error:
+            assert error.decision is not None  # noqa: PT017 - a search finds nobody instead
+        assert allowed_after_intent(asking) == []
+        prove(asking)
+    lab.clean()
+
+
+def cut_off() -> None:
+    raise InterruptedError
 
 
 def test_a_decision_races_a_withdrawal_in_another_process(lab: Lab) -> None:
