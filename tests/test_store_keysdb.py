@@ -15,7 +15,6 @@ from facekeep.errors import (
     IntegrityError,
     StoreError,
     UsageError,
-    VaultNotFound,
 )
 from facekeep.formats.nodes import NODE_LEN
 from facekeep.keys.swap import initial
@@ -158,7 +157,7 @@ def test_integrity_finds_a_damaged_page(lab: Lab) -> None:
 def test_a_file_of_another_vault_is_foreign(lab: Lab) -> None:
     with pytest.raises(ForeignFile):
         KeysStore.open(lab.path, b"another vault id")
-    with pytest.raises(VaultNotFound):
+    with pytest.raises(IntegrityError, match=r"nothing\.db is missing"):
         KeysStore.open(lab.directory / "nothing.db", VAULT)
 
 

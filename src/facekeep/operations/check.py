@@ -17,6 +17,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.rows import living
+from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
 _KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
@@ -107,7 +108,7 @@ def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
 def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> None:
     verdict = core.data.quick_check()
     if verdict != "ok":
-        raise IntegrityError(f"vault.db is damaged: {verdict}", next="restore a backup into it")
+        raise IntegrityError(f"vault.db is damaged: {verdict}", next=MEND["vault.db"])
     total = core.data.count()
     logged = _logged_commitments(core)
     dead = 0

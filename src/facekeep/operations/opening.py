@@ -36,6 +36,7 @@ from facekeep.formats.terms import Scope, check_regions
 from facekeep.keys.provider import RootProvider, provider_from_uri
 from facekeep.keys.swap import initial
 from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.operations.missing import DATA_FILE, check_present
 from facekeep.operations.people import install_principal
 from facekeep.operations.recover import recover
 from facekeep.store import logdb, vaultdb
@@ -175,9 +176,13 @@ def read_settings(path: Path) -> Settings:
         raise FormatError("vault.toml is not UTF-8 text") from None
 
 
-def open_core(path: Path, clock: Clock) -> Core:
-    """Open a vault's files and check them against each other; finishes what a dead process left open."""
+def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
+    """Open a vault's files and check them against each other; finishes what a dead process left open.
+
+    With another ``data_file`` than vault.db (which is lost) nothing is finished: what it lacks says nothing.
+    """
     settings = read_settings(path)
+    check_present(path, settings, data_file)
     vault_id = settings.vault_id
     provider = provider_from_uri(settings.root_uri, vault_id, path.absolute().parent)
     with contextlib.ExitStack() as undo:
@@ -192,11 +197,12 @@ def open_core(path: Path, clock: Clock) -> Core:
             clock,
         )
         undo.callback(log.close)
-        data = VaultStore(Database(path / "vault.db", "vault", vault_id, vaultdb.MIGRATIONS))
+        data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, [provider], clock)
         _check_together(core, tree)
-        _recover_if_alone(core)
+        if data_file == DATA_FILE:
+            _recover_if_alone(core)
         undo.pop_all()
     return core
 

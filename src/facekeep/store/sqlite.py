@@ -13,15 +13,24 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from sqlite_utils import Database as SqliteUtils
 
-from facekeep.errors import ForeignFile, IntegrityError, StoreError, VaultNotFound
+from facekeep.errors import ForeignFile, IntegrityError, StoreError
 from facekeep.limits import LIMITS
 
 APPLICATION_ID = 0x464B5631
 _PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closing it would drop our locks.
 Migration = Callable[[SqliteUtils], None]
+_ASIDE: Final = "stop the vault, move {0}, {0}-wal and {0}-shm aside, then "
+_LIVE_COPY: Final = _ASIDE + "put its live copy back (vault.toml names the copies) and run 'facekeep check'"
+#: file of a vault -> what to do when it is damaged
+MEND: Final = {
+    "vault.db": (_ASIDE + "run 'facekeep restore BACKUP'").format("vault.db"),
+    "keys.db": _LIVE_COPY.format("keys.db"),
+    "log.db": _LIVE_COPY.format("log.db"),
+}
 
 
 @contextlib.contextmanager
@@ -32,7 +41,7 @@ def translated(what: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise StoreError(f"{what}: {_reason(error)}") from error
     except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"{what} is damaged: {_reason(error)}") from error
+        raise IntegrityError(f"{what} is damaged: {_reason(error)}", next=MEND.get(what)) from error
     except OSError as error:
         raise StoreError(f"{what}: {error.strerror or error}") from error
 
@@ -71,18 +80,20 @@ class Database:
         self._read_only = read_only
         self.path = path
         self.kind = kind
-        self.name = path.name
+        self.name = f"the backup {path.name}" if kind == "backup" else path.name
         self._local = threading.local()
         self._all: weakref.WeakSet[_Holder] = weakref.WeakSet()
         self._guard = threading.Lock()
         self._closed = False
         with translated(self.name):
             if not path.exists():
-                raise VaultNotFound(f"{self.name} is missing at {path.parent.name}/")
+                raise IntegrityError(
+                    f"{self.name} is missing at {path.parent.name}/", next=MEND.get(self.name)
+                )
             status = path.stat()
             self._identity = (status.st_dev, status.st_ino)
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
-                raise IntegrityError(f"{path.name} is not a facekeep file")
+                raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
             connection = self.connection()
             self._check_owner(connection, vault_id)
             if not read_only:
@@ -154,10 +165,10 @@ class Database:
 
     def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise IntegrityError(f"{self.name} is not a facekeep file")
+            raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("file") != self.kind:
-            raise IntegrityError(f"{self.name} is a facekeep file of another kind")
+            raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=MEND.get(self.name))
         if meta.get("vault") != vault_id:
             raise ForeignFile(f"{self.name} belongs to another vault")
 

@@ -1,0 +1,48 @@
+"""A file of an existing vault is gone: its name, and what to do.
+
+vault.db can be made anew, because backups are merged into it; keys.db and log.db have live copies.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Final
+
+from facekeep.errors import IntegrityError
+from facekeep.formats.settings import Settings
+
+DATA_FILE: Final = "vault.db"
+SIDECARS: Final = ("-wal", "-shm")
+
+
+def check_present(path: Path, settings: Settings, data_file: str = DATA_FILE) -> None:
+    """Raise IntegrityError for the first file of the vault that is not there."""
+    for name in ("keys.db", "log.db"):
+        if not os.path.lexists(path / name):
+            raise IntegrityError(f"{name} is missing from the vault", next=_put_back(path, settings, name))
+    if not os.path.lexists(path / data_file):
+        raise IntegrityError(
+            f"{data_file} is missing from the vault",
+            next="merge a backup into a new one: facekeep restore BACKUP (--no-backup where there is none)",
+        )
+
+
+def left_of(path: Path, name: str) -> str:
+    """Return what is left of a missing file, in words; empty where nothing is."""
+    return " and ".join(name + end for end in SIDECARS if os.path.lexists(path / (name + end)))
+
+
+def _put_back(path: Path, settings: Settings, name: str) -> str:
+    if not settings.copies:
+        return (
+            f"put your own copy of {name} back; vault.toml names none, and nothing opens the vault without it"
+        )
+    there = [copy for copy in settings.copies if (Path(copy) / name).is_file()]
+    if not there:
+        return f"put {name} back from a live copy: bring back {' or '.join(settings.copies)}"
+    left = left_of(path, name)
+    aside = f"move {left} aside, then " if left else ""
+    source, target = shlex.quote(str(Path(there[0]) / name)), shlex.quote(str(path / name))
+    return f"stop the vault, {aside}put the live copy back: cp {source} {target}; then run 'facekeep check'"
