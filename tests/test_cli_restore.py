@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_help import Cli, snapshot
+from cli_help import CONSENT, MODEL, Cli, snapshot
 
 
 @pytest.fixture
@@ -81,6 +81,43 @@ def test_files_that_are_no_backup(cli: Cli) -> None:
     cli.fails("integrity", 33, "restore", "half.fkb")
     cli.fails("integrity", 33, "restore", "staff.vault/vault.db")
     assert snapshot(cli.home) == before
+
+
+def lose_file() -> None:
+    for path in Path("staff.vault").glob("vault.db*"):
+        path.unlink()
+
+
+def test_a_lost_vault_db(cli: Cli) -> None:
+    cli.ok("shred", "ada", "--yes")
+    late = cli.enroll("eve", "eve")["grants"][0]["slot"]
+    lose_file()
+    error = cli.fails("integrity", 33, "status")
+    assert "vault.db is missing" in error["message"]
+    assert "facekeep restore BACKUP" in error["next"]
+    cli.fails("integrity", 33, "restore", "monday.fkb", "--dry-run")
+    cli.fails("usage", 10, "restore", "nothing.fkb")
+    assert not Path("staff.vault/vault.db").exists()
+    report = cli.ok("restore", "monday.fkb")
+    assert (report["merged"], report["dead"], report["missing"]) == (1, 1, [late])
+    assert cli.verify("bob", "bob-again").code == 0
+    assert cli.verify("ada", "ada-again").code == 20
+
+
+def test_a_lost_vault_db_without_a_backup(cli: Cli) -> None:
+    lose_file()
+    ran = cli.run("restore", "--no-backup")
+    assert ran.code == 0
+    assert "nothing can be had back: 2 living grants lost" in ran.err
+    assert "living grants without a row, slots " in ran.err
+    assert len(cli.ok("restore", "--no-backup")["missing"]) == 2
+    ran = cli.run("enroll", "ada", "--embedding", "ada.npy", "--model", MODEL, "--scope", "verify", *CONSENT)
+    assert (ran.code, "--existing replace" in ran.err) == (10, True)
+
+
+def test_a_backup_or_none(cli: Cli) -> None:
+    cli.fails("usage", 10, "restore")
+    cli.fails("usage", 10, "restore", "monday.fkb", "--no-backup")
 
 
 def test_another_vaults_backup(cli: Cli) -> None:

@@ -315,6 +315,15 @@ class Lab:
 
         self.fork(run).wait_killed()
 
+    def kill(self, function: Callable[[], object], step: str) -> None:
+        """Call a function in a process that is killed at a step."""
+
+        def run() -> None:
+            at_step(step, signal.SIGKILL)
+            function()
+
+        self.fork(run).wait_killed()
+
     def steps_of(self, action: Callable[[Vault], object]) -> list[tuple[str, int]]:
         """(step, occurrence) for everything an action announces, in order; found out in another process."""
 

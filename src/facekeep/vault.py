@@ -46,6 +46,7 @@ from facekeep.operations import (
     decide,
     enrol,
     erase,
+    lost,
     opening,
     people,
     probing,
@@ -139,12 +140,17 @@ class Vault:
         token: str,
         extractor: Extractor | str | None = None,
         clock: Clock | None = None,
+        lost_data: bool = False,
     ) -> Self:
         """Open a vault as the principal of ``token``; finishes what a dead process left open.
 
-        Raises VaultNotFound, RootError, IntegrityError, NotAllowed.
+        Raises VaultNotFound, RootError, IntegrityError, NotAllowed. A missing vault.db is refused, unless
+        ``lost_data`` says that it is lost: then an empty one is made, for ``restore``.
         """
-        core = opening.open_core(Path(path), clock or SystemClock())
+        clock = clock or SystemClock()
+        if lost_data:
+            lost.make_data(Path(path), token, clock)
+        core = opening.open_core(Path(path), clock)
         try:
             return cls(core, Session(core, token), extractor)
         except BaseException:
@@ -342,10 +348,14 @@ class Vault:
         return transfer.backup(self._core, self._session, Path(target))
 
     def restore(
-        self, source: str | Path, *, progress: Progress | None = None, dry_run: bool = False
+        self, source: str | Path | None, *, progress: Progress | None = None, dry_run: bool = False
     ) -> RestoreReport:
-        """Merge a data backup of any age: who was shredded does not return."""
-        return transfer.restore(self._core, self._session, Path(source), progress, dry_run=dry_run)
+        """Merge a data backup of any age: who was shredded does not return.
+
+        None says, and logs, that there is no backup of a lost vault.db: the report names what is missing.
+        """
+        found = None if source is None else Path(source)
+        return transfer.restore(self._core, self._session, found, progress, dry_run=dry_run)
 
     def subjects(self, *, due_within_ms: int | None = None) -> Iterator[SubjectInfo]:
         """Yield subjects and their grants, or those with a grant that ends within a time."""

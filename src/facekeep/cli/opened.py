@@ -11,11 +11,11 @@ from facekeep.operations.opening import read_settings
 from facekeep.vault import Vault
 
 
-def open_vault(state: State, extractor: str | None = None) -> Vault:
-    """Open it; use the result in a ``with`` statement."""
+def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = False) -> Vault:
+    """Open it; use the result in a ``with`` statement. ``lost_data``: make a missing vault.db anew."""
     path = state.path()
     token = find_token(state.token_file, read_settings(path).vault_id.hex())
-    return Vault.open(path, token=token, extractor=extractor)
+    return Vault.open(path, token=token, extractor=extractor, lost_data=lost_data)
 
 
 def root_uri(path: Path) -> str:

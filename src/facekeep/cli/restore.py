@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from facekeep.cli import output
@@ -9,22 +11,31 @@ from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.problems import PARTLY_DONE
 from facekeep.cli.progress import Progress
+from facekeep.errors import UsageError
 from facekeep.operations.transfer import RestoreReport
 
 _SHOWN = 20  # slots named on a screen
 
 
 @click.command("restore", short_help="Merge a data backup of any age.")
-@click.argument("file")
+@click.argument("file", required=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would come back.")
+@click.option(
+    "--no-backup", is_flag=True, help="There is no backup of a lost vault.db: list what is missing."
+)
 @common
 @with_state
-def command(state: State, file: str, dry_run: bool) -> int:
+def command(state: State, file: str | None, dry_run: bool, no_backup: bool) -> int:
     """Merge a data backup of any age.
 
     Grants whose keys live return; whoever was erased stays erased. The order of backups does not matter.
+    Where vault.db is lost, an empty one is made first.
     """
-    with open_vault(state) as vault, Progress("merging") as progress:
+    if (file is None) is not no_backup:
+        raise UsageError("name either a backup or --no-backup", next="facekeep restore FILE")
+    if file is not None and not Path(file).is_file():
+        raise UsageError(f"there is no backup at {Path(file).name}")
+    with open_vault(state, lost_data=not dry_run) as vault, Progress("merging") as progress:
         report = vault.restore(file, progress=progress, dry_run=dry_run)
     if state.json:
         output.json_line(
@@ -39,11 +50,11 @@ def command(state: State, file: str, dry_run: bool) -> int:
             }
         )
     else:
-        _tell(report, dry_run=dry_run)
+        _tell(report, dry_run=dry_run, no_backup=no_backup)
     return PARTLY_DONE if report.refused else 0
 
 
-def _tell(report: RestoreReport, *, dry_run: bool) -> None:
+def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
     output.data("in the backup", report.rows)
     output.data("would return" if dry_run else "returned", report.merged)
     output.data("here already", report.present)
@@ -58,7 +69,15 @@ def _tell(report: RestoreReport, *, dry_run: bool) -> None:
     if report.missing:
         slots = ", ".join(str(slot) for slot in report.missing[:_SHOWN])
         more = " and more" if len(report.missing) > _SHOWN else ""
+        if no_backup:
+            count = output.counted(len(report.missing), "living grant")
+            output.say(
+                f"without a backup nothing can be had back: {count} lost; the ids were in vault.db too"
+            )
+            output.say("if a backup turns up, restore it: what is missing now returns then")
         output.warn(
             f"living grants without a row, slots {slots}{more}",
-            "restore a newer backup, or shred the people concerned",
+            "enrol the people anew (--existing replace), or shred them"
+            if no_backup
+            else "restore a newer backup, or shred the people concerned",
         )

@@ -97,9 +97,19 @@ def backup(core: Core, session: Session, target: Path) -> BackupReport:
 
 
 def restore(
-    core: Core, session: Session, source: Path, progress: Progress | None = None, *, dry_run: bool = False
+    core: Core,
+    session: Session,
+    source: Path | None,
+    progress: Progress | None = None,
+    *,
+    dry_run: bool = False,
 ) -> RestoreReport:
-    """Merge a data backup of any age: a row returns only if its slot lives and the log knows it."""
+    """Merge a data backup of any age: a row returns only if its slot lives and the log knows it.
+
+    Without a source nothing is merged; the log says how many living grants were given up for lost.
+    """
+    if source is None:
+        return _without_backup(core, session, dry_run=dry_run)
     if not source.is_file():
         raise UsageError(f"there is no backup at {source.name}")
     with writing(core, session, Action.RESTORE) as view, contextlib.ExitStack() as cleanup:
@@ -125,6 +135,14 @@ def restore(
         )
         if not dry_run:
             core.log.append([_entry(core, session, digest, report)])
+        return report
+
+
+def _without_backup(core: Core, session: Session, *, dry_run: bool) -> RestoreReport:
+    with writing(core, session, Action.RESTORE) as view:
+        report = RestoreReport(0, 0, 0, 0, 0, tuple(core.missing(view).tolist()))
+        if not dry_run:
+            core.log.append([_entry(core, session, hashlib.sha256().digest(), report)])
         return report
 
 
