@@ -13,6 +13,7 @@ from typing import Final
 from facekeep.audit.proven import Proven
 from facekeep.audit.report import Verdict
 from facekeep.formats.bundle import CIPHER, METHOD, STANDARD, TARGET, VERIFICATION
+from facekeep.formats.canonical import JsonObject
 
 _OPS: Final = {
     "shred": "erased",
@@ -153,9 +154,7 @@ def _root(proven: Proven) -> Iterable[tuple[str, str]]:
 
 
 def _receipts(proven: Proven) -> str:
-    lines = "".join(
-        "<li>" + escape("{scheme} ({class}): {action}".format_map(each)) + "</li>" for each in proven.receipts
-    )
+    lines = "".join(f"<li>{escape(_receipt(each))}</li>" for each in proven.receipts)
     words: list[str] = []
     for each in proven.receipts:
         limits = each["limits"]
@@ -163,6 +162,11 @@ def _receipts(proven: Proven) -> str:
     limits = "".join(f"<li>{escape(_LIMITS.get(word, word))}</li>" for word in dict.fromkeys(words))
     said = f"<p>Their limits, in the holders' own words:</p><ul>{limits}</ul>\n" if limits else ""
     return f"<p>Receipts of the root key's holders:</p><ul>{lines}</ul>\n{said}"
+
+
+def _receipt(receipt: JsonObject) -> str:
+    action = str(receipt["action"])
+    return f"{receipt['scheme']} ({receipt['class']}): {_ACTIONS.get(action, action)}"
 
 
 def _copies(proven: Proven) -> Iterable[tuple[str, str]]:
