@@ -22,6 +22,7 @@ has a one-line message and the ``next`` step a person should take::
     +-- TreeFull              (37)  the key tree has no free branch position
     +-- ErasurePending        (38)  an erasure was begun and cannot be finished yet
     +-- MissingDependency     (39)  an optional package or model file is not installed
+    +-- SettingsChanged       (40)  the settings were changed: open the vault again
     +-- SlotDead              (20)  a slot's key was destroyed (never leaves the library)
 
 Exit codes 0 and 1 are a match and no match; 2 is click's own usage error.
@@ -197,6 +198,17 @@ class MissingDependency(FacekeepError):
     code = "missing_dependency"
     exit_code = 39
     default_next = "install the extra named in the message"
+
+
+class SettingsChanged(FacekeepError):
+    """The settings were changed since the vault was opened; nothing more is answered until it is reopened.
+
+    Following them would be a decision made half under the old region: a reopened vault has one or the other.
+    """
+
+    code = "settings_changed"
+    exit_code = 40
+    default_next = "close the vault and open it again"
 
 
 class SlotDead(FacekeepError):

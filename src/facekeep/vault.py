@@ -34,6 +34,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.note import VerifierKey
 from facekeep.formats.opening import Opening
+from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
@@ -55,6 +56,7 @@ from facekeep.operations import (
     transfer,
 )
 from facekeep.operations import check as checking
+from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
 from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
@@ -63,12 +65,14 @@ from facekeep.operations.erase import Erasure
 from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
+from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import BackupReport, RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Identification",
-    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Threshold", "Vault", "Verification",
+    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Settings", "SettingsChange",
+    "Threshold", "Vault", "Verification",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -105,6 +109,7 @@ class Vault:
         self._extractor = extractor
         self._galleries: dict[tuple[Scope, str, str], Gallery] = {}
         self._opening = threading.Lock()
+        self._left: list[Core] = []  # as they were before a change of settings
         self.token: str | None = None
 
     @classmethod
@@ -162,7 +167,8 @@ class Vault:
         for gallery in self._galleries.values():
             gallery.close()
         self._galleries.clear()
-        self._core.close()
+        for core in (*self._left, self._core):
+            core.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -380,6 +386,32 @@ class Vault:
     def accept_clock(self) -> tuple[int, int]:
         """Accept the present time though the log has seen a later one; see ``facekeep clock``."""
         return clockwork.accept_clock(self._core, self._session)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force when the vault was opened: region, root holder, copy directories."""
+        return self._core.settings
+
+    def change_settings(
+        self, *, region: str | None = None, copies: Sequence[str | Path] | None = None
+    ) -> SettingsChange:
+        """Change the region, or the whole list of directories for live copies; logged.
+
+        A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
+        SettingsChanged from then on, and so does a ``Gallery`` of this one: open them again.
+        Raises UsageError with nothing changed.
+        """
+        paths = None if copies is None else [Path(copy) for copy in copies]
+        done = configuring.change(self._core, self._session, region=region, copies=paths)
+        if done.entry is not None:
+            core = opening.open_core(self._core.path, self._core.clock)
+            with self._opening:
+                self._left.append(self._core)
+                self._session, self._core = self._session.on(core), core
+                for gallery in self._galleries.values():
+                    gallery.close()
+                self._galleries.clear()
+        return done
 
     def add_principal(self, label: str, roles: Sequence[Role]) -> tuple[str, str]:
         """(id, token) of a new principal; the token is shown once and kept nowhere."""

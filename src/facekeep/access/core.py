@@ -18,7 +18,7 @@ from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
 from facekeep.clock import Clock
-from facekeep.errors import IntegrityError
+from facekeep.errors import IntegrityError, SettingsChanged
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
 from facekeep.keys.index import SubjectIndex
@@ -71,6 +71,7 @@ class Core:
         """Keep what was opened."""
         self.path = path
         self.settings = settings
+        self._settings_digest = settings.digest()
         self.vault_id = settings.vault_id
         self.data = data
         self.keys = keys
@@ -122,6 +123,8 @@ class Core:
         self.data.database.check_identity()
         with self._refresh:
             head = self.log.head()
+            if head.settings != self._settings_digest:
+                raise SettingsChanged("the vault's settings were changed since it was opened here")
             if not self._tree.is_current():
                 self._tree = self._reopen_tree()
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
 from facekeep.access.roles import Action, allowed
@@ -46,6 +48,13 @@ class Session:
                 "the token's principal is unknown or revoked in this vault",
                 next="ask an operator for a token: facekeep principal add",
             )
+
+    def on(self, core: Core) -> Session:
+        """Return the session of the same token on a vault that was opened again."""
+        session = copy.copy(self)
+        session._core = core  # noqa: SLF001 - its own
+        session._checked = (-1, None, Reason.PRINCIPAL_UNKNOWN)  # noqa: SLF001
+        return session
 
     @property
     def by(self) -> str:

@@ -45,6 +45,7 @@ class AuditLog:
         Call ``check_pin`` and ``resync_copies`` next: only they notice what happened while it was closed.
         """
         self._database = database
+        self._vault_id = vault_id
         self._key = LogKey(key, vault_id)
         self._watch = Watch(database, self._key)
         self._own = logdb.open_log(database.path, vault_id)
@@ -246,6 +247,17 @@ class AuditLog:
         self.head()
         with self._writer.exclusive, translated(self._database.name):
             return self._copies.resync(create=create)
+
+    @contextlib.contextmanager
+    def other_copies(self, paths: Sequence[Path]) -> Iterator[Copies]:
+        """Give copies at paths that are not among the log's own; nothing is appended meanwhile."""
+        self.head()
+        with self._writer.exclusive, translated(self._database.name):
+            copies = Copies(self._database, self._own.connection(), self._vault_id, paths)
+            try:
+                yield copies
+            finally:
+                copies.close()
 
     def close(self) -> None:
         """Close log.db and its copies."""

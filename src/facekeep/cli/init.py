@@ -95,7 +95,7 @@ def _tell(made: _Made, *, as_json: bool) -> None:
     if not made.copies:
         output.warn(
             "keys.db and log.db have no live second copy: one lost file would lose the vault",
-            "make it anew with --copy DIR, on another disk, before you enrol anybody",
+            "facekeep settings --copy DIR, on another disk, before you enrol anybody",
         )
     for name in ("FACEKEEP_TOKEN", "FACEKEEP_TOKEN_FILE"):
         if os.environ.get(name):

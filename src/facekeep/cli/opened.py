@@ -7,20 +7,20 @@ from pathlib import Path
 from facekeep.cli.options import State
 from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
-from facekeep.operations.opening import read_settings
+from facekeep.store import settingsfile
 from facekeep.vault import Vault
 
 
 def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = False) -> Vault:
     """Open it; use the result in a ``with`` statement. ``lost_data``: make a missing vault.db anew."""
     path = state.path()
-    token = find_token(state.token_file, read_settings(path).vault_id.hex())
+    token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
     return Vault.open(path, token=token, extractor=extractor, lost_data=lost_data)
 
 
 def root_uri(path: Path) -> str:
     """Return the URI of the vault's root holder, from vault.toml."""
-    return read_settings(path).root_uri
+    return settingsfile.read(path).root_uri
 
 
 def now_ms() -> int:

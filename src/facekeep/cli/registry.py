@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("status", "Show the state of the vault, or one decision."),
     "check": ("check", "Verify everything that can be verified."),
     "principal": ("principal", "Add, list and revoke who may use the vault."),
+    "settings": ("settings", "Show or change region and live copies."),
     "clock": ("clock", "Accept the clock's time after it ran ahead."),
     "audit": ("audit", "Keys, checkpoints, exports and proofs for auditors."),
     "demo": ("demo", "Show the whole story on two public portraits, or on yours."),

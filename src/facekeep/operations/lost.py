@@ -11,9 +11,9 @@ from facekeep.access.session import Session
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError
 from facekeep.operations.missing import DATA_FILE, SIDECARS, left_of
-from facekeep.operations.opening import open_core, read_settings
+from facekeep.operations.opening import open_core
 from facekeep.operations.steps import reached
-from facekeep.store import vaultdb
+from facekeep.store import settingsfile, vaultdb
 from facekeep.store.lock import WriterLock
 from facekeep.store.sqlite import Database, fsync_directory, translated
 
@@ -25,7 +25,7 @@ def make_data(path: Path, token: str, clock: Clock) -> None:
 
     Raises IntegrityError while a -wal is left of the lost file: a process may still be at work.
     """
-    vault_id = read_settings(path).vault_id
+    vault_id = settingsfile.read(path).vault_id
     with WriterLock(path / "vault.lock").held(), translated(DATA_FILE):
         if os.path.lexists(path / DATA_FILE):
             return

@@ -27,7 +27,6 @@ from facekeep.errors import (
     StoreError,
     UsageError,
     VaultExists,
-    VaultNotFound,
 )
 from facekeep.formats import entries
 from facekeep.formats.ids import VAULT_ID_LEN, split_slot
@@ -39,13 +38,13 @@ from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.operations.missing import DATA_FILE, check_present
 from facekeep.operations.people import install_principal
 from facekeep.operations.recover import recover
-from facekeep.store import logdb, vaultdb
+from facekeep.store import logdb, settingsfile, vaultdb
 from facekeep.store.keysdb import KeysStore
-from facekeep.store.sqlite import Database, fsync_directory, translated
+from facekeep.store.lock import WriterLock
+from facekeep.store.sqlite import Database, translated
 from facekeep.store.vaultdb import VaultStore
 
-SETTINGS_FILE = "vault.toml"
-_SETTINGS_BYTES = 65_536
+_SETTINGS_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,8 @@ def _fill(
     log.close()
     keys.resync_copies()
     keys.close()
-    write_settings(path, settings)
+    settingsfile.stage(path, settings)
+    settingsfile.promote(path)
     with contextlib.closing(open_core(path, clock)) as core, core.lock.held():
         return install_principal(core, core.view(), None, label, frozenset(Role))
 
@@ -150,39 +150,35 @@ def _copies(settings: Settings, name: str) -> list[Path]:
     return [Path(copy) / name for copy in settings.copies]
 
 
-def write_settings(path: Path, settings: Settings) -> None:
-    """Write vault.toml: temporary name, fsync, rename, fsync of the directory."""
-    temporary = path / (SETTINGS_FILE + ".new")
-    with translated(SETTINGS_FILE):
-        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(settings.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path / SETTINGS_FILE)
-        fsync_directory(path)
-
-
-def read_settings(path: Path) -> Settings:
-    """Parse vault.toml; not authenticated yet."""
-    file = path / SETTINGS_FILE
-    if not file.is_file():
-        raise VaultNotFound(f"there is no vault at {path}")
-    with translated(SETTINGS_FILE):
-        raw = file.read_bytes()
-    try:
-        return Settings.decode(raw[:_SETTINGS_BYTES].decode("utf-8"))
-    except UnicodeDecodeError:
-        raise FormatError("vault.toml is not UTF-8 text") from None
-
-
 def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
     """Open a vault's files and check them against each other; finishes what a dead process left open.
 
     With another ``data_file`` than vault.db (which is lost) nothing is finished: what it lacks says nothing.
     """
-    settings = read_settings(path)
-    check_present(path, settings, data_file)
+    for _ in range(_SETTINGS_ATTEMPTS):
+        settings = settingsfile.read(path)
+        check_present(path, settings, data_file)
+        try:
+            return _open(path, settings, clock, data_file)
+        except _OtherSettings as error:
+            # A change of settings is at work, or was cut off between its log entry and its renaming.
+            ours = data_file != DATA_FILE  # then the lock is held by us
+            with contextlib.nullcontext() if ours else WriterLock(path / "vault.lock").held():
+                finished = settingsfile.finish(path, error.digest)
+            if not finished and settingsfile.read(path) == settings:
+                raise
+    raise Busy("the settings are being changed")
+
+
+class _OtherSettings(IntegrityError):
+    """vault.toml has another digest than the log's head, which is ``digest``."""
+
+    def __init__(self, message: str, *, next: str | None = None, digest: bytes = b"") -> None:  # noqa: A002
+        super().__init__(message, next=next)
+        self.digest = digest
+
+
+def _open(path: Path, settings: Settings, clock: Clock, data_file: str) -> Core:
     vault_id = settings.vault_id
     provider = provider_from_uri(settings.root_uri, vault_id, path.absolute().parent)
     with contextlib.ExitStack() as undo:
@@ -197,6 +193,7 @@ def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
             clock,
         )
         undo.callback(log.close)
+        _check_settings(log, settings)
         data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, [provider], clock)
@@ -207,17 +204,22 @@ def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
     return core
 
 
+def _check_settings(log: AuditLog, settings: Settings) -> None:
+    digest = log.head().settings
+    if digest != settings.digest():
+        raise _OtherSettings(
+            "vault.toml was edited by hand: it is not what the log authenticates",
+            next="undo the edit; settings are changed with 'facekeep settings'",
+            digest=digest,
+        )
+
+
 def _check_together(core: Core, tree: KeyTree) -> None:
     pin = tree.pin
     core.log.check_pin(pin.size, pin.root, pin.chain)
     if any(state.state in {"ahead", "diverged"} for state in core.log.copies_state()):
         core.log.resync_copies(create=False)  # says which copy, and how to restore the log from it
     head = core.log.head()
-    if head.settings != core.settings.digest():
-        raise IntegrityError(
-            "vault.toml was edited by hand: it is not what the log authenticates",
-            next="undo the edit; settings are changed with 'facekeep settings'",
-        )
     for _, branch, kind in tree.branches():
         top = core.data.top_slot(branch)
         if kind != 1 and top is not None and split_slot(top)[1] >= head.alloc.get(branch, 0):

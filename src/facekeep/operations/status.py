@@ -137,7 +137,7 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
         found.append({"message": message, "next": remedy})
 
     if not copies:
-        warn("keys.db and log.db have no live second copy", "make a vault with --copy DIR on another disk")
+        warn("keys.db and log.db have no live second copy", "facekeep settings --copy DIR, on another disk")
     for copy in copies:
         if isinstance(copy, dict) and copy["state"] != "current":
             warn(

@@ -243,6 +243,10 @@ class KeysStore:
         """
         return self.copies.resync(create=create)
 
+    def other_copies(self, paths: Sequence[Path]) -> Copies:
+        """Return copies at paths that are not among this store's own."""
+        return Copies(self._primary, paths, self._open_copy)
+
     def require_copies(self) -> None:
         """Catch up copies that are behind; raises ErasurePending or IntegrityError unless all are current."""
         self.copies.require()

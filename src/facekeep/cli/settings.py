@@ -1,0 +1,76 @@
+"""``facekeep settings``: where templates are processed, where the live copies are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from facekeep.cli import output
+from facekeep.cli.opened import open_vault
+from facekeep.cli.options import State, common, with_state
+from facekeep.errors import UsageError
+from facekeep.operations.settings import SettingsChange
+from facekeep.vault import Settings
+
+
+@click.command("settings", short_help="Show or change region and live copies.")
+@click.option("--region", metavar="CC", help="Country of processing.")
+@click.option(
+    "--copy", "copies", multiple=True, metavar="DIR",
+    help="Directory for live second copies; repeat it. Those that are not named are removed.",
+)  # fmt: skip
+@click.option("--no-copy", is_flag=True, help="Remove all: accept that one lost file loses the vault.")
+@common
+@with_state
+def command(state: State, region: str | None, copies: tuple[str, ...], no_copy: bool) -> None:
+    """Show or change region and live copies.
+
+    Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
+    have the vault open stop answering and open it again.
+    """
+    if copies and no_copy:
+        raise UsageError("--copy and --no-copy contradict each other")
+    wanted = [Path(each) for each in copies] if copies or no_copy else None
+    change = None
+    with open_vault(state) as vault:
+        if region is not None or wanted is not None:
+            change = vault.change_settings(region=region, copies=wanted)
+        settings = vault.settings
+    if state.json:
+        found: dict[str, object] = {
+            "region": settings.region,
+            "root": settings.root_uri,
+            "copies": list(settings.copies),
+        }
+        if change is not None:
+            found |= {"entry": change.entry, "added": list(change.added), "removed": list(change.removed)}
+        output.json_line(found)
+        return
+    _tell(settings)
+    if change is not None:
+        _tell_change(change)
+
+
+def _tell(settings: Settings) -> None:
+    output.data("region", settings.region)
+    output.data("root key", settings.root_uri)
+    for copy in settings.copies:
+        output.data("live copies", copy)
+    if not settings.copies:
+        output.warn(
+            "keys.db and log.db have no live second copy: one lost file would lose the vault",
+            "facekeep settings --copy DIR, on another disk",
+        )
+
+
+def _tell_change(change: SettingsChange) -> None:
+    if change.entry is None:
+        output.say("that is what they were; nothing was changed")
+        return
+    output.say(f"changed, log entry {change.entry}; processes that have the vault open must open it again")
+    for directory in change.removed:
+        output.warn(
+            f"{directory} is kept up to date no longer; its keys.db and log.db were left there",
+            "remove them: with the root of its time an old keys.db opens what was living then",
+        )

@@ -1,0 +1,72 @@
+"""facekeep settings: shown, changed, refused with nothing changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli_help import Cli, snapshot
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    found = Cli(tmp_path, monkeypatch)
+    found.enroll("ada", "ada")
+    return found
+
+
+def test_without_an_option_it_shows_them(cli: Cli) -> None:
+    before = snapshot(cli.home)
+    assert cli.ok("settings") == {"region": "ZZ", "root": "file:staff.root", "copies": []}
+    ran = cli.run("settings")
+    assert ran.out.splitlines() == ["region\tZZ", "root key\tfile:staff.root"]
+    assert "next: facekeep settings --copy DIR, on another disk" in ran.err
+    assert snapshot(cli.home) == before
+
+
+def test_a_change_and_its_log_entry(cli: Cli) -> None:
+    Path("second").mkdir()
+    second = str(cli.home / "second")
+    changed = cli.ok("settings", "--region", "DE", "--copy", "second")
+    assert (changed["region"], changed["copies"], changed["added"], changed["removed"]) == (
+        "DE", [second], [second], [],
+    )  # fmt: skip
+    entry = cli.ok("audit", "show", "--type", "settings")
+    assert (entry["index"], entry["entry"]["type"]) == (changed["entry"], "settings")
+    copies = cli.ok("status")["copies"]
+    assert {copy["state"] for copy in copies} == {"current"}
+    assert cli.ok("check")["notes"] == []
+    assert cli.ok("settings", "--region", "DE")["entry"] is None
+    assert "nothing was changed" in cli.run("settings", "--copy", "second").err
+    ran = cli.run("settings", "--no-copy")
+    assert ran.code == 0
+    assert f"{second} is kept up to date no longer" in ran.err
+    assert {path.name for path in Path("second").glob("*.db")} == {"keys.db", "log.db"}
+    assert cli.verify("ada", "ada-again").code == 20  # her consent was for no country
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--region", "Germany"),
+        ("--copy", "nowhere"),
+        ("--copy", "notice.txt"),
+        ("--copy", "."),
+        ("--copy", "staff.vault"),
+        ("--copy", "second", "--copy", "second"),
+        ("--copy", "second", "--no-copy"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_refused_changes_nothing(cli: Cli, words: tuple[str, ...]) -> None:
+    Path("second").mkdir()
+    before = snapshot(cli.home)
+    cli.fails("usage", 10, "settings", *words)
+    assert snapshot(cli.home) == before
+
+
+def test_only_an_operator_changes_them(cli: Cli) -> None:
+    cli.ok("principal", "add", "audit", "--role", "auditor", "--new-token-file", "audit.token")
+    assert cli.ok("settings", "--token-file", "audit.token")["region"] == "ZZ"
+    cli.fails("not_allowed", 21, "settings", "--region", "DE", "--token-file", "audit.token")
