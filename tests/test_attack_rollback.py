@@ -217,6 +217,39 @@ def test_no_copy_of_any_moment_of_a_shred_opens_under_the_root_afterwards(lab: L
     lab.clean()
 
 
+def test_a_backup_of_a_forked_vault(lab: Lab) -> None:
+    """Under the same keys another life of the vault gave the same slots to others: the log knows better."""
+    start = lab.save("start")
+    lab.enrol("mallory", "trudy")
+    lab.do(lambda vault: vault.backup(lab.base / "forked"))
+    lab.put_back(start)
+    with lab.open() as vault:
+        report = vault.restore(lab.base / "forked")
+        assert (report.merged, report.present, report.refused) == (0, 4, 4)
+    lab.enrol("carol")
+    with lab.open() as vault:
+        report = vault.restore(lab.base / "forked")
+        assert (report.merged, report.present, report.refused) == (0, 4, 4)
+        assert identify(vault, "mallory") == identify(vault, "trudy") == []
+        assert reason(vault, "mallory") == "subject_unknown"
+        assert matches(vault, "carol")
+    lab.clean()
+
+
+def test_a_backup_from_before_a_subject_was_enrolled_anew(lab: Lab) -> None:
+    """Older grants of a subject who has another tag now are not mixed in, and stay visible as missing."""
+    lab.do(lambda vault: vault.backup(lab.base / "old"))
+    lab.sql("vault.db", "DELETE FROM grants")
+    lab.sql("keys.db", "DELETE FROM subject_index WHERE 1")
+    lab.enrol("alice")
+    with lab.open() as vault:
+        report = vault.restore(lab.base / "old")
+        assert (report.merged, report.refused, len(report.missing)) == (2, 2, 2)
+        assert identify(vault, "alice") == ["alice"]
+        assert identify(vault, "bob") == ["bob"]
+        assert vault.status()["missing"] == 2  # nobody knows any more whose they are, but not silently
+
+
 # -- under a running process
 
 

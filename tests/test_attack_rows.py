@@ -317,6 +317,21 @@ def test_a_subject_is_hidden_before_the_shred_and_brought_back(lab: Lab) -> None
         assert matches(vault, "bob")
 
 
+@pytest.mark.parametrize(
+    "hide", ["UPDATE entry SET control = 0 WHERE idx = 3", "DELETE FROM entry WHERE idx = 3"]
+)
+def test_a_subject_is_hidden_in_the_log_itself_before_the_shred(lab: Lab, hide: str) -> None:
+    """Where the log does not add up, nothing is called erased."""
+    assert b'"type":"grant"' in lab.sql("log.db", "SELECT body FROM entry WHERE idx = 3")[0][0]
+    lab.sql("log.db", hide)
+    with lab.open() as vault:
+        with pytest.raises(IntegrityError):
+            vault.shred("alice")
+        with pytest.raises(IntegrityError):
+            vault.withdraw("alice", [VERIFY])
+        assert core(vault).view().tree.epoch == 1
+
+
 def test_a_subject_is_hidden_enrolled_anew_and_shredded(lab: Lab) -> None:
     """An operator who does not see the old grants must not make the subject a second time beside them."""
     old = slots_of(lab, "alice")
