@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facekeep.access import session
 from facekeep.access.gate import Ask, check_terms
 from facekeep.access.principals import Principal, new_principal, read_token
 from facekeep.access.roles import ALLOWED, Action, Role, allowed
@@ -174,3 +175,18 @@ def test_every_denial_and_every_answer_is_in_the_log(tmp_path: Path) -> None:
         assert asked == ["ok", "subject_unknown", "region", "expired"]
         assert [entry["reason"] for entry in written] == asked
         assert [entry["allow"] for entry in written] == [True, False, False, False]
+
+
+def test_a_refusal_says_in_words_what_the_role_may_not(tmp_path: Path) -> None:
+    assert set(session._WORDS) == set(Action)
+    lab = Lab(tmp_path).create()
+    with (
+        lab.open(lab.add_principal(Role.SERVICE)) as vault,
+        pytest.raises(NotAllowed, match=r"^the role service may not list subjects$"),
+    ):
+        list(vault.subjects())
+    with (
+        lab.open(lab.add_principal(Role.SERVICE, Role.AUDITOR)) as vault,
+        pytest.raises(NotAllowed, match=r"^the roles auditor and service may not change the settings$"),
+    ):
+        vault.change_settings(region="FR")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from facekeep.errors import ErasurePending, FacekeepError, UsageError
+from facekeep.errors import ErasurePending, FacekeepError, SubjectUnknown, UsageError
 from facekeep.operations import steps
 from facekeep.vault import Role, Scope, Vault
 from vaultlab import (
@@ -218,6 +218,42 @@ def test_an_erasure_that_waits_for_a_copy_denies_and_goes_on_later(tmp_path: Pat
     with lab.open() as vault:
         assert reason(vault, "alice") == "subject_unknown"
         assert matches(vault, "bob")
+    lab.clean()
+
+
+def test_whoever_asks_again_is_told_that_a_pending_erasure_was_finished(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, copies=True).create()
+    lab.enrol("alice", "bob", "carol", "dave")
+    away = lab.base / "away"
+
+    def pending(*names: str) -> None:
+        lab.copy_dir.rename(away)
+        with lab.open() as vault, pytest.raises(ErasurePending):
+            vault.shred(*names)
+        away.rename(lab.copy_dir)
+
+    pending("alice")
+    with lab.open() as vault:
+        done = vault.shred("alice")
+        assert (done.begun_before, done.subjects, done.slots) == (True, 1, 2)
+        assert log_entries(vault)[done.erasure]["op"] == "shred"
+        with pytest.raises(SubjectUnknown) as caught:
+            vault.shred("alice")
+        assert "pending" not in str(caught.value)
+    pending("bob")
+    with lab.open() as vault:
+        done = vault.shred("bob", "carol")
+        assert (done.begun_before, done.subjects, done.slots) == (True, 1, 2)
+        assert not vault.shred("dave").begun_before
+    lab.clean()
+    lab.enrol("alice")
+    lab.crash(lambda vault: vault.shred("alice"), "destroy.completed")
+    with lab.open() as vault, pytest.raises(SubjectUnknown):
+        vault.shred("alice")
+    lab.enrol("alice")
+    pending("alice")
+    with lab.open() as vault, pytest.raises(SubjectUnknown, match="a pending erasure was finished just now"):
+        vault.shred("alice", "erin")
     lab.clean()
 
 

@@ -79,3 +79,23 @@ def test_a_terminal_that_says_nothing_erases_nobody(cli: Cli) -> None:
     code, said = on_terminal("shred", "ada", answer="\x04")
     assert (code, "interrupted (interrupted)" in said) == (130, True)
     assert len(cli.subjects()) == 2
+
+
+def test_the_same_command_finishes_a_pending_erasure_and_says_so(cli: Cli) -> None:
+    Path("second").mkdir()
+    cli.ok("settings", "--copy", "second")
+    Path("second").rename("away")
+    cli.fails("erasure_pending", 38, "shred", "ada", "--yes")
+    assert "1 operation is pending" not in cli.run("status").err  # it was asked for twice
+    assert "2 operations are pending" in cli.run("status").err
+    Path("away").rename("second")
+    cli.fails("subject_unknown", 13, "shred", "carl", "--yes")
+    assert cli.subjects() == {"bob": ["verify"]}
+    Path("second").rename("away")
+    assert cli.run("shred", "bob", "--yes").code == 38
+    assert "1 operation is pending" in cli.run("status").err
+    Path("away").rename("second")
+    ran = cli.run("shred", "bob", "--yes")
+    assert (ran.code, ran.out.split(";")[0]) == (0, "shredded: 1 person, 1 grant")
+    assert "an erasure of theirs was pending, and was finished now" in ran.err
+    cli.fails("subject_unknown", 13, "shred", "bob", "--yes")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,15 @@ class View:
         return self.kinds.get(slot >> SLOT_BITS, 0)
 
 
+class Finished(NamedTuple):
+    """An erasure that recovery here has completed: log index, how much, and its index rows."""
+
+    first: int
+    subjects: int
+    slots: int
+    hashes: frozenset[bytes]
+
+
 class Core:
     """Open files of one vault. Made by ``operations.opening``; thread-safe."""
 
@@ -82,6 +92,7 @@ class Core:
         self.index = SubjectIndex(keys, self.vault_id, tree.slot_key(INDEX_KEY_SLOT))
         self.lock = WriterLock(path / "vault.lock")
         self.ledger = Ledger(log)
+        self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
         self._state: View | None = None
         self._refresh = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Final
 
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
@@ -10,6 +11,25 @@ from facekeep.access.roles import Action, allowed
 from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead
 from facekeep.formats.entryrules import Reason
+
+_WORDS: Final = {
+    Action.VERIFY: "verify subjects",
+    Action.IDENTIFY: "search for subjects",
+    Action.ENROLL: "enrol subjects",
+    Action.GRANT: "add scopes",
+    Action.RENEW: "renew grants",
+    Action.WITHDRAW: "withdraw grants",
+    Action.SHRED: "shred subjects",
+    Action.SUBJECTS: "list subjects",
+    Action.BACKUP: "make backups",
+    Action.RESTORE: "restore backups",
+    Action.CHECK: "check the vault",
+    Action.STATUS: "see the vault's status",
+    Action.LOG: "read the log",
+    Action.PRINCIPALS: "manage principals",
+    Action.SETTINGS: "change the settings",
+    Action.CLOCK: "accept the clock",
+}
 
 
 def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal | None, Reason]:
@@ -84,7 +104,8 @@ class Session:
         """Raise NotAllowed unless the principal may do this now."""
         reason = self.check(self._core.view(), action)
         if reason is Reason.ROLE:
-            raise NotAllowed(f"the role {' and '.join(self.roles)} may not {action.value}")
+            who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
+            raise NotAllowed(f"the {who} may not {_WORDS[action]}")
         if reason is not Reason.OK:
             raise NotAllowed("the token's principal is unknown or revoked in this vault")
 

@@ -43,3 +43,5 @@ def tell_erasure(erasure: Erasure, done: str, *, as_json: bool) -> None:
         f"{done}: {output.counted(erasure.subjects, 'person', 'people')}, "
         f"{output.counted(erasure.slots, 'grant')}; epoch {erasure.epoch}, log entry {erasure.erasure}"
     )
+    if erasure.begun_before:
+        output.say("an erasure of theirs was pending, and was finished now")

@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 class Erasure:
     """What was destroyed: index of the log's intent, number of slots, epoch after it.
 
+    ``begun_before`` says that the erasure, or one of them, was pending and that this call finished it.
     ``openings`` (only where they were asked for) show each subject whose tag was erased: theirs alone.
     """
 
@@ -35,10 +36,12 @@ class Erasure:
     slots: int
     epoch: int
     openings: tuple[Opening, ...] = ()
+    begun_before: bool = False
 
     def to_json(self) -> JsonObject:
         """Return it as JSON, without the openings."""
         return {
+            "begun_before": self.begun_before,
             "epoch": self.epoch,
             "erasure": self.erasure,
             "slots": self.slots,
@@ -64,19 +67,29 @@ def shred(
         raise UsageError("no subject was named")
     with writing(core, session, Action.SHRED) as view:
         tags = [core.index.lookup(each) for each in raw]
-        unknown = sum(tag is None for tag in tags)
-        if unknown:
-            raise SubjectUnknown(
-                f"{unknown} of the {len(raw)} subject ids is unknown; nothing was shredded"
-                if unknown == 1
-                else f"{unknown} of the {len(raw)} subject ids are unknown; nothing was shredded"
-            )
-        known = [tag for tag in tags if tag is not None]
-        living = [slot for tag in known for slot in living_slots(core, view, tag, progress)]
         hashes = [core.index.hash(each) for each in raw]
+        gone = {hashed for hashed, tag in zip(hashes, tags, strict=True) if tag is None}
+        before, core.finished = core.finished, []
+        finished = [each for each in before if each.hashes & gone]
+        unknown = gone - {hashed for each in finished for hashed in each.hashes}
+        if unknown:
+            raise _unknown(len(unknown), len(raw), finished=bool(before))
+        known = [tag for tag in tags if tag is not None]
+        if not known:
+            people, slots = sum(each.subjects for each in finished), sum(each.slots for each in finished)
+            return Erasure(finished[-1].first, people, slots, core.view().tree.epoch, begun_before=True)
+        living = [slot for tag in known for slot in living_slots(core, view, tag, progress)]
         opened = tuple(_openings(core, view, known)) if openings else ()
         index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
-        return Erasure(index, len(known), len(living), core.view().tree.epoch, opened)
+        epoch = core.view().tree.epoch
+        return Erasure(index, len(known), len(living), epoch, opened, begun_before=bool(finished))
+
+
+def _unknown(unknown: int, named: int, *, finished: bool) -> SubjectUnknown:
+    """Error for ids that lead to nobody: nor does that of somebody whose erasure has just been finished."""
+    are = "is" if unknown == 1 else "are"
+    message = f"{unknown} of the {named} subject ids {are} unknown; nothing was shredded"
+    return SubjectUnknown(message + ", but a pending erasure was finished just now" if finished else message)
 
 
 def _openings(core: Core, view: View, tags: Sequence[bytes]) -> Iterator[Opening]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
 
-from facekeep.access.core import Core
+from facekeep.access.core import Core, Finished
 from facekeep.errors import ErasurePending, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -71,12 +71,14 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
     slots = _named(operation)
     tags = [bytes.fromhex(tag) for _, part in operation for tag in cast("list[str]", part["tags"])]
     what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, slots))
+    erased = Finished(first, len(tags), len(slots), frozenset(_leading_to(core, set(tags))))
     view = core.view()
     if view.tree.epoch == view.head.epoch or _lives(core, slots):
         finish(core, None, first, what, recovery=True)
-        return
-    # The swap stands in keys.db already; only its completion is missing from the log.
-    complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
+    else:  # The swap stands in keys.db already; only its completion is missing from the log.
+        complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
+    if what.op == "shred":
+        core.finished.append(erased)
 
 
 def _finish_grant(core: Core, operation: list[_Part]) -> None:
@@ -128,6 +130,14 @@ def _orphans(core: Core, slots: Sequence[int]) -> list[bytes]:
             if core.index.open(hashed, sealed) not in owners:
                 orphans.append(hashed)
     return orphans
+
+
+def _leading_to(core: Core, tags: set[bytes]) -> Iterator[bytes]:
+    """Yield the index rows that lead to these subjects; none after a swap, which deletes them."""
+    for hashed, sealed in core.keys.index_rows() if tags else ():
+        with contextlib.suppress(IntegrityError):
+            if core.index.open(hashed, sealed) in tags:
+                yield hashed
 
 
 def _is_written(core: Core, operation: list[_Part]) -> bool:

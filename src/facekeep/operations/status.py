@@ -146,11 +146,14 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
             )
     if missing:
         warn(
-            f"{missing} living grants have no row in vault.db",
+            f"{missing} living grant{'s have' if missing > 1 else ' has'} no row in vault.db",
             "restore a newer backup, or shred the subjects",
         )
     if pending:
-        warn(f"{pending} operations are pending", "any writing command finishes them")
+        warn(
+            f"{pending} operation{'s are' if pending > 1 else ' is'} pending",
+            f"any writing command finishes {'them' if pending > 1 else 'it'}",
+        )
     for provider in core.providers:
         provider.candidates()
         for damage in provider.damage:
