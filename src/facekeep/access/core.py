@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.auditlog.head import Head
-from facekeep.auditlog.ledger import Ledger
+from facekeep.auditlog.ledger import Ledger, entry_print, grant_print
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
 from facekeep.clock import Clock
@@ -28,7 +28,7 @@ from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
-from facekeep.store.vaultdb import GrantRow, VaultStore
+from facekeep.store.vaultdb import GrantRow, SealedRow, VaultStore
 
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
@@ -92,6 +92,7 @@ class Core:
         self.index = SubjectIndex(keys, self.vault_id, tree.slot_key(INDEX_KEY_SLOT))
         self.lock = WriterLock(path / "vault.lock")
         self.ledger = Ledger(log)
+        self._logged: dict[int, bytes] = {}
         self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
         self._state: View | None = None
@@ -129,6 +130,31 @@ class Core:
             view.found.clear()
         view.found[subject] = (tag, rows)
         return tag, rows
+
+    def logged(self, slot: int) -> bytes | None:
+        """Print (``auditlog.ledger``) of the grant or principal that the log gave a slot to, or None.
+
+        What the log says of a slot never changes, so it outlives a view. Raises IntegrityError.
+        """
+        known = self._logged.get(slot)
+        if known is not None:
+            return known
+        found = self.log.entry_of_slot(slot)
+        mark = None if found is None else entry_print(found[1], slot)
+        if mark is not None:
+            if len(self._logged) >= _REMEMBERED:
+                self._logged.clear()
+            self._logged[slot] = mark
+        return mark
+
+    def are_logged(self, rows: Sequence[SealedRow]) -> npt.NDArray[np.bool_]:
+        """Mask of the rows that are what the log gave their slots to; for many, it reads the whole log once.
+
+        Compared are grant id, subject tag, terms, model and commitment.
+        """
+        prints = self.ledger.prints(np.array([row[0] for row in rows], np.int64))
+        own = b"".join([grant_print(row[1], row[2], row[3]) for row in rows])
+        return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
     def _renew(self) -> View:
         self.data.database.check_identity()

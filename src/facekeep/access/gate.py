@@ -10,6 +10,7 @@ from typing import NamedTuple
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.auditlog.ledger import grant_print
 from facekeep.errors import FacekeepError, IntegrityError, SlotDead
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import Scope, Terms, covering_regions
@@ -95,13 +96,16 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
         slot_key = core.slot_key(view, row.slot)
         terms = Terms.unpack(row.terms)
         key = core.sealer.row_key(slot_key, row)
+        logged = _is_logged(core, row)
     except SlotDead:
         return refuse(Reason.DESTROYED)
     except IntegrityError:
         return refuse(Reason.INTEGRITY)
     reason = check_terms(terms, row.model, ask, now)
-    if reason is not Reason.OK:
-        return refuse(reason if _authentic(core, slot_key, row) else Reason.TERMS)
+    if reason is not Reason.OK and not _authentic(core, slot_key, row):
+        return refuse(Reason.TERMS)
+    if not logged or reason is not Reason.OK:
+        return refuse(reason if logged else Reason.INTEGRITY)
     permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
     return Verdict(Reason.OK, view, now, row.tag, row, terms, key, permit)
 
@@ -117,6 +121,12 @@ def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:
     if covering_regions(ask.region).isdisjoint(terms.regions):
         return Reason.REGION
     return Reason.OK if model == ask.model else Reason.MODEL
+
+
+def _is_logged(core: Core, row: GrantRow) -> bool:
+    """Whether a row is the grant that the log gave its slot to: an older log's key opens it just as well."""
+    own = grant_print(row.grant_id + row.tag + row.terms, row.model, row.commitment)
+    return own == core.logged(row.slot)
 
 
 def _authentic(core: Core, key: bytes, row: GrantRow) -> bool:

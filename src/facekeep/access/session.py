@@ -8,6 +8,7 @@ from typing import Final
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
 from facekeep.access.roles import Action, allowed
+from facekeep.auditlog.ledger import principal_print
 from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead
 from facekeep.formats.entryrules import Reason
@@ -45,13 +46,15 @@ def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal |
         key = core.slot_key(view, row.slot)
         record = core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
         principal = Principal.from_record(record)
+        own = principal_print(row.principal, row.grant_id, row.commitment, principal.roles)
+        logged = own == core.logged(row.slot)
     except SlotDead:
         return None, Reason.PRINCIPAL_REVOKED
     except FacekeepError:
         return None, Reason.INTEGRITY
     if principal.id != identity:
         return None, Reason.INTEGRITY
-    return principal, Reason.OK
+    return (principal, Reason.OK) if logged else (None, Reason.PRINCIPAL_UNKNOWN)
 
 
 class Session:
