@@ -1,6 +1,7 @@
 """Enrolling many people: batches that are durable, failures that stop nobody else, and no file of names.
 
-Resuming needs none: whoever is enrolled already is skipped, by the vault itself.
+Resuming needs none: whoever is enrolled already is skipped, by the vault itself. Receipts are kept only
+where a file for them was asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from facekeep.cli.manifest import Item, Source
 from facekeep.cli.opened import now_ms
 from facekeep.cli.probes import read_model
 from facekeep.cli.progress import Progress
+from facekeep.cli.receipts import Receipts
 from facekeep.cli.terms import Statement
 from facekeep.consent.consent import Consent
 from facekeep.errors import FacekeepError, UsageError
@@ -68,6 +70,7 @@ class Bulk:
         self._vault = vault
         self._existing = existing
         self._model_text = model_text
+        self.receipts: Receipts | None = None  # where a file for them was asked for
         self._now_ms = now_ms()
         self._seen: set[str] = set()
         self._batch: list[tuple[Item, Enrolment]] = []
@@ -161,6 +164,8 @@ class Bulk:
         fresh = sum(1 for receipt in receipts if receipt.grants)
         self.tally.enrolled += fresh
         self.tally.skipped += len(receipts) - fresh
+        if self.receipts is not None:
+            self.receipts.add(receipts)
 
     def _fail(self, item: Item, error: FacekeepError) -> None:
         self.tally.failures.append(Failure(item.number, item.subject, error))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from facekeep.cli.options import State, common, with_state
 from facekeep.cli.probes import embedding_options, extractor_option, read_embeddings
 from facekeep.cli.problems import PARTLY_DONE
 from facekeep.cli.progress import Progress
+from facekeep.cli.receipts import Receipts
 from facekeep.cli.terms import Statement, consent_options
 from facekeep.errors import UsageError
 from facekeep.vault import Existing
@@ -33,6 +36,12 @@ _QUOTED = re.compile(r"""(['"]).*\1""")
     "source",
     metavar="DIR|FILE",
     help="Many people: a folder with a folder each, JSON lines, or - for JSON lines on standard input.",
+)
+@click.option(
+    "--receipts",
+    "receipts_file",
+    metavar="FILE",
+    help="With --from: write everybody's receipt to this new file. It names people.",
 )
 @consent_options
 @click.option(
@@ -50,6 +59,7 @@ def command(
     subject: str | None,
     images: tuple[str, ...],
     source: str | None,
+    receipts_file: str | None,
     existing: str | None,
     extractor: str | None,
     embedding: str | None,
@@ -66,8 +76,11 @@ def command(
     if source is not None:
         if subject is not None or embedding is not None:
             raise UsageError("--from takes its people from the source alone")
-        tally = _many(state, source, statement, Existing(existing or "skip"), extractor, model_text)
+        bulk = _Wanted(source, statement, Existing(existing or "skip"), extractor, model_text, receipts_file)
+        tally = _many(state, bulk)
         return PARTLY_DONE if tally.failures or tally.left_out else 0
+    if receipts_file is not None:
+        raise UsageError("--receipts goes with --from", next="one person's receipt is printed")
     if subject is None:
         raise UsageError("nobody was named", next="name a subject and photographs, or a source with --from")
     consent = statement.consent(now_ms())
@@ -85,19 +98,27 @@ def command(
     return 0
 
 
-def _many(
-    state: State,
-    named: str,
-    statement: Statement,
-    existing: Existing,
-    extractor: str | None,
-    model_text: str | None,
-) -> Tally:
-    source = read_source(named, statement)
-    with open_vault(state, extractor) as vault:
-        bulk = Bulk(vault, existing, model_text)
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for with --from."""
+
+    source: str
+    statement: Statement
+    existing: Existing
+    extractor: str | None
+    model_text: str | None
+    receipts: str | None
+
+
+def _many(state: State, wanted: _Wanted) -> Tally:
+    source, statement = read_source(wanted.source, wanted.statement), wanted.statement
+    with open_vault(state, wanted.extractor) as vault, contextlib.ExitStack() as closing:
+        bulk = Bulk(vault, wanted.existing, wanted.model_text)
         if (statement.scopes and statement.expires and statement.notice) or source.unit == "folder":
             bulk.check(statement)
+        receipts = None
+        if wanted.receipts is not None:
+            receipts = bulk.receipts = closing.enter_context(Receipts(Path(wanted.receipts)))
         try:
             with Progress("enrolling") as progress:
                 tally = bulk.run(source, progress)
@@ -106,11 +127,15 @@ def _many(
                 output.say(
                     f"stopped; {output.counted(bulk.tally.enrolled, 'person', 'people')} enrolled so far"
                 )
+                if receipts is not None:
+                    receipts.warn()
             raise
     if state.json:
         output.json_line(tally.to_json())
     else:
         _tell(tally, source.unit)
+    if receipts is not None:
+        receipts.warn()
     return tally
 
 
