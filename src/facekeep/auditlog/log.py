@@ -21,7 +21,7 @@ from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.pending import Pending, Ranges
 from facekeep.auditlog.reader import Reader
 from facekeep.auditlog.replay import Pin, Progress, Replay
-from facekeep.auditlog.rules import State
+from facekeep.auditlog.rules import NO_CONTROL, State
 from facekeep.auditlog.watch import Seen, Watch
 from facekeep.auditlog.writer import Writer
 from facekeep.clock import Clock
@@ -52,7 +52,15 @@ class AuditLog:
         database.check_identity()
         connection = self._own.connection()
         self._copies = Copies(database, connection, vault_id, copies)
-        self._writer = Writer(connection, database.name, self._key, clock, self._watch, self._copies)
+        self._writer = Writer(
+            connection,
+            database.name,
+            self._own.check_schema,
+            self._key,
+            clock,
+            self._watch,
+            self._copies,
+        )
         self._group = Group(self._writer.commit)
         self._reader = Reader(database, self._key, self.head)
         self._pin: Pin | None = None
@@ -81,7 +89,8 @@ class AuditLog:
             if logdb.last_index(connection) >= 0 or logdb.read_head(connection) is not None:
                 raise IntegrityError("log.db is not empty: a log is begun only once")
             state = State(Head.empty(log_key.start))
-            state.add(genesis, leaf, log_key.chain(0, log_key.start, leaf))
+            chain, control = log_key.chain(0, log_key.start, leaf), log_key.control(0, NO_CONTROL, leaf)
+            state.add(genesis, leaf, chain, control)
             encoded = state.head().encode()
             logdb.insert_rows(connection, [logdb.Row(0, 1, body, leaf, state.chain)])
             logdb.write_head(connection, encoded, log_key.head_mac(encoded))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from facekeep.auditlog.copies import Batch, Copies
@@ -33,6 +33,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         name: str,
+        check_schema: Callable[[sqlite3.Connection], None],
         key: LogKey,
         clock: Clock,
         watch: Watch,
@@ -41,6 +42,7 @@ class Writer:
         """Write through ``connection``, which nobody else uses."""
         self._connection = connection
         self._name = name
+        self._check_schema = check_schema
         self._key = key
         self._clock = clock
         self._watch = watch
@@ -65,6 +67,7 @@ class Writer:
         try:
             with translated(self._name):
                 self._connection.execute("BEGIN IMMEDIATE")
+                self._check_schema(self._connection)
         except StoreError as error:
             if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 raise Busy("another process kept log.db locked; nothing was written") from error
@@ -166,7 +169,7 @@ class _Pass:
         index = state.frontier.size
         leaf = leaf_hash(body)
         chain = self._key.chain(index, state.chain, leaf)
-        state.add(entry, leaf, chain)
+        state.add(entry, leaf, chain, self._key.control(index, state.control_chain, leaf))
         self.rows.append(Row(index, int(entry["type"] != "decision"), body, leaf, chain))
         self.slots.extend((slot, index) for slot in entries.slots_of(entry))
 

@@ -66,14 +66,14 @@ class Settings:
             check_regions((settings.region,))
             if document != settings.document():
                 raise FormatError("vault.toml has keys or values that facekeep does not know")
-        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError("vault.toml cannot be read as facekeep's settings") from error
         return settings
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise FormatError("vault.toml has a value of the wrong type")
+    if not isinstance(value, str) or not value.isprintable():
+        raise FormatError("vault.toml has a value of the wrong type, or one that cannot be printed")
     return value
 
 

@@ -164,7 +164,15 @@ def _free(core: Core, view: View, scope: int, wanted: int) -> list[int]:
 
 
 def next_index(core: Core, view: View, branch: int) -> int:
-    """Lowest index of a branch that neither the log nor vault.db has seen."""
+    """Lowest index of a branch that the log has not given out.
+
+    Raises IntegrityError when vault.db has a row above it: a forged row must not burn slots.
+    """
+    free = view.head.alloc.get(branch, 0)
     top = core.data.top_slot(branch)
-    in_data = 0 if top is None else split_slot(top)[1] + 1
-    return max(view.head.alloc.get(branch, 0), in_data)
+    if top is not None and split_slot(top)[1] >= free:
+        raise IntegrityError(
+            "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
+            next="put the live copy of log.db back; 'facekeep check' names the rows",
+        )
+    return free

@@ -27,6 +27,24 @@ class Row(NamedTuple):
     chain: bytes
 
 
+def _row(values: Sequence[object]) -> Row:
+    """Row of a SELECT; raises IntegrityError for a column of another type."""
+    idx, control, body, leaf, chain = values
+    if (
+        type(idx) is int
+        and type(control) is int
+        and type(body) is bytes
+        and type(leaf) is bytes
+        and type(chain) is bytes
+    ):
+        return Row(idx, control, body, leaf, chain)
+    raise _damaged()
+
+
+def _damaged() -> IntegrityError:
+    return IntegrityError("log.db is damaged: a column is of another type")
+
+
 def _tables(database: SqliteUtils) -> None:
     database.execute(
         "CREATE TABLE entry (idx INTEGER PRIMARY KEY, control INTEGER NOT NULL, body BLOB NOT NULL,"
@@ -67,6 +85,8 @@ def open_log(path: Path, vault_id: bytes) -> Database:
 def read_head(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
     """(body, mac) of the stored head, None in an empty log."""
     row: tuple[bytes, bytes] | None = connection.execute("SELECT body, mac FROM head WHERE id = 1").fetchone()
+    if row is not None and (type(row[0]) is not bytes or type(row[1]) is not bytes):
+        raise _damaged()
     return row
 
 
@@ -89,18 +109,22 @@ def insert_slots(connection: sqlite3.Connection, pairs: Iterable[tuple[int, int]
 def row_at(connection: sqlite3.Connection, idx: int) -> Row | None:
     """Return the row at one index, or None."""
     row = connection.execute(f"SELECT {_COLUMNS} FROM entry WHERE idx = ?", (idx,)).fetchone()
-    return None if row is None else Row(*row)
+    return None if row is None else _row(row)
 
 
 def chain_at(connection: sqlite3.Connection, idx: int) -> bytes | None:
     """Chain value stored at one index, or None."""
     row = connection.execute("SELECT chain FROM entry WHERE idx = ?", (idx,)).fetchone()
+    if row is not None and type(row[0]) is not bytes:
+        raise _damaged()
     return None if row is None else row[0]
 
 
 def last_index(connection: sqlite3.Connection) -> int:
     """Greatest index, -1 in an empty log."""
     value: int | None = connection.execute("SELECT max(idx) FROM entry").fetchone()[0]
+    if value is not None and type(value) is not int:
+        raise _damaged()
     return -1 if value is None else value
 
 
@@ -118,7 +142,7 @@ def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Itera
         ).fetchall()
         if not rows:
             return
-        yield from map(Row._make, rows)
+        yield from map(_row, rows)
         start = rows[-1][0] + 1
 
 
@@ -134,13 +158,17 @@ def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Itera
         if not rows:
             return
         for row in rows:
-            yield Row(*row[:5]), row[5]
+            if row[5] is not None and type(row[5]) is not bytes:
+                raise _damaged()
+            yield _row(row[:5]), row[5]
         start = rows[-1][0] + 1
 
 
 def index_of_slot(connection: sqlite3.Connection, slot: int) -> int | None:
     """Index of the entry that opened a slot, as the projection has it, or None."""
     row = connection.execute("SELECT idx FROM grant_entry WHERE slot = ?", (slot,)).fetchone()
+    if row is not None and type(row[0]) is not int:
+        raise _damaged()
     return None if row is None else row[0]
 
 

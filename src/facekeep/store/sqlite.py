@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +49,9 @@ def translated(what: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT"
 
 
 class _Holder:
@@ -98,6 +102,9 @@ class Database:
             self._check_owner(connection, vault_id)
             if not read_only:
                 self._migrate(connection, migrations)
+            self._expected = self._expected_schema(connection, tuple(migrations))
+            self._schema_version = -1
+            self.check_schema(connection)
 
     @staticmethod
     def create(path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> Database:
@@ -105,11 +112,11 @@ class Database:
         with translated(path.name):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             os.close(descriptor)
-            connection = _connect(path)
+            connection = _connect(path, fresh=True)
             with contextlib.closing(connection):
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT")
+                connection.execute(_META)
                 connection.execute("INSERT INTO meta VALUES ('vault', ?), ('file', ?)", (vault_id, kind))
                 connection.execute("COMMIT")
             fsync_directory(path.parent)
@@ -137,6 +144,7 @@ class Database:
             connection = self.connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self.check_schema(connection)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -163,6 +171,29 @@ class Database:
                     holder.connection.close()
         self._local = threading.local()
 
+    def check_schema(self, connection: sqlite3.Connection) -> None:
+        """Raise IntegrityError unless the tables are exactly ours: a planted trigger or view is refused.
+
+        Inside a write transaction nobody can change it any more. Cheap while ``schema_version`` stands.
+        """
+        version = connection.execute("PRAGMA schema_version").fetchone()[0]
+        if version == self._schema_version:
+            return
+        if _schema(connection) != self._expected:
+            raise IntegrityError(
+                f"{self.name} has tables, triggers or views that are not facekeep's",
+                next=MEND.get(self.name),
+            )
+        self._schema_version = version
+
+    def _expected_schema(
+        self, connection: sqlite3.Connection, migrations: tuple[Migration, ...]
+    ) -> frozenset[tuple[object, ...]]:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not isinstance(version, int) or not 0 < version <= len(migrations):
+            raise IntegrityError(f"{self.name} has an unknown schema version", next=MEND.get(self.name))
+        return _schema_after(migrations[:version])
+
     def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
@@ -174,7 +205,7 @@ class Database:
 
     def _migrate(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(migrations):
+        if version > len(migrations) or version < 0:
             raise IntegrityError(
                 f"{self.name} was written by a newer facekeep", next="install the newer facekeep"
             )
@@ -187,7 +218,21 @@ class Database:
         connection.execute("COMMIT")
 
 
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def _schema(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
+    return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall())
+
+
+@cache
+def _schema_after(migrations: tuple[Migration, ...]) -> frozenset[tuple[object, ...]]:
+    """Return the schema that a file has after these migrations."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(_META)
+        for step in migrations:
+            step(SqliteUtils(connection))
+        return _schema(connection)
+
+
+def _connect(path: Path, *, read_only: bool = False, fresh: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path.absolute().as_uri() + ("?mode=ro&immutable=1" if read_only else "?mode=rw"),
         uri=True,
@@ -196,6 +241,9 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         timeout=LIMITS.busy_timeout_ms / 1000,
         cached_statements=256,
     )
+    if not fresh and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        connection.close()  # before any pragma that would change somebody else's file
+        raise IntegrityError(f"{path.name} is not a facekeep file", next=MEND.get(path.name))
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

@@ -91,7 +91,7 @@ class VaultStore:
             cursor = self.database.connection().execute(
                 f"SELECT {_COLUMNS} FROM grants WHERE tag = ? ORDER BY slot", (tag,)
             )
-            return [GrantRow._make(row) for row in cursor]
+            return [_typed(row) for row in cursor]
 
     def by_slots(self, slots: Sequence[int]) -> list[GrantRow]:
         """Rows of these slots that exist, by slot."""
@@ -101,7 +101,7 @@ class VaultStore:
             for slot in sorted(slots):
                 row = connection.execute(f"SELECT {_COLUMNS} FROM grants WHERE slot = ?", (slot,)).fetchone()
                 if row is not None:
-                    found.append(GrantRow._make(row))
+                    found.append(_typed(row))
         return found
 
     def rows(self, low: int = 0, high: int = 2**53) -> Iterator[GrantRow]:
@@ -117,7 +117,9 @@ class VaultStore:
         """Rows of one branch by slot, without records, in lists of ``chunk``: what a gallery opens."""
         with translated(self.database.name):
             cursor = self.database.connection().execute(
-                "SELECT slot, CAST(grant_id || tag || terms AS BLOB), model, commitment, templates"
+                "SELECT slot, COALESCE(CAST(grant_id || tag || terms AS BLOB), x''),"
+                " COALESCE(CAST(model AS TEXT), ''), COALESCE(CAST(commitment AS BLOB), x''),"
+                " COALESCE(CAST(templates AS BLOB), x'')"
                 " FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot",
                 (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
             )
@@ -170,4 +172,23 @@ class VaultStore:
 
 
 def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
-    return GrantRow._make(row)
+    return _typed(row)
+
+
+def _typed(row: Sequence[object]) -> GrantRow:
+    """Row with every column of its type: one of another type becomes empty, which authenticates nowhere."""
+    slot, grant_id, tag, model, terms, commitment, templates, record = row
+    return GrantRow(
+        slot if type(slot) is int else -1,
+        _blob(grant_id),
+        _blob(tag),
+        model if type(model) is str and model.isascii() else "",
+        _blob(terms),
+        _blob(commitment),
+        _blob(templates),
+        _blob(record),
+    )
+
+
+def _blob(value: object) -> bytes:
+    return value if type(value) is bytes else b""
