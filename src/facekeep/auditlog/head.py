@@ -17,6 +17,7 @@ _KEYS: Final = frozenset(
     (
         "alloc",
         "chain",
+        "control_chain",
         "control_seq",
         "epoch",
         "fingerprint",
@@ -44,6 +45,7 @@ class Open(NamedTuple):
 class Head:
     """State of the log after ``size`` entries; hashes are 32 bytes, times milliseconds.
 
+    ``control_chain`` goes over the entries that are not decisions, and over nothing else.
     ``epoch`` and ``fingerprint`` are those of the last root replacement the log says is complete.
     """
 
@@ -57,6 +59,7 @@ class Head:
     settings: bytes = bytes(32)
     epoch: int = 0
     fingerprint: bytes = bytes(32)
+    control_chain: bytes = bytes(32)
 
     @staticmethod
     def empty(chain: bytes) -> Head:
@@ -77,6 +80,7 @@ class Head:
         value: JsonObject = {
             "alloc": {str(branch): index for branch, index in self.alloc.items()},
             "chain": self.chain.hex(),
+            "control_chain": self.control_chain.hex(),
             "control_seq": self.control_seq,
             "epoch": self.epoch,
             "fingerprint": self.fingerprint.hex(),
@@ -107,6 +111,7 @@ class Head:
             settings=from_hex(value["settings"], HASH_LEN, "a settings digest"),
             epoch=_count(value, "epoch"),
             fingerprint=from_hex(value["fingerprint"], HASH_LEN, "a fingerprint"),
+            control_chain=from_hex(value["control_chain"], HASH_LEN, "a control chain value"),
         )
         Frontier(head.size, head.frontier)
         _check_open(head)

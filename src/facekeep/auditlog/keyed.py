@@ -12,6 +12,7 @@ from facekeep.store.logdb import Row
 
 _START = p.domain("log-start")
 _HEAD = p.domain("log-head")
+_CONTROL = p.domain("log-control")
 
 
 class LogKey:
@@ -28,6 +29,10 @@ class LogKey:
     def chain(self, index: int, previous: bytes, leaf: bytes) -> bytes:
         """Chain value of entry ``index``."""
         return p.mac(self._key, index.to_bytes(8, "big"), previous, leaf)
+
+    def control(self, index: int, previous: bytes, leaf: bytes) -> bytes:
+        """Control chain after control entry ``index``; 32 zero bytes stand before the first."""
+        return p.mac(self._key, _CONTROL, index.to_bytes(8, "big"), previous, leaf)
 
     def head_mac(self, body: bytes) -> bytes:
         """Return the authenticator of an encoded head."""

@@ -140,7 +140,7 @@ class AuditLog:
         if known is not None and known[0] == head.control_seq:
             return known[1]
         with self._pending_guard:
-            spans = {operation: self._spans_of(operation) for operation in head.open}
+            spans = self._spans_of(head.open)
             self._spans = spans
             pending = Pending(
                 Ranges(
@@ -159,18 +159,24 @@ class AuditLog:
             self._pending = (head.control_seq, pending)
             return pending
 
-    def _spans_of(self, operation: Open) -> list[tuple[int, int]]:
-        known = self._spans.get(operation)
-        if known is not None:
-            return known
-        spans: list[tuple[int, int]] = []
-        for body in self._reader.bodies(operation.first, operation.first + operation.parts):
+    def _spans_of(self, operations: Sequence[Open]) -> dict[Open, list[tuple[int, int]]]:
+        """(first, count) of each operation's slots, from the control entries as the head commits to them."""
+        spans = {each: self._spans[each] for each in operations if each in self._spans}
+        fresh = [each for each in operations if each not in spans]
+        if not fresh:
+            return spans
+        found: dict[Open, list[tuple[int, int]]] = {each: [] for each in fresh}
+        places = {at: each for each in fresh for at in range(each.first, each.first + each.parts)}
+        for index, body in self._reader.control_bodies(fresh[0].first):
+            operation = places.get(index)
+            if operation is None:
+                continue
             if operation.type == "destroy":
                 ranges = cast("list[list[int]]", entries.parse(body)["slots"])
-                spans.extend((first, count) for first, count in ranges)
+                found[operation].extend((first, count) for first, count in ranges)
             else:
-                spans.extend((slot, 1) for slot in entries.slots_in(body))
-        return spans
+                found[operation].extend((slot, 1) for slot in entries.slots_in(body))
+        return spans | found
 
     def entry(self, idx: int) -> JsonObject:
         """Return entry ``idx``, authenticated; IntegrityError."""

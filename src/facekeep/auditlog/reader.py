@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.rules import NO_CONTROL
+from facekeep.crypto.primitives import compare
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -15,6 +19,16 @@ from facekeep.store import logdb
 from facekeep.store.sqlite import Database, translated
 
 _MARKS = 16
+
+
+class Mark(NamedTuple):
+    """How many control entries stand before an index, and the control chain after them."""
+
+    count: int
+    chain: bytes
+
+
+_FIRST = Mark(0, NO_CONTROL)
 
 
 class Reader:
@@ -25,7 +39,8 @@ class Reader:
         self._database = database
         self._key = key
         self._head = head
-        self._marks: dict[int, int] = {0: 0}  # index -> how many control entries stand before it
+        self._marks: dict[int, Mark] = {0: _FIRST}  # index -> the control entries before it, verified
+        self._guard = threading.Lock()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -97,8 +112,9 @@ class Reader:
     def control_since(self, idx: int = 0) -> Iterator[tuple[int, JsonObject]]:
         """Yield (index, entry) of all entries from ``idx`` on that are not decisions.
 
-        Raises IntegrityError at an altered one, and at the end if the count is not the head's: then a
-        ``control`` mark was flipped or a row removed. Do not act on them before the end.
+        Raises IntegrityError at an altered one, and at the end if the count or the control chain is not the
+        head's: then a mark was flipped, a row removed, or rows of another history put in. Do not act on
+        them before the end.
         """
         for row, previous in self._control_rows(idx):
             yield row.idx, self._key.open_row(row, previous)
@@ -111,36 +127,34 @@ class Reader:
 
     def _control_rows(self, idx: int) -> Iterator[tuple[logdb.Row, bytes]]:
         head = self._head()
-        seen = self._count_before(idx)
+        start = max(at for at in tuple(self._marks) if at <= max(idx, 0))
+        mark = self._marks.get(start, _FIRST)
+        if mark is _FIRST:
+            start = 0
+        seen, chain, last = mark.count, mark.chain, start - 1
         with self._connected() as connection:
-            for row, previous in logdb.control_rows(connection, idx, head.size):
+            for row, previous in logdb.control_rows(connection, start, head.size):
+                if row.idx <= last:
+                    raise IntegrityError(f"log entry {row.idx} stands twice in log.db, or out of its order")
                 if previous is None and row.idx:
                     raise IntegrityError(f"log entry {row.idx - 1} is missing")
-                yield row, previous if previous is not None and row.idx else self._key.start
-                seen += 1
-                self._mark(row.idx + 1, seen)
+                if row.idx >= idx:
+                    yield row, previous if previous is not None and row.idx else self._key.start
+                seen, chain, last = seen + 1, self._key.control(row.idx, chain, row.leaf), row.idx
         if seen != head.control_seq:
             raise IntegrityError(
                 f"log.db marks {seen} entries as control entries before entry {head.size}, "
                 f"its head counts {head.control_seq}"
             )
-        self._mark(head.size, seen)
+        if not compare(chain, head.control_chain):
+            raise IntegrityError("the control entries of log.db are not those that its head commits to")
+        for at in {last + 1, head.size}:
+            self._mark(at, Mark(seen, chain))
 
-    def _count_before(self, idx: int) -> int:
-        """Return the authenticated number of control entries before ``idx``."""
-        idx = min(idx, self._head().size)
-        known = self._marks.get(idx)
-        if known is not None:
-            return known
-        count = sum(1 for at, _ in self.control_bodies(0) if at < idx)
-        self._mark(idx, count)
-        return count
-
-    def _mark(self, idx: int, count: int) -> None:
-        marks = self._marks
-        marks.pop(idx, None)
-        marks[idx] = count
-        if len(marks) > _MARKS:
-            oldest = next((at for at in tuple(marks) if at), None)
-            if oldest is not None:
-                marks.pop(oldest, None)
+    def _mark(self, idx: int, mark: Mark) -> None:
+        """Remember what was verified; nothing is remembered of a pass that failed."""
+        with self._guard:
+            self._marks.pop(idx, None)
+            self._marks[idx] = mark
+            if len(self._marks) > _MARKS:
+                self._marks.pop(next(at for at in self._marks if at), None)

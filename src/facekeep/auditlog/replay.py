@@ -67,7 +67,7 @@ class Replay:
         if entry["type"] == "decision" and state.unfinished() is None and index and self._timely(entry):
             state.add_decision(cast("int", entry["time_ms"]), row.leaf, row.chain)
         else:
-            state.add(entry, row.leaf, row.chain)
+            state.add(entry, row.leaf, row.chain, self._key.control(index, state.control_chain, row.leaf))
             self._across(index, entry)
         if self._pin is not None and self._pin[0] == index + 1:
             self._check_pin()

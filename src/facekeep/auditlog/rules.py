@@ -18,14 +18,16 @@ from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, split_slot
 from facekeep.limits import LIMITS
 
 SYSTEM_RESERVED: Final = 16  # slots of branch 0 that no principal takes (SPEC.md §3.4)
+NO_CONTROL: Final = bytes(32)  # the control chain before the first entry, and of those without the key
 _INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 _GRANTING: Final = ("grant", "principal")
+_WITHOUT_SLOTS: Final = ("extend", "rotate")
 
 
-def advance(head: Head, entry: JsonObject, leaf: bytes, chain: bytes) -> Head:
-    """Head after a validated ``entry`` with that leaf hash and chain value, or IntegrityError."""
+def advance(head: Head, entry: JsonObject, leaf: bytes, chain: bytes, control: bytes = NO_CONTROL) -> Head:
+    """Head after a validated ``entry`` with that leaf hash and chain values, or IntegrityError."""
     state = State(head)
-    state.add(entry, leaf, chain)
+    state.add(entry, leaf, chain, control)
     return state.head()
 
 
@@ -46,12 +48,14 @@ class State:
     """
 
     __slots__ = (
-        "alloc", "chain", "control_seq", "epoch", "fingerprint", "frontier", "high_ms", "open", "settings",
+        "alloc", "chain", "control_chain", "control_seq", "epoch", "fingerprint", "frontier", "high_ms",
+        "open", "settings",
     )  # fmt: skip
 
     def __init__(self, head: Head) -> None:
         """Take up at ``head``."""
         self.control_seq = head.control_seq
+        self.control_chain = head.control_chain
         self.high_ms = head.high_ms
         self.frontier = Frontier(head.size, head.frontier)
         self.chain = head.chain
@@ -74,6 +78,7 @@ class State:
             settings=self.settings,
             epoch=self.epoch,
             fingerprint=self.fingerprint,
+            control_chain=self.control_chain,
         )
 
     def unfinished(self) -> Open | None:
@@ -88,8 +93,11 @@ class State:
         self.frontier.append(leaf)
         self.chain = chain
 
-    def add(self, entry: JsonObject, leaf: bytes, chain: bytes) -> None:
-        """Add any validated entry; raises IntegrityError naming its index and the broken rule."""
+    def add(self, entry: JsonObject, leaf: bytes, chain: bytes, control: bytes = NO_CONTROL) -> None:
+        """Add any validated entry; raises IntegrityError naming its index and the broken rule.
+
+        ``control`` is the control chain after it; a decision leaves that as it is.
+        """
         values: Mapping[str, Any] = entry
         kind = values["type"]
         if (self.frontier.size == 0) is not (kind == "genesis"):
@@ -101,6 +109,7 @@ class State:
             self._break("it stands between two parts of an operation")
         if kind != "decision":
             self.control_seq += 1
+            self.control_chain = control
             rule = _RULES.get(kind)
             if rule is not None:
                 rule(self, values)
@@ -132,9 +141,19 @@ class State:
 
     def _destroy(self, entry: Mapping[str, Any]) -> None:
         self._part(entry, entry["part"], entry["parts"], entry["op"])
+        op = entry["op"]
+        if op in _WITHOUT_SLOTS and entry["slots"]:
+            self._break("its op destroys no slot")
+        if op == "revoke" and not entry["slots"]:
+            self._break("it revokes nobody")
         for first, count in entry["slots"]:
             if (first & _INDEX_MASK) + count > self.alloc.get(first >> SLOT_BITS, 0):
                 self._break("it destroys a slot that was never given out")
+            if first < SYSTEM_RESERVED:
+                self._break("it destroys one of the vault's own keys")
+            system = first >> SLOT_BITS == 0
+            if op != "void" and system is not (op == "revoke"):
+                self._break("only a revocation destroys a principal's slot, and no other")
         for index in entry["voids"]:
             self._close(index, _GRANTING, "it voids what is not an open grant")
 
