@@ -38,6 +38,10 @@ HEAD_RULES: Final[Mapping[str, str]] = {
     "its epoch and previous root": "R8",
     "it does not name the settings": "R9",
     "it destroys a slot that was never": "R16",
+    "it destroys one of the vault's own": "R16",
+    "its op destroys no slot": "R16",
+    "it revokes nobody": "R21",
+    "only a revocation destroys": "R21",
 }
 
 
