@@ -67,6 +67,9 @@ class Session:
         self._allowed: frozenset[Action] = frozenset()
         self._checked: tuple[int, Principal | None, Reason] = (-1, None, Reason.PRINCIPAL_UNKNOWN)
         if self._load(core.view()) is None:
+            row = core.keys.principal_get(self.principal_id)
+            if row is not None and self._checked[2] is Reason.INTEGRITY:
+                core.logged(row.slot)  # raises where it is the log that was altered
             raise NotAllowed(
                 "the token's principal is unknown or revoked in this vault",
                 next="ask an operator for a token: facekeep principal add",
