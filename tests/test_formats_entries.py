@@ -235,8 +235,8 @@ def test_the_longest_destruction_fits_its_entries() -> None:
     parts = entries.destroy_entries(
         "void", slots, tags=tags, voids=range(10**15, 10**15 + 900), by=BY, time_ms=NOW
     )
-    assert len(parts) == 3
-    assert len(entries.encode(parts[0])) > 40_000
+    assert len(parts) == 10
+    assert len(entries.encode(parts[0])) < 20_000  # a shredding proof carries whole entries
     ranges = [each for part in parts for each in cast("list[list[int]]", part["slots"])]
     assert from_ranges(ranges) == slots
     for key, expected in (

@@ -47,6 +47,9 @@ _SLOT = re.compile(rb'"slot":(\d{1,16})')  # no string in an entry holds a quota
 _OPENING = (b',"type":"grant","v":1}', b',"type":"principal","v":1}')
 _GRANT_OVERHEAD = 512  # bytes of a grant entry around its grants, rounded up
 
+_RANGES_A_PART = 250  # a shredding proof carries whole entries: smaller than a reader must accept
+_TAGS_A_PART = 100
+
 
 def parse(data: bytes) -> JsonObject:
     """Parse one entry: at most 65,535 bytes, canonical, valid; raises FormatError."""
@@ -198,8 +201,8 @@ def destroy_entries(
     """
     spans = [list(span) for span in ranges] if ranges is not None else to_ranges(list(slots))
     columns = (
-        _chunks(spans, LIMITS.ranges_per_entry),
-        _chunks(sorted({tag.hex() for tag in tags}), LIMITS.tags_per_entry),
+        _chunks(spans, _RANGES_A_PART),
+        _chunks(sorted({tag.hex() for tag in tags}), _TAGS_A_PART),
         _chunks(sorted(set(voids)), VOIDS_PER_ENTRY),
     )
     parts = max(1, *map(len, columns))
