@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from facekeep.access.core import FIRST_PRINCIPAL_INDEX, Core, View
 from facekeep.access.principals import Principal, new_principal
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session, load_principal
+from facekeep.auditlog.ledger import LoggedPrincipal
 from facekeep.crypto import primitives as p
 from facekeep.errors import UsageError
 from facekeep.formats import entries
@@ -20,11 +23,12 @@ from facekeep.operations.writing import writing
 from facekeep.store.keysdb import PrincipalRow
 
 SYSTEM_BRANCH = 0
+MISSING_ROW = "missing_row"
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A principal as listed; ``state`` is ``active`` or a reason code."""
+    """A principal as listed; ``state`` is ``active``, ``missing_row`` or a reason code."""
 
     id: str
     label: str
@@ -68,35 +72,59 @@ def add_principal(core: Core, session: Session, label: str, roles: frozenset[Rol
 
 
 def list_principals(core: Core, session: Session) -> list[Listed]:
-    """Return every principal that has a row, by id."""
+    """Return every living principal of the log and every other one that has a row, by id.
+
+    A living principal without a row is ``missing_row``: nobody can use its token until the row is back.
+    """
     session.require(Action.PRINCIPALS)
     view = core.view()
-    listed = []
-    for row in core.keys.principal_list():
-        principal, reason = load_principal(core, view, row.principal)
-        listed.append(_listed(row.principal, principal, reason))
+    logged = {each.id: each for each in living_principals(core, view)}
+    rows = {row.principal for row in core.keys.principal_list()}
+    listed = [_listed(each, *load_principal(core, view, each), logged.get(each)) for each in rows]
+    listed.extend(
+        Listed(each.id.hex(), "", each.roles, MISSING_ROW)
+        for each in logged.values()
+        if each.id not in rows and not view.pending.granting(each.slot)
+    )
     return sorted(listed, key=lambda each: each.id)
 
 
-def _listed(identity: bytes, principal: Principal | None, reason: Reason) -> Listed:
+def living_principals(core: Core, view: View) -> list[LoggedPrincipal]:
+    """Principals that the log announced and whose slots live, by slot."""
+    logged = core.ledger.principals()
+    alive = view.tree.alive(np.array([each.slot for each in logged], np.int64))
+    return [each for each, lives in zip(logged, alive.tolist(), strict=True) if lives]
+
+
+def _listed(
+    identity: bytes, principal: Principal | None, reason: Reason, logged: LoggedPrincipal | None
+) -> Listed:
     if principal is None:
-        return Listed(identity.hex(), "", (), reason.value)
+        return Listed(identity.hex(), "", logged.roles if logged else (), reason.value)
     roles = tuple(sorted(role.value for role in principal.roles))
     return Listed(identity.hex(), principal.label, roles, "active")
 
 
 def revoke_principal(core: Core, session: Session, identity: str) -> int:
-    """Shred a principal's slot; returns the index of the intent. The last one who may add others stays."""
+    """Shred a principal's slot; returns the index of the intent. The last one who may add others stays.
+
+    The slot is the one that the log gave to that id, whatever keys.db says.
+    """
     with writing(core, session, Action.PRINCIPALS) as view:
-        row = core.keys.principal_get(bytes.fromhex(identity)) if _is_id(identity) else None
-        if row is None:
+        wanted = bytes.fromhex(identity) if _is_id(identity) else b""
+        slots = [each.slot for each in living_principals(core, view) if each.id == wanted]
+        if not slots:
             raise UsageError("no principal has that id", next="see 'facekeep principal list'")
-        if not _others(core, view, row):
+        if not _others(core, view, wanted):
             raise UsageError(
                 "that is the last principal who may manage principals",
                 next="add another operator first: facekeep principal add --role operator",
             )
-        return destroy(core, session.by, Destruction("revoke", [row.slot]))
+        index = destroy(core, session.by, Destruction("revoke", slots))
+        left = core.keys.principal_get(wanted)
+        if left is not None:  # it stood at another slot than the log's
+            core.keys.principal_delete([left.slot])
+        return index
 
 
 def _is_id(text: str) -> bool:
@@ -106,9 +134,9 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _others(core: Core, view: View, row: PrincipalRow) -> bool:
+def _others(core: Core, view: View, identity: bytes) -> bool:
     for other in core.keys.principal_list():
         principal, _ = load_principal(core, view, other.principal)
-        if other.principal != row.principal and principal is not None and Role.OPERATOR in principal.roles:
+        if other.principal != identity and principal is not None and Role.OPERATOR in principal.roles:
             return True
     return False
