@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,11 +12,14 @@ import numpy as np
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session, load_principal
+from facekeep.auditlog.ledger import LoggedPrincipal
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
+from facekeep.operations.people import living_principals
 from facekeep.operations.rows import living
+from facekeep.store.keysdb import PrincipalRow
 from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
@@ -62,6 +65,7 @@ def check(core: Core, session: Session, progress: Progress | None = None) -> Che
     with core.lock.held():
         view = core.view()
         _guarded(report, "keys.db", lambda: _check_keys(core, view, report))
+        _guarded(report, "log.db", lambda: _check_principals(core, view, report))
         _guarded(report, "log.db", lambda: _check_log(core, report, say))
         _guarded(report, "vault.db", lambda: _check_rows(core, view, report, say))
         _guarded(report, "keys.db", lambda: _check_index(core, view, report))
@@ -88,16 +92,39 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
     for provider in core.providers:
         provider.candidates()
         report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
-    for row in core.keys.principal_list():
-        _, reason = load_principal(core, view, row.principal)
-        if reason is Reason.INTEGRITY:
+
+
+def _check_principals(core: Core, view: View, report: CheckReport) -> None:
+    logged = {each.id: each for each in living_principals(core, view)}
+    rows = {row.principal: row for row in core.keys.principal_list()}
+    found = [(row.principal, _principal_problem(core, view, row, logged)) for row in rows.values()]
+    found.extend(
+        (each.id, "the row of principal {} is missing: its token does not work, until somebody puts it back")
+        for each in logged.values()
+        if each.id not in rows and not view.pending.granting(each.slot)
+    )
+    for identity, problem in found:
+        if problem is not None:
             report.findings.append(
                 Finding(
                     "keys.db",
-                    f"the record of principal {row.principal.hex()} was altered",
+                    problem.format(identity.hex()),
                     "put the live copy of keys.db back, or revoke the principal",
                 )
             )
+
+
+def _principal_problem(
+    core: Core, view: View, row: PrincipalRow, living: Mapping[bytes, LoggedPrincipal]
+) -> str | None:
+    logged = living.get(row.principal)
+    if logged is None:
+        return "the log knows no living principal {}, which has a row"
+    if (row.slot, row.grant_id, row.commitment) != (logged.slot, logged.grant_id, logged.commitment):
+        return "the row of principal {} is not the one that the log announced"
+    if load_principal(core, view, row.principal)[1] in (Reason.INTEGRITY, Reason.PRINCIPAL_UNKNOWN):
+        return "the record of principal {} was altered"
+    return None
 
 
 def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
