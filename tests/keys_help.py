@@ -62,10 +62,11 @@ class Lab:
         return self.tree
 
     def quick_shred(self, slots: Slots, take: Sequence[int] = ()) -> KeyTree:
-        """Shred without a provider: plan, write, open."""
+        """Shred without staging: plan, write, open; the provider is told afterwards."""
         root = os.urandom(32)
         self.store.write_swap(plan(self.tree, slots, new_root=root, pin=EMPTY_PIN, now_ms=NOW, take=take))
-        self.tree, _ = open_tree(self.store, VAULT, [candidate(root)])
+        self.tree, winner = open_tree(self.store, VAULT, [candidate(root)])
+        settle(self.store, winner, [self.provider])
         return self.tree
 
     def recover(self) -> KeyTree:

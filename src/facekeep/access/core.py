@@ -19,7 +19,7 @@ from facekeep.auditlog.ledger import Ledger, entry_print, grant_print
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
 from facekeep.clock import Clock
-from facekeep.errors import IntegrityError, SettingsChanged
+from facekeep.errors import IntegrityError, RootError, SettingsChanged
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
 from facekeep.keys.index import SubjectIndex
@@ -34,6 +34,17 @@ LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
 FIRST_PRINCIPAL_INDEX = 16
 _REMEMBERED = 8_192  # subjects whose sealed rows are kept: about ten megabytes
+_SWAPS_FOLLOWED = 8  # times that tree and head are read again while another process swaps
+
+
+def is_tree_of(tree: KeyTree, head: Head) -> bool:
+    """Whether a tree is the one that the log's last completed swap made, or that of a swap still open.
+
+    Each open destruction may have made its swap already, and none other may have.
+    """
+    if tree.epoch == head.epoch:
+        return tree.fingerprint == head.fingerprint
+    return 0 < tree.epoch - head.epoch <= sum(each.type == "destroy" for each in head.open)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,7 @@ class Core:
         self._logged: dict[int, bytes] = {}
         self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
+        self._tree_is_doubted = False
         self._state: View | None = None
         self._refresh = threading.Lock()
 
@@ -159,11 +171,9 @@ class Core:
     def _renew(self) -> View:
         self.data.database.check_identity()
         with self._refresh:
-            head = self.log.head()
+            head = self._head_and_tree()
             if head.settings != self._settings_digest:
                 raise SettingsChanged("the vault's settings were changed since it was opened here")
-            if not self._tree.is_current():
-                self._tree = self._reopen_tree()
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
             # Pending is read after the head: at worst it is newer, and the append notices.
             self._state = View(head, self._tree, self.log.pending(), kinds, {})
@@ -175,14 +185,33 @@ class Core:
         granted = granted[view.tree.alive(granted) & ~view.pending.mask(granted)]
         return np.setdiff1d(granted, np.array(self.data.slots(), np.int64), assume_unique=True)
 
-    def _reopen_tree(self) -> KeyTree:
-        candidates = [candidate for provider in self.providers for candidate in provider.candidates()]
-        return open_tree(self.keys, self.vault_id, candidates)[0]
+    def _head_and_tree(self) -> Head:
+        """Return the log's head, with the tree that belongs to it in ``_tree``; raises IntegrityError.
+
+        The head is authenticated, and so is a tree that a held root has just opened; a column of keys.db that
+        names the root is not. Where they differ, another process may be swapping: both are read again.
+        """
+        lost: RootError | None = None
+        for _ in range(_SWAPS_FOLLOWED):
+            head = self.log.head()
+            if not self._tree_is_doubted and is_tree_of(self._tree, head):
+                return head
+            candidates = [candidate for provider in self.providers for candidate in provider.candidates()]
+            try:
+                self._tree = open_tree(self.keys, self.vault_id, candidates)[0]
+            except RootError as error:  # the roots were fetched before a swap, keys.db read after it
+                lost = error
+            else:
+                lost, self._tree_is_doubted = None, False
+                head = self.log.head()
+                if is_tree_of(self._tree, head):
+                    return head
+        raise lost or IntegrityError("the key tree is not the one the log's last swap made")
 
     def forget_tree(self) -> None:
         """Have the next view fetch the root and open the tree again."""
         with self._refresh:
-            self._tree = self._reopen_tree()
+            self._tree_is_doubted = True
             self._state = None
 
     def slot_key(self, view: View, slot: int) -> bytes:
@@ -190,10 +219,11 @@ class Core:
         try:
             return view.tree.slot_key(slot)
         except IntegrityError:
-            if view.tree.is_current():
-                raise
             self.forget_tree()
-            return self.view().tree.slot_key(slot)
+            tree = self.view().tree
+            if tree.fingerprint == view.tree.fingerprint:
+                raise
+            return tree.slot_key(slot)
 
     def close(self) -> None:
         """Close every file."""

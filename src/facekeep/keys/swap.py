@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from facekeep.crypto.primitives import compare, random_bytes
@@ -13,7 +14,7 @@ from facekeep.keys.plan import plan, seal_top
 from facekeep.keys.provider import Candidate, Receipt, RootProvider
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
-from facekeep.store.keysdb import KeysStore, SwapWrites
+from facekeep.store.keysdb import KeysStore, SwapRow, SwapWrites, TopRow
 
 __all__ = ["Swap", "initial", "plan", "settle"]
 
@@ -22,7 +23,8 @@ class Swap:
     """One swap from ``tree`` to the next epoch. Each step may be repeated; none may be left out.
 
     ``dead_slots``, ``take``, ``principals``, ``index_hashes``: see ``plan``. ``witness`` is a living slot
-    that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``.
+    that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``. ``guard``
+    raises when the writer lock is lost; every step asks it first.
     Every step raises ErasurePending where a holder or a copy cannot be reached.
     """
 
@@ -40,6 +42,7 @@ class Swap:
         index_hashes: Sequence[bytes] = (),
         witness: int = 0,
         on_step: Callable[[str], None] | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> None:
         """Choose the new root; nothing is done yet."""
         self._store, self._tree, self._providers = store, tree, tuple(providers)
@@ -48,6 +51,7 @@ class Swap:
         self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
         self._witness, self._witness_key = witness, tree.slot_key(witness)
         self._on_step = on_step or (lambda _: None)
+        self._guard = guard or (lambda: None)
         self._winner = self._fresh_root()
         self._spent = False
 
@@ -73,15 +77,15 @@ class Swap:
         with self._step("stage"):
             if self._written():
                 return
-            if not self._tree.is_current():
-                raise TreeStale("the key tree was swapped by another process")
+            self._open_afresh()
             self._plan()  # refuses what cannot be planned before anything is staged
-            self._store.require_copies()
+            self._mend_top()
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
+            self._guard()
             with _holders():
                 for provider in self._providers:
-                    _hold(provider, self._winner, keep=self._tree.fingerprint)
+                    _hold(self._store, provider, self._winner, keep=self._tree.fingerprint)
 
     def write(self) -> None:
         """Write the new epoch to keys.db and every copy, in one transaction each."""
@@ -90,6 +94,7 @@ class Swap:
                 return
             if self._spent:
                 self.stage()  # a root that was begun with seals nothing else
+            self._guard()
             self._spent = True
             self._store.write_swap(self._plan())
 
@@ -99,6 +104,7 @@ class Swap:
         Every touched path is opened, the dead must be dead and the witness unchanged; else IntegrityError.
         """
         with self._step("verify"):
+            self._guard()
             self._store.require_copies()
             for store in self._store.fresh():
                 self._check(store)
@@ -107,10 +113,40 @@ class Swap:
     def promote(self) -> tuple[Receipt, ...]:
         """Make the new root current with every holder and destroy the old one; returns their receipts."""
         with self._step("promote"):
+            self._guard()
             return settle(self._store, self._winner, self._providers, previous=self._tree.fingerprint)
 
+    def _open_afresh(self) -> None:
+        """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
+        with _holders():
+            held = [each for provider in self._providers for each in provider.candidates()]
+        tree, _ = open_tree(self._store, self._tree.vault_id, held)
+        if tree.fingerprint != self._tree.fingerprint:
+            raise TreeStale("the key tree was swapped by another process")
+        self._tree = tree
+
+    def _mend_top(self) -> None:
+        """Have both root-node rows of every file be the row just opened, which the write insists on."""
+        row = self._tree.top_row
+        if self._store.read_top() != (row, row):
+            self._store.mend_top(row)
+        self._store.require_copies()
+        if any(copy.read_top() != (row, row) for copy in self._store.fresh()):
+            self._store.mend_top(row)
+            self._store.require_copies()
+
+    def _still_staged(self, rows: Iterator[SwapRow]) -> Iterator[SwapRow]:
+        """Pass the rows on; before the root node goes in, every holder must still have its root."""
+        for row in rows:
+            if isinstance(row, TopRow):
+                self._guard()
+                with _holders():
+                    for provider in self._providers:
+                        _read_back(provider, self._winner)
+            yield row
+
     def _plan(self) -> SwapWrites:
-        return plan(
+        writes = plan(
             self._tree,
             self._dead,
             new_root=self._winner.root,
@@ -120,6 +156,7 @@ class Swap:
             principals=self._principals,
             index_hashes=self._index_hashes,
         )
+        return dataclasses.replace(writes, rows=self._still_staged(writes.rows))
 
     def _check(self, store: KeysStore) -> None:
         tree, _ = open_tree(store, self._tree.vault_id, [self._winner])
@@ -132,7 +169,12 @@ class Swap:
             raise IntegrityError("the swap was not written whole; the old root was kept")
 
     def _written(self) -> bool:
-        return self._winner.fingerprint in self._store.read_fingerprints()
+        """Whether the new epoch stands in keys.db: its root opens it."""
+        try:
+            open_tree(self._store, self._tree.vault_id, [self._winner])
+        except (RootError, IntegrityError):
+            return False
+        return True
 
     def _fresh_root(self) -> Candidate:
         root = random_bytes(KEY_LEN)
@@ -162,19 +204,42 @@ def settle(
             others = {each.fingerprint for each in provider.candidates()} | (
                 {previous} if previous else set()
             )
+            _check_droppable(store, provider.candidates(), winner, keep=None)
             if winner.fingerprint not in others:
-                _hold(provider, winner, keep=previous)
+                _hold(store, provider, winner, keep=previous)
             receipts.append(provider.promote(winner.fingerprint))
             receipts += [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
     return tuple(receipts)
 
 
-def _hold(provider: RootProvider, winner: Candidate, *, keep: bytes | None) -> None:
+def _hold(store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None) -> None:
     """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room."""
-    for each in provider.candidates():
+    held = provider.candidates()
+    _check_droppable(store, held, winner, keep=keep)
+    for each in held:
         if each.fingerprint not in (winner.fingerprint, keep):
             provider.drop(each.fingerprint)
     provider.stage(winner.root)
+    _read_back(provider, winner)
+
+
+def _check_droppable(
+    store: KeysStore, held: Sequence[Candidate], winner: Candidate, *, keep: bytes | None
+) -> None:
+    """Raise TreeStale if keys.db stands under a root that would be dropped: another writer has been here."""
+    named = set(store.read_fingerprints())
+    dropped = [each for each in held if each.fingerprint not in (winner.fingerprint, keep)]
+    if not any(each.fingerprint in named for each in dropped):
+        return
+    try:
+        _, current = open_tree(store, store.vault_id, [winner, *held])
+    except (RootError, IntegrityError):
+        return  # they open nothing
+    if current.fingerprint in {each.fingerprint for each in dropped}:
+        raise TreeStale("another process has replaced the root; it is kept")
+
+
+def _read_back(provider: RootProvider, winner: Candidate) -> None:
     if not compare(provider.read_back(winner.fingerprint), winner.root):
         raise RootError(f"the {provider.scheme}: provider gives back another root than was staged")
 

@@ -1,7 +1,8 @@
 """The key tree as one epoch shows it: slot keys, and which slots are dead (SPEC.md §3).
 
-A ``KeyTree`` never changes. When another process has swapped, ``is_current`` says False, and whatever needs
-a row of the old epoch raises TreeStale: open the tree again.
+A ``KeyTree`` never changes. When another process has swapped, what needs a row of the old epoch raises
+TreeStale: open the tree again. Whether a tree is the present one is not for keys.db to say: the log's head
+names it (SPEC.md §6.3), and only a root that is still held opens it.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ class TreeStale(IntegrityError):
 class KeyTree:
     """One epoch of the tree. Thread-safe; keeps at most ``_CACHED_NODES`` opened nodes."""
 
-    def __init__(self, store: KeysStore, vault_id: bytes, root: RootNode, fingerprint: bytes) -> None:
-        """Use ``open_tree``."""
+    def __init__(self, store: KeysStore, vault_id: bytes, root: RootNode, top: TopRow) -> None:
+        """Use ``open_tree``. ``root`` is what ``top`` holds."""
         self._store = store
         self._vault_id = vault_id
-        self._fingerprint = fingerprint
+        self._fingerprint = top.fingerprint
         self._root = root
+        self._top = top
         self._place = {
             branch: at for at, (branch, kind) in enumerate(root.positions) if kind is not Kind.FREE
         }
@@ -95,6 +97,11 @@ class KeyTree:
         return self._root
 
     @property
+    def top_row(self) -> TopRow:
+        """The row that this tree was opened from."""
+        return self._top
+
+    @property
     def damage(self) -> tuple[str, ...]:
         """Stored copies found unreadable so far, where the other copy served."""
         with self._guard:
@@ -106,8 +113,11 @@ class KeyTree:
         return tuple((at, branch, kind) for at, (branch, kind) in positions if kind is not Kind.FREE)
 
     def is_current(self) -> bool:
-        """Whether keys.db still stands at this epoch: one small row is read."""
-        return self._fingerprint in self._store.read_fingerprints()
+        """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.
+
+        False is a reason to open the tree again; True is no reason to believe anything.
+        """
+        return set(self._store.read_fingerprints()) == {self._fingerprint}
 
     def slot_key(self, slot: int) -> bytes:
         """Key of a slot, 32 bytes; raises SlotDead (also for a branch that is not there), FormatError."""
@@ -254,13 +264,13 @@ def open_tree(
     damaged. Touches nothing.
     """
     damage: list[str] = []
-    opened: list[tuple[RootNode, Candidate]] = []
+    opened: list[tuple[RootNode, Candidate, TopRow]] = []
     named = False
     for copy, row in enumerate(store.read_top()):
         matching = [each for each in candidates if row is not None and _names(vault_id, each, row)]
         named |= bool(matching)
-        roots = [(_open_top(row, vault_id, each), each) for each in matching if row is not None]
-        found = [(root, each) for root, each in roots if root is not None]
+        roots = [(_open_top(row, vault_id, each), each, row) for each in matching if row is not None]
+        found = [(root, each, top) for root, each, top in roots if root is not None]
         opened += found
         if not found:
             damage.append(f"keys.db: root node, copy {copy}")
@@ -268,9 +278,11 @@ def open_tree(
         if named:
             raise IntegrityError("keys.db is damaged: neither copy of its root node opens")
         raise RootError("no root opens keys.db: it belongs to another root, or is an older copy")
-    root, winner = max(opened, key=lambda each: each[0].epoch)
-    damage += [f"keys.db: root node of epoch {each.epoch}" for each, _ in opened if each.epoch != root.epoch]
-    tree = KeyTree(store, vault_id, root, winner.fingerprint)
+    root, winner, top = max(opened, key=lambda each: each[0].epoch)
+    damage += [
+        f"keys.db: root node of epoch {each.epoch}" for each, _, _ in opened if each.epoch != root.epoch
+    ]
+    tree = KeyTree(store, vault_id, root, top)
     tree._note(damage)  # noqa: SLF001 - the constructor's other half
     return tree, winner
 

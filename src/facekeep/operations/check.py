@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
-from facekeep.access.core import Core, View
+from facekeep.access.core import Core, View, is_tree_of
 from facekeep.access.roles import Action
 from facekeep.access.session import Session, load_principal
 from facekeep.auditlog.ledger import LoggedPrincipal
@@ -24,6 +25,7 @@ from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
 _KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
+_NAMED = 10  # slots that a finding lists
 Progress = Callable[[str, int, int], None]
 
 
@@ -63,8 +65,10 @@ def check(core: Core, session: Session, progress: Progress | None = None) -> Che
     say = progress or (lambda _what, _done, _total: None)
     report = CheckReport()
     with core.lock.held():
+        core.forget_tree()
         view = core.view()
         _guarded(report, "keys.db", lambda: _check_keys(core, view, report))
+        _guarded(report, "keys.db", lambda: _check_dead(core, view, report))
         _guarded(report, "log.db", lambda: _check_principals(core, view, report))
         _guarded(report, "log.db", lambda: _check_log(core, report, say))
         _guarded(report, "vault.db", lambda: _check_rows(core, view, report, say))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.errors import ErasurePending
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.nodes import Pin
@@ -41,7 +42,12 @@ def destroy(core: Core, by: str | None, what: Destruction) -> int:
 
 
 def finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool = False) -> None:
-    """Swap the root, log the completion, delete the dead rows. Idempotent."""
+    """Swap the root, log the completion, delete the dead rows. Idempotent.
+
+    The tree is opened anew from the roots now held and compared with the log's head: what a process remembers
+    may be an older one, in which the dead still live.
+    """
+    core.forget_tree()
     tree = core.view().tree
     swap = Swap(
         core.keys,
@@ -55,9 +61,22 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         index_hashes=what.hashes,
         witness=LOG_KEY_SLOT,
         on_step=reached,
+        guard=lambda: _check_lock(core),
     )
-    receipts = [receipt.to_json() for receipt in swap.run()[1]]
+    try:
+        receipts = [receipt.to_json() for receipt in swap.run()[1]]
+    finally:
+        core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
     complete(core, by, index, what, receipts, recovery=recovery)
+
+
+def _check_lock(core: Core) -> None:
+    """Stop before the next step if ``vault.lock`` was replaced: another writer may be at work."""
+    if not core.lock.still_held():
+        raise ErasurePending(
+            "vault.lock was removed or replaced during the erasure, which is not finished",
+            next="leave vault.lock alone; any writing command finishes the erasure",
+        )
 
 
 def complete(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.access.core import LOG_KEY_SLOT, Core, is_tree_of
 from facekeep.access.roles import Role
 from facekeep.auditlog.log import AuditLog
 from facekeep.clock import Clock
@@ -220,6 +220,10 @@ def _check_together(core: Core, tree: KeyTree) -> None:
     if any(state.state in {"ahead", "diverged"} for state in core.log.copies_state()):
         core.log.resync_copies(create=False)  # says which copy, and how to restore the log from it
     head = core.log.head()
+    if not is_tree_of(tree, head):
+        core.forget_tree()  # another process may have swapped between the reading of the two
+        view = core.view()
+        head, tree = view.head, view.tree
     for _, branch, kind in tree.branches():
         top = core.data.top_slot(branch)
         if kind != 1 and top is not None and split_slot(top)[1] >= head.alloc.get(branch, 0):

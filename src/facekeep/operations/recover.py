@@ -27,6 +27,7 @@ def recover(core: Core) -> bool:
     """
     core.keys.resync_copies()
     core.log.resync_copies()
+    core.forget_tree()  # the process that left these may have swapped before it ended
     void: list[int] = []
     slots: list[int] = []
     operations = [

@@ -35,6 +35,7 @@ from facekeep.store.keysrows import (
     blob_value,
     node_row,
     principal_row,
+    put_top,
     top_row,
 )
 from facekeep.store.sqlite import Database, translated
@@ -135,6 +136,10 @@ class KeysStore:
                 raise
             raise ErasurePending(f"a copy of keys.db did not take the swap: {error}") from error
 
+    def mend_top(self, row: TopRow) -> None:
+        """Write both copies of the root node anew from the one that was opened."""
+        self._write(lambda connection: put_top(connection, row))
+
     def _begin_copy(self, stack: contextlib.ExitStack, path: Path) -> tuple[str, sqlite3.Connection]:
         try:
             database = stack.enter_context(contextlib.closing(self._open_copy(path)))
@@ -231,6 +236,12 @@ class KeysStore:
         """Count of write transactions this file has seen."""
         with translated(self._primary.name):
             return stand_of(self._primary.connection()).generation
+
+    def stand(self) -> tuple[sqlite3.Connection, int]:
+        """This thread's connection, and a number that moves when any other connection has written."""
+        with translated(self._primary.name):
+            connection = self._primary.connection()
+            return connection, int(connection.execute("PRAGMA data_version").fetchone()[0])
 
     def copies_state(self) -> tuple[CopyState, ...]:
         """How each copy stands to the primary; reads only."""

@@ -64,7 +64,8 @@ SwapRow: TypeAlias = TopRow | NodeRow | NodeDrop
 class SwapWrites:
     """All that one swap writes. ``rows`` is a stream, read once: any order, exactly one TopRow.
 
-    ``previous`` is the fingerprint the swap was planned on, None for the first epoch.
+    ``previous`` is the fingerprint the swap was planned on, None for the first epoch: both root-node rows of
+    every file must have it, so a swap planned on an old tree fails beside the smallest trace of a newer one.
     """
 
     previous: bytes | None
@@ -110,8 +111,8 @@ def apply_swap(targets: Sequence[tuple[str, sqlite3.Connection]], writes: SwapWr
     """Write one swap to every target (its name, its connection in a transaction); raises IntegrityError."""
     for name, connection in targets:
         with translated(name):
-            found = {row[0] for row in connection.execute("SELECT fingerprint FROM top")}
-            if (writes.previous not in found) if writes.previous else found:
+            found = connection.execute("SELECT copy, fingerprint FROM top ORDER BY copy").fetchall()
+            if found != ([(copy, writes.previous) for copy in (0, 1)] if writes.previous else []):
                 raise IntegrityError(f"{name} is not at the epoch this swap was planned on")
     tops = 0
     for batch in _batches(writes.rows):
@@ -133,9 +134,7 @@ def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> Non
     drops: list[tuple[int, int]] = []
     for row in batch:
         if isinstance(row, TopRow):
-            connection.executemany(
-                _PUT_TOP, [(copy, row.epoch, row.fingerprint, row.blob) for copy in (0, 1)]
-            )
+            put_top(connection, row)
         elif isinstance(row, NodeDrop):
             drops.extend(row_span(row.branch, row.level, row.index))
         else:
@@ -143,6 +142,11 @@ def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> Non
             nodes.extend((first + copy, row.epoch, row.blob) for copy in range(2 if row.level == 1 else 1))
     connection.executemany(_DROP_NODES, drops)
     connection.executemany(_PUT_NODE, nodes)
+
+
+def put_top(connection: sqlite3.Connection, row: TopRow) -> None:
+    """Write both copies of the root node."""
+    connection.executemany(_PUT_TOP, [(copy, row.epoch, row.fingerprint, row.blob) for copy in (0, 1)])
 
 
 def _batches(rows: Iterator[SwapRow]) -> Iterator[list[SwapRow]]:

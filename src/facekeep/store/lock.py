@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from facekeep.errors import Busy
 from facekeep.limits import LIMITS
 from facekeep.store.sqlite import translated
+
+_REPLACED_S: Final = 1.0  # how long a lock file that keeps being replaced is tried, besides the timeout
 
 
 class WriterLock:
@@ -23,6 +26,7 @@ class WriterLock:
         self._path = path
         self._thread_lock = threading.RLock()
         self._depth = 0
+        self._descriptor = -1
 
     @contextlib.contextmanager
     def held(self, timeout_s: float = LIMITS.writer_timeout_s) -> Iterator[bool]:
@@ -34,20 +38,46 @@ class WriterLock:
             if self._depth > 1:
                 yield False
                 return
-            with translated(self._path.name):
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = self._taken(time.monotonic() + timeout_s)
             try:
-                _flock(descriptor, timeout_s)
                 yield True
             finally:
-                os.close(descriptor)
+                os.close(self._descriptor)
+                self._descriptor = -1
         finally:
             self._depth -= 1
             self._thread_lock.release()
 
+    def still_held(self) -> bool:
+        """Whether the file at the path is the one this process has locked, not one put in its place."""
+        return self._descriptor >= 0 and self._is_at_path(self._descriptor)
 
-def _flock(descriptor: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+    def _taken(self, deadline: float) -> int:
+        """Open and lock the file that stands at the path; returns its descriptor."""
+        while True:
+            with translated(self._path.name):
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _flock(descriptor, deadline)
+                if self._is_at_path(descriptor):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # it was replaced between the two
+            if time.monotonic() >= deadline + _REPLACED_S:
+                raise Busy("vault.lock is replaced again and again")
+
+    def _is_at_path(self, descriptor: int) -> bool:
+        with translated(self._path.name):
+            try:
+                found = self._path.stat()
+            except FileNotFoundError:
+                return False
+            return os.path.samestat(os.fstat(descriptor), found)
+
+
+def _flock(descriptor: int, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
