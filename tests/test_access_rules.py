@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.access import session
@@ -41,6 +41,7 @@ def test_a_token_is_shown_once_and_kept_as_a_hash() -> None:
     assert Principal.from_record(principal.to_record()) == principal
 
 
+@settings(deadline=None)
 @given(st.integers(0, 63))
 def test_no_token_has_a_second_spelling(offset: int) -> None:
     """43 characters hold 258 bits: the last two must be zero, or four spellings would be one token."""
@@ -55,6 +56,7 @@ def test_no_token_has_a_second_spelling(offset: int) -> None:
         assert ALPHABET.index(other[-1]) % 4
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80) | st.from_regex(r"fkt1\.[0-9a-f]{16}\.[A-Za-z0-9_-]{43}", fullmatch=True))
 def test_any_text_is_a_token_or_refused(text: str) -> None:
     try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.clock import MS_PER_DAY
@@ -116,6 +116,7 @@ def test_the_record_is_that_of_the_specification_and_its_terms_name_it() -> None
     assert (terms.not_before_ms, terms.expires_at_ms) == (NOW, NOW + MS_PER_DAY)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1, max_size=30))
 def test_any_subject_id_is_kept_in_the_record(subject: str) -> None:
     record, packed = build_record(

@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.auditlog.setdigest import SetDigest
@@ -24,6 +24,7 @@ KEY = bytes(range(32))
 KEYS = st.binary(min_size=32, max_size=32).filter(any)
 
 
+@settings(deadline=None)
 @given(KEYS, st.binary(max_size=200))
 def test_the_slot_kdf_is_that_of_sp_800_56c(key: bytes, info: bytes) -> None:
     expected = ConcatKDFHash(hashes.SHA512(), 64, info).derive(key)
@@ -37,6 +38,7 @@ def test_a_destroyed_key_is_never_used() -> None:
         p.expand_node(b"x", bytes(32))
 
 
+@settings(deadline=None)
 @given(KEYS, st.binary(max_size=100), st.binary(max_size=300))
 def test_a_sealed_blob_opens_with_its_key_and_associated_data_only(
     key: bytes, aad: bytes, plain: bytes
@@ -56,6 +58,7 @@ def test_a_sealed_blob_opens_with_its_key_and_associated_data_only(
             p.open_into(wrong_key, blob, wrong_aad, out)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40), st.data())
 def test_a_changed_blob_does_not_open(plain: bytes, data: st.DataObject) -> None:
     blob = p.seal(KEY, plain, b"aad")
@@ -138,6 +141,7 @@ ITEMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ITEMS, st.randoms())
 def test_a_set_digest_is_that_of_the_specification_in_any_order(
     items: list[tuple[int, bytes]], chance: object

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.errors import FormatError
@@ -23,6 +23,7 @@ VALUES: st.SearchStrategy[JsonValue] = st.recursive(
 OBJECTS: st.SearchStrategy[JsonObject] = st.dictionaries(KEYS, VALUES, max_size=6)
 
 
+@settings(deadline=None)
 @given(OBJECTS)
 def test_it_is_rfc_8785(value: JsonObject) -> None:
     encoded = dumps(value)
@@ -31,11 +32,13 @@ def test_it_is_rfc_8785(value: JsonObject) -> None:
     assert loads(encoded) == value
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_one_text_is_rfc_8785(text: str) -> None:
     assert encode_text(text) == rfc8785.dumps(text)
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.integers(0, 3))
 def test_another_spelling_of_the_same_value_is_refused(value: JsonObject, how: int) -> None:
     other = [
@@ -49,6 +52,7 @@ def test_another_spelling_of_the_same_value_is_refused(value: JsonObject, how: i
             loads(other)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_parse_to_what_they_encode_or_are_refused(raw: bytes) -> None:
     try:

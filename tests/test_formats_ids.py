@@ -6,7 +6,7 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.errors import FormatError, UsageError
@@ -22,6 +22,7 @@ from facekeep.formats.ids import (
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, BRANCH_SLOTS - 1))
 def test_a_slot_is_its_branch_and_index(branch: int, index: int) -> None:
     slot = slot_id(branch, index)
@@ -42,6 +43,7 @@ def test_slot_ids_outside_the_tree_are_refused(slot: int) -> None:
         split_slot(slot)
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 300) | st.integers(2**21, 2**21 + 50)))
 def test_ranges_are_ascending_and_do_not_touch(slots: set[int]) -> None:
     ranges = to_ranges(list(slots))
@@ -51,6 +53,7 @@ def test_ranges_are_ascending_and_do_not_touch(slots: set[int]) -> None:
     assert all(count > 0 for _, count in ranges)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=4, max_size=4))
 def test_hex_is_lower_case_and_exact(raw: bytes) -> None:
     text = raw.hex()
@@ -77,6 +80,7 @@ def test_good_model_ids_are_kept() -> None:
         assert check_model_id(text) == text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_subject_id_is_kept_byte_for_byte_or_refused(text: str) -> None:
     try:

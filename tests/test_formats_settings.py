@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.errors import FormatError
@@ -15,6 +15,7 @@ PATHS = st.text(
 GOOD = Settings(bytes(range(16)), "file:../x.root", ("/a", "/b c"), "DE")
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=16, max_size=16),
     PATHS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.access.gate import Ask, check_terms
@@ -40,6 +40,7 @@ def terms(draw: st.DrawFn) -> Terms:
     )
 
 
+@settings(deadline=None)
 @given(terms())
 def test_packing_and_unpacking_are_inverse(value: Terms) -> None:
     raw = value.pack()
@@ -47,6 +48,7 @@ def test_packing_and_unpacking_are_inverse(value: Terms) -> None:
     assert Terms.unpack(raw) == value
 
 
+@settings(deadline=None)
 @given(terms(), st.integers(0, TERMS_LEN - 1), st.integers(1, 255))
 def test_a_changed_byte_is_other_terms_or_refused(value: Terms, at: int, flip: int) -> None:
     raw = bytearray(value.pack())
@@ -59,6 +61,7 @@ def test_a_changed_byte_is_other_terms_or_refused(value: Terms, at: int, flip: i
     assert other.pack() == bytes(raw)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=80, max_size=96))
 def test_any_bytes_are_refused_or_canonical(raw: bytes) -> None:
     try:
@@ -108,6 +111,7 @@ def test_terms_that_are_not_canonical_are_refused(raw: bytes) -> None:
         Terms.unpack(raw)
 
 
+@settings(deadline=None)
 @given(
     st.lists(terms(), min_size=1, max_size=8),
     st.sampled_from(["DE", "US", "CH", "FR"]),
