@@ -75,6 +75,7 @@ class Swap:
     def stage(self) -> None:
         """Have every holder keep the new root beside the current one, and read it back from each."""
         with self._step("stage"):
+            self._guard()
             if self._written():
                 return
             self._open_afresh()
@@ -82,7 +83,6 @@ class Swap:
             self._mend_top()
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
-            self._guard()
             with _holders():
                 for provider in self._providers:
                     _hold(self._store, provider, self._winner, keep=self._tree.fingerprint)

@@ -19,11 +19,13 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.people import living_principals
+from facekeep.operations.indexed import forget
 from facekeep.operations.rows import living
 from facekeep.store.keysdb import PrincipalRow
 from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
+_NAMED = 16
 _KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
 _NAMED = 10  # slots that a finding lists
 Progress = Callable[[str, int, int], None]
@@ -98,6 +100,27 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
         report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
 
 
+def _check_dead(core: Core, view: View, report: CheckReport) -> None:
+    """Hold the tree against the log: it is the last swap's, and what was destroyed is dead in it."""
+    if not is_tree_of(view.tree, view.head):
+        raise IntegrityError("the key tree is not the one the log's last swap made", next=_KEYS_NEXT)
+    intents: dict[int, list[list[int]]] = {}
+    first, finished = 0, set()
+    for index, entry in core.log.control_since(0):
+        if entry["type"] == "destroy":
+            first = index if entry["part"] == 1 else first
+            intents.setdefault(first, []).extend(cast("list[list[int]]", entry["slots"]))
+        elif entry["type"] == "destroyed":
+            finished.add(cast("int", entry["of"]))
+    spans = [np.arange(at, at + count) for of in finished for at, count in intents.get(of, [])]
+    slots: npt.NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *spans]))
+    undead = slots[view.tree.alive(slots)].tolist()
+    if undead:
+        named = ", ".join(map(str, undead[:_NAMED])) + (", ..." if len(undead) > _NAMED else "")
+        message = f"{len(undead)} slots live that the log says were destroyed: {named}"
+        report.findings.append(Finding("keys.db", message, _KEYS_NEXT))
+
+
 def _check_principals(core: Core, view: View, report: CheckReport) -> None:
     logged = {each.id: each for each in living_principals(core, view)}
     rows = {row.principal: row for row in core.keys.principal_list()}
@@ -129,6 +152,40 @@ def _principal_problem(
     if load_principal(core, view, row.principal)[1] in (Reason.INTEGRITY, Reason.PRINCIPAL_UNKNOWN):
         return "the record of principal {} was altered"
     return None
+
+
+def _check_dead(core: Core, view: View, report: CheckReport) -> None:
+    """Compare the tree with what the log says was destroyed."""
+    if not is_tree_of(view.tree, view.head):
+        report.findings.append(
+            Finding("keys.db", "the key tree is not the one the log's last swap made", _KEYS_NEXT)
+        )
+    slots = _destroyed_slots(core)
+    alive = slots[view.tree.alive(slots)].tolist()
+    if alive:
+        named = ", ".join(map(str, alive[:_NAMED])) + (" and more" if len(alive) > _NAMED else "")
+        report.findings.append(
+            Finding(
+                "keys.db",
+                f"{len(alive)} slots that the log says were destroyed live in the key tree: {named}",
+                "the tree was forged or rolled back: take the vault out of use, and keep its files",
+            )
+        )
+
+
+def _destroyed_slots(core: Core) -> npt.NDArray[np.int64]:
+    """Every slot that a completed destruction names, ascending."""
+    announced: dict[int, list[list[int]]] = {}
+    done: list[list[int]] = []
+    for index, entry in core.log.control_since(0):
+        if entry["type"] == "destroy":
+            first = index - cast("int", entry["part"]) + 1
+            announced.setdefault(first, []).extend(cast("list[list[int]]", entry["slots"]))
+        elif entry["type"] == "destroyed":
+            done += announced.pop(cast("int", entry["of"]), [])
+    if not done:
+        return np.empty(0, np.int64)
+    return np.unique(np.concatenate([np.arange(start, start + n, dtype=np.int64) for start, n in done]))
 
 
 def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
@@ -224,21 +281,37 @@ def _living_tags(core: Core, view: View) -> Iterator[bytes]:
 
 
 def repair_index(core: Core, session: Session) -> int:
-    """Rebuild the subject index from the sealed records; returns how many rows it has then."""
+    """Rebuild the subject index from the sealed records; returns how many rows it has then.
+
+    Raises IntegrityError, after all else was rebuilt, when one subject id has two enrolments that live: a row
+    leads to one of them only, and a shred of that id destroys both.
+    """
     session.require(Action.RESTORE)
     with core.lock.held():
         view = core.view()
         rows = dict(_sound_index_rows(core, view))  # of subjects whose records are missing, too
+        tags = {hashed: core.index.open(hashed, sealed) for hashed, sealed in rows.items()}
+        twins: set[int] = set()
         for row in core.data.rows():
             try:
                 grant = living(core, view, row)
             except FacekeepError:
                 continue
-            if grant is not None:
-                hashed, sealed = core.index.row(core.index.hash(grant.subject.encode("utf-8")), row.tag)
-                rows[hashed] = sealed
+            if grant is None:
+                continue
+            hashed, sealed = core.index.row(core.index.hash(grant.subject.encode("utf-8")), row.tag)
+            rows.setdefault(hashed, sealed)
+            if tags.setdefault(hashed, row.tag) != row.tag:
+                twins.add(row.slot)
+        forget(core)
         core.keys.index_replace(rows.items())
-        return len(rows)
+    if twins:
+        raise IntegrityError(
+            "the index was rebuilt, but one subject id has two enrolments that live; the second has slots "
+            + ", ".join(map(str, sorted(twins)[:_NAMED])),
+            next="shred that subject by its id: that destroys both; then enrol again",
+        )
+    return len(rows)
 
 
 def _sound_index_rows(core: Core, view: View) -> Iterator[tuple[bytes, bytes]]:
