@@ -18,16 +18,15 @@ from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
-from facekeep.operations.people import living_principals
 from facekeep.operations.indexed import forget
+from facekeep.operations.people import living_principals
 from facekeep.operations.rows import living
 from facekeep.store.keysdb import PrincipalRow
 from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
-_NAMED = 16
+_NAMED = 16  # slots that a finding lists
 _KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
-_NAMED = 10  # slots that a finding lists
 Progress = Callable[[str, int, int], None]
 
 
@@ -152,40 +151,6 @@ def _principal_problem(
     if load_principal(core, view, row.principal)[1] in (Reason.INTEGRITY, Reason.PRINCIPAL_UNKNOWN):
         return "the record of principal {} was altered"
     return None
-
-
-def _check_dead(core: Core, view: View, report: CheckReport) -> None:
-    """Compare the tree with what the log says was destroyed."""
-    if not is_tree_of(view.tree, view.head):
-        report.findings.append(
-            Finding("keys.db", "the key tree is not the one the log's last swap made", _KEYS_NEXT)
-        )
-    slots = _destroyed_slots(core)
-    alive = slots[view.tree.alive(slots)].tolist()
-    if alive:
-        named = ", ".join(map(str, alive[:_NAMED])) + (" and more" if len(alive) > _NAMED else "")
-        report.findings.append(
-            Finding(
-                "keys.db",
-                f"{len(alive)} slots that the log says were destroyed live in the key tree: {named}",
-                "the tree was forged or rolled back: take the vault out of use, and keep its files",
-            )
-        )
-
-
-def _destroyed_slots(core: Core) -> npt.NDArray[np.int64]:
-    """Every slot that a completed destruction names, ascending."""
-    announced: dict[int, list[list[int]]] = {}
-    done: list[list[int]] = []
-    for index, entry in core.log.control_since(0):
-        if entry["type"] == "destroy":
-            first = index - cast("int", entry["part"]) + 1
-            announced.setdefault(first, []).extend(cast("list[list[int]]", entry["slots"]))
-        elif entry["type"] == "destroyed":
-            done += announced.pop(cast("int", entry["of"]), [])
-    if not done:
-        return np.empty(0, np.int64)
-    return np.unique(np.concatenate([np.arange(start, start + n, dtype=np.int64) for start, n in done]))
 
 
 def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
