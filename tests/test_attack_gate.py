@@ -1,0 +1,115 @@
+"""Rows of a history that the log does not have: their keys are right, and the gate refuses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facekeep.auditlog.ledger import Ledger
+from facekeep.auditlog.reader import Reader
+from facekeep.errors import IntegrityError
+from facekeep.formats.canonical import JsonObject
+from vaultlab import DAY, IDENTIFY, VERIFY, Lab, core, matches, reason, slots
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path).create()
+    lab.enrol("bob")
+    return lab
+
+
+def _grant(lab: Lab, slot: int) -> tuple[Any, ...]:
+    return lab.sql("vault.db", "SELECT * FROM grants WHERE slot = ?", (slot,))[0]
+
+
+def _put(lab: Lab, row: tuple[Any, ...]) -> None:
+    lab.sql("vault.db", "INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _hidden(lab: Lab, days: float) -> tuple[int, tuple[Any, ...]]:
+    """Grant alice a long time, roll the vault back, grant her ``days``; put the long grant in its place."""
+    base = lab.save("base")
+    lab.enrol("alice", scopes=(VERIFY,), days=3000)
+    slot = lab.do(lambda vault: slots(vault, "alice"))[VERIFY]
+    row, index = _grant(lab, slot), lab.sql("keys.db", "SELECT * FROM subject_index")
+    lab.put_back(base)
+    if days:
+        lab.enrol("alice", scopes=(VERIFY,), days=days)
+        assert lab.do(lambda vault: slots(vault, "alice"))[VERIFY] == slot
+    _put(lab, row)
+    for each in index:
+        lab.sql("keys.db", "INSERT OR REPLACE INTO subject_index VALUES (?, ?)", each)
+    return slot, row
+
+
+@pytest.mark.parametrize("days", [1, 30])
+def test_a_row_of_a_hidden_history_does_not_serve(lab: Lab, days: int) -> None:
+    slot, row = _hidden(lab, days)
+    lab.clock.ms += 5 * DAY
+    with lab.open() as vault:
+        assert reason(vault, "alice") == "integrity"
+        assert reason(vault, "alice") == "integrity"
+        assert matches(vault, "bob")
+        sealed = (row[0], row[1] + row[2] + row[4], row[3], row[5], row[6])
+        assert core(vault).are_logged([sealed]).tolist() == [False]
+        assert any(str(slot) in finding.message for finding in vault.check().findings)
+
+
+def test_a_row_in_a_slot_that_was_never_given_out_does_not_open(lab: Lab) -> None:
+    _hidden(lab, 0)
+    with pytest.raises(IntegrityError, match="does not know"):
+        lab.do(lambda vault: reason(vault, "alice"))
+
+
+def test_a_row_that_appears_in_an_open_vault_does_not_serve(lab: Lab) -> None:
+    slot, row = _hidden(lab, 0)
+    lab.sql("vault.db", "DELETE FROM grants WHERE slot = ?", (slot,))
+    with lab.open() as vault:
+        _put(lab, row)
+        assert reason(vault, "alice") == "integrity"
+        assert core(vault).logged(slot) is None
+
+
+def test_a_logged_row_is_asked_for_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.enrol("alice")
+    asked: list[int] = []
+    original = Reader.entry_of_slot
+
+    def counting(reader: Reader, slot: int) -> tuple[int, JsonObject] | None:
+        asked.append(slot)
+        return original(reader, slot)
+
+    monkeypatch.setattr(Reader, "entry_of_slot", counting)
+    with lab.open() as vault:
+        alice = slots(vault, "alice")[VERIFY]
+        for _ in range(3):
+            assert matches(vault, "alice")
+        vault.withdraw("bob", [IDENTIFY])
+        assert matches(vault, "alice")
+    assert asked.count(alice) == 1
+
+
+def test_prints_are_the_same_for_few_and_for_many(lab: Lab) -> None:
+    lab.enrol("alice", "carol")
+    with lab.open() as vault:
+        opened = core(vault)
+        rows = [row.without_record() for row in opened.data.rows()]
+        assert opened.are_logged(rows).all()
+        assert opened.are_logged([]).tolist() == []
+        numbers = np.array([row[0] for row in rows] + [rows[-1][0] + 1], np.int64)
+        ledger = Ledger(opened.log)
+        few = ledger.prints(numbers)
+        ledger._rebuild([])
+        assert not ledger._recent_prints
+        assert (ledger.prints(numbers) == few).all()
+        assert not few[-1].any()
+        assert [bytes(each) for each in few[:-1]] == [opened.logged(row[0]) for row in rows]
+        changed = [
+            (slot, head[:20] + b"x" + head[21:], *rest) if at % 2 else (slot, head, *rest)
+            for at, (slot, head, *rest) in enumerate(rows)
+        ]
+        assert opened.are_logged(changed).tolist() == [not at % 2 for at in range(len(rows))]  # type: ignore[arg-type]
