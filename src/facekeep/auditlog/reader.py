@@ -24,7 +24,7 @@ _MARKS = 16
 class Mark(NamedTuple):
     """How many control entries stand before an index, and the control chain after them."""
 
-    count: int
+    entries: int
     chain: bytes
 
 
@@ -131,7 +131,7 @@ class Reader:
         mark = self._marks.get(start, _FIRST)
         if mark is _FIRST:
             start = 0
-        seen, chain, last = mark.count, mark.chain, start - 1
+        seen, chain, last = mark.entries, mark.chain, start - 1
         with self._connected() as connection:
             for row, previous in logdb.control_rows(connection, start, head.size):
                 if row.idx <= last:

@@ -26,6 +26,7 @@ from facekeep.limits import LIMITS
 from facekeep.matching.model import Model, reference_stack
 from facekeep.operations.erase import living_slots
 from facekeep.operations.granting import Batch, NewGrant, make_grants
+from facekeep.operations.indexed import changing, check_indexed, twice_enrolled
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.writing import writing
 from facekeep.sealing.sealer import template_bytes, view_templates
@@ -123,6 +124,9 @@ def enroll(
         consents = {id(each.consent): each.consent for each in enrolments}
         settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
         hashes = [core.index.hash(subject) for subject in subjects]
+        twins = check_indexed(core, view, exactly=False)
+        if any(hashed in twins for hashed in hashes):
+            raise twice_enrolled()
         tags = core.index.lookup_many(hashes)
         ready = _ready(enrolments)
         with contextlib.ExitStack() as cleanup:
@@ -130,7 +134,8 @@ def enroll(
                 _prepare(core, view, each, settled[id(each.consent)], known, existing, now, cleanup)
                 for each, known in zip(enrolments, map(_Known, subjects, hashes, tags, ready), strict=True)
             ]
-            return _carry_out(core, view, session, "enroll", prepared)
+            with changing(core, tags.count(None)):
+                return _carry_out(core, view, session, "enroll", prepared)
 
 
 def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:

@@ -17,6 +17,7 @@ from facekeep.formats.ids import check_subject_id
 from facekeep.formats.opening import Opening
 from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.indexed import changing, check_indexed, twice_enrolled
 from facekeep.operations.rows import living_of
 from facekeep.operations.writing import writing
 
@@ -66,6 +67,7 @@ def shred(
     if not raw:
         raise UsageError("no subject was named")
     with writing(core, session, Action.SHRED) as view:
+        twins = check_indexed(core, view)
         tags = [core.index.lookup(each) for each in raw]
         hashes = [core.index.hash(each) for each in raw]
         gone = {hashed for hashed, tag in zip(hashes, tags, strict=True) if tag is None}
@@ -78,11 +80,15 @@ def shred(
         if not known:
             people, slots = sum(each.subjects for each in finished), sum(each.slots for each in finished)
             return Erasure(finished[-1].first, people, slots, core.view().tree.epoch, begun_before=True)
+        known.extend(twin for hashed in hashes for twin in twins.get(hashed, ()))
         living = [slot for tag in known for slot in living_slots(core, view, tag, progress)]
         opened = tuple(_openings(core, view, known)) if openings else ()
-        index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
+        with changing(core, len(gone) - len(hashes)):
+            index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
         epoch = core.view().tree.epoch
-        return Erasure(index, len(known), len(living), epoch, opened, begun_before=bool(finished))
+        return Erasure(
+            index, len(hashes) - len(gone), len(living), epoch, opened, begun_before=bool(finished)
+        )
 
 
 def _unknown(unknown: int, named: int, *, finished: bool) -> SubjectUnknown:
@@ -106,6 +112,8 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
     if not scopes:
         raise UsageError("no scope was named")
     with writing(core, session, Action.WITHDRAW) as view:
+        if core.index.hash(raw) in check_indexed(core, view):
+            raise twice_enrolled()
         tag = core.index.lookup(raw)
         slots = [] if tag is None else living_slots(core, view, tag)
         mine = [slot for slot in slots if view.kind_of(slot) in scopes]
@@ -114,7 +122,8 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
                 "no living grant of that scope stands under that subject id; nothing was withdrawn"
             )
         hashes = [core.index.hash(raw)] if len(mine) == len(slots) else []
-        index = destroy(core, session.by, Destruction("withdraw", mine, hashes=hashes))
+        with changing(core, -len(hashes)):
+            index = destroy(core, session.by, Destruction("withdraw", mine, hashes=hashes))
         return Erasure(index, 1, len(mine), core.view().tree.epoch)
 
 

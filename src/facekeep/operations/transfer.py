@@ -21,6 +21,7 @@ from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
+from facekeep.operations.indexed import check_indexed, forget
 from facekeep.operations.rows import living
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
@@ -119,6 +120,8 @@ def restore(
         cleanup.callback(database.close)
         stored = VaultStore(database)
         total = stored.count()
+        check_indexed(core, view, lost=True)
+        forget(core)
         fates: Counter[Fate] = Counter()
         for chunk in _chunks(stored.rows()):
             _merge(core, view, chunk, fates, dry_run=dry_run)

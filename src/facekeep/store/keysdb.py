@@ -238,7 +238,7 @@ class KeysStore:
             return stand_of(self._primary.connection()).generation
 
     def stand(self) -> tuple[sqlite3.Connection, int]:
-        """This thread's connection, and a number that moves when any other connection has written."""
+        """Return this thread's connection, and a number that moves when any other connection has written."""
         with translated(self._primary.name):
             connection = self._primary.connection()
             return connection, int(connection.execute("PRAGMA data_version").fetchone()[0])
