@@ -57,7 +57,7 @@ def evaluate(core: Core, session: Session, ask: Ask, subject: bytes, view: View)
         return Verdict(Reason.DESTROYED, view, now, tag)
     except IntegrityError:
         return Verdict(Reason.INTEGRITY, view, now, tag)
-    except FacekeepError:
+    except Exception:  # noqa: BLE001 - promise 5: whatever goes wrong on the way is a denial, and recorded
         return Verdict(Reason.UNAVAILABLE, view, now, tag)
 
 
