@@ -31,7 +31,7 @@ from facekeep.errors import (
     StoreError,
     UsageError,
 )
-from facekeep.formats import decisions, entries
+from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.ids import GRANT_ID_LEN, SLOT_BITS, TAG_LEN, from_ranges, to_ranges
@@ -86,7 +86,6 @@ class Gallery:
         """Open every grant that is valid now; raises Denied when the principal may not."""
         self._core, self._session = core, session
         self.scope, self.model, self.region = scope, model, region
-        self._width = model.dimension.to_bytes(2, "big")
         self._guard = threading.RLock()
         self._rows = Matrix(model.dimension)
         self._closed = False
@@ -263,7 +262,7 @@ class Gallery:
             self._apply_changes(view)
 
     def _apply_changes(self, view: View) -> None:
-        added: list[int] = []
+        """Follow the log: it says who goes and who comes, whatever stands in vault.db."""
         for _, entry in self._core.log.control_since(self._seen):
             if entry["type"] in {"restore", "clock"}:
                 self._reload(view, None)
@@ -273,21 +272,23 @@ class Gallery:
                 self._rows.drop(gone)
                 self._excluded.difference_update(gone)
                 self._omitted.difference_update(gone)
-            elif entry["type"] == "granted":
-                added.extend(self._slots_of_operation(cast("int", entry["of"])))
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
-        mine = [slot for slot in added if view.kind_of(slot) == self.scope and slot not in self._rows]
-        mine = _living(view, mine)  # some were destroyed again since the last call
-        rows = self._core.data.by_slots(mine)
-        self._omitted.update(set(mine) - {row.slot for row in rows})
-        self._open(view, [row.without_record() for row in rows])
+        wanted = self._granted(view)
+        mine = sorted(wanted - set(self._rows.known()) - self._excluded - self._omitted)
+        self._open(view, [row.without_record() for row in self._core.data.by_slots(mine)])
+        self._account(wanted)
         self._mark(view)
 
-    def _slots_of_operation(self, first: int) -> list[int]:
-        entry = self._core.log.entry(first)
-        parts = cast("int", entry.get("parts", 1))
-        operation = [entry, *(self._core.log.entry(first + part) for part in range(1, parts))]
-        return [slot for part in operation for slot in entries.slots_of(part)]
+    def _granted(self, view: View) -> set[int]:
+        """Slots of the scope that are granted by the log and live."""
+        slots = self._core.ledger.all_slots()
+        branches = np.array(view.branches_of(self.scope), np.int64)
+        return set(_living(view, slots[np.isin(slots >> SLOT_BITS, branches)]))
+
+    def _account(self, wanted: set[int]) -> None:
+        """Omitted is who is granted and neither opened nor excluded by authentic terms."""
+        self._excluded &= wanted
+        self._omitted = wanted - set(self._rows.known()) - self._excluded
 
     def _mark(self, view: View) -> None:
         self._seen = view.head.size
@@ -302,8 +303,7 @@ class Gallery:
         self._latest_ms = 0
         self._rows.clear()
         self._excluded.clear()
-        missing = self._core.missing(view).tolist()
-        self._omitted = {slot for slot in missing if view.kind_of(slot) == self.scope}
+        self._omitted.clear()
         self._wake_ms = FOREVER
         total = self._core.data.count()
         done = 0
@@ -313,12 +313,14 @@ class Gallery:
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
+        self._account(self._granted(view))
         self._mark(view)
 
     def _open(self, view: View, rows: list[SealedRow]) -> None:
-        """Open those rows that the rules let through; note why the others stay out."""
-        self._omitted.update(_living(view, [row[0] for row in rows if not _is_sound(row)]))
-        rows = [row for row in rows if _is_sound(row)]
+        """Open those rows that are the log's and that the rules let through; note whom terms exclude."""
+        rows = [row for row in rows if _is_sound(row) and row[0] not in self._rows]
+        if rows:
+            rows = [row for row, true in zip(rows, self._core.are_logged(rows).tolist(), strict=True) if true]
         if not rows:
             return
         slots = np.array([row[0] for row in rows], np.int64)
@@ -330,7 +332,7 @@ class Gallery:
         fit = valid_now(terms, self.scope, self.region, now)
         fit &= np.array([row[2] == self.model.id for row in rows], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
-        self._leave_out(view, slots[living & ~fit].tolist())
+        self._excluded.update(slots[living & ~fit].tolist())  # by terms that are the log's
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):
             self._wake_ms = min(self._wake_ms, int(later.min()))
@@ -339,7 +341,7 @@ class Gallery:
             return
         wanted = [rows[at] for at in chosen]
         permit = permit_gallery(view, self.scope, frozenset(slots[chosen].tolist()))
-        failed = self._rows.add(
+        self._rows.add(
             wanted,
             terms["expires_at_ms"][chosen].astype(np.int64),
             terms["count"][chosen] > 1,
@@ -347,17 +349,6 @@ class Gallery:
                 self._core.sealer, permit, wanted, keys[chosen], out, self.model.dimension
             ),
         )
-        self._omitted.update(failed)
-
-    def _leave_out(self, view: View, slots: list[int]) -> None:
-        """Tell grants that authentic terms exclude from rows whose terms were edited."""
-        for row in self._core.data.by_slots(slots):
-            terms_are_true = row.model != self.model.id or row.terms[54:56] == self._width
-            try:
-                self._core.sealer.open_record(self._core.slot_key(view, row.slot), row)
-            except (IntegrityError, SlotDead):
-                terms_are_true = False
-            (self._excluded if terms_are_true else self._omitted).add(row.slot)
 
 
 def _given_out(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -367,9 +358,8 @@ def _given_out(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_
     return np.asarray(slots - (slots >> SLOT_BITS << SLOT_BITS) < tops[at], np.bool_)
 
 
-def _living(view: View, slots: Sequence[int]) -> list[int]:
+def _living(view: View, array: npt.NDArray[np.int64]) -> list[int]:
     """Those of the slots that were given out and are neither destroyed nor pending."""
-    array = np.array(slots, np.int64)
     mask = view.tree.alive(array) & ~view.pending.mask(array) & _given_out(view, array)
     return cast("list[int]", array[mask].tolist())
 
