@@ -173,7 +173,7 @@ def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
 class _OtherSettings(IntegrityError):
     """vault.toml has another digest than the log's head, which is ``digest``."""
 
-    def __init__(self, message: str, *, next: str | None = None, digest: bytes = b"") -> None:  # noqa: A002
+    def __init__(self, message: str, *, next: str | None = None, digest: bytes) -> None:  # noqa: A002 - errors.py
         super().__init__(message, next=next)
         self.digest = digest
 
