@@ -22,6 +22,7 @@ from facekeep.operations import auditing
 from facekeep.vault import Vault
 from proof_help import KEYS, OPENING, forge, story
 from tree_help import TreeLab
+from unmeasured import environment
 from vaultlab import VERIFY, Lab, core
 
 KEY = str(KEYS[0].encode())
@@ -248,7 +249,9 @@ def test_nothing_of_the_vault_is_loaded() -> None:
         "code = root.main(['verify-proof', 'ada.proof', '--key', 'log.vkey'], standalone_mode=False)\n"
         f"print([name for name in {heavy} if name in sys.modules], code, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
+    )
     assert done.stderr.split("\n")[-2] == "[] None"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from unmeasured import environment
+
 LIGHT = ("merkle", "head", "rules", "proofs", "tilehash", "signed", "rotation", "exported")
 HEAVY = (
     "sqlite3",
@@ -25,5 +27,7 @@ def test_the_light_modules_load_without_the_vault() -> None:
         f"[importlib.import_module('facekeep.auditlog.' + name) for name in {LIGHT}]\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
+    )
     assert done.stdout == "[]\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 from auditlog_help import BRANCH, KEY, NOW, VAULT, FakeClock, Lab, decision, granted, grants
 from facekeep.auditlog.log import AuditLog, ControlMoved
 from facekeep.store import logdb
+from unmeasured import environment
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -140,7 +141,7 @@ def test_an_offline_auditor_imports_no_store_and_no_sqlite() -> None:
         "bad = [name for name in sys.modules if name.startswith(('facekeep.store', 'sqlite'))]\n"
         "sys.exit(str(bad) if bad else 0)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment()).returncode == 0
 
 
 def test_a_decision_is_on_disk_when_its_index_is_known(tmp_path: Path) -> None:
