@@ -15,7 +15,8 @@ from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import FILE_LEN, SLOT_LEN, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys import file_provider
 from facekeep.keys.file_provider import FileProvider
-from facekeep.keys.provider import LIMIT_WORDS, PROVIDERS, provider_from_uri
+from facekeep.keys.holders import PROVIDERS, provider_from_uri
+from facekeep.keys.provider import LIMIT_WORDS, Place
 
 VAULT = bytes(range(16))
 OLD, NEW, NEXT = b"o" * 32, b"n" * 32, b"x" * 32
@@ -403,7 +404,7 @@ def test_bit_flips_give_our_errors_only_and_never_another_root(provider: FilePro
 )
 def test_file_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, path: str) -> None:
     monkeypatch.setenv("HOME", "/somebody")
-    found = provider_from_uri(uri, VAULT, tmp_path)
+    found = provider_from_uri(uri, Place(VAULT, tmp_path))
     assert isinstance(found, FileProvider)
     assert found.path == Path(path.replace("BASE", str(tmp_path)).replace("HOME", "/somebody"))
 
@@ -413,18 +414,18 @@ def test_file_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, pa
 )
 def test_file_uris_without_a_usable_path(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UsageError):
-        provider_from_uri(uri, VAULT, tmp_path)
+        provider_from_uri(uri, Place(VAULT, tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["", "root.key", "ftp:x", "FILE:x", ":x"])
 def test_unknown_schemes_list_the_known_ones(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UsageError) as caught:
-        provider_from_uri(uri, VAULT, tmp_path)
+        provider_from_uri(uri, Place(VAULT, tmp_path))
     assert all(f"{scheme}:" in caught.value.next for scheme in PROVIDERS)
 
 
 def test_every_scheme_in_the_table_has_a_class_of_that_scheme(tmp_path: Path) -> None:
     for scheme, where in PROVIDERS.items():
         assert re.fullmatch(r"[a-z0-9_.]+:[A-Za-z]+", where)
-        assert provider_from_uri(f"{scheme}:x", VAULT, tmp_path).scheme == scheme
+        assert provider_from_uri(f"{scheme}:x", Place(VAULT, tmp_path)).scheme == scheme
     assert file_provider.FileProvider.klass == "erasing"

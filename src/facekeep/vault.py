@@ -36,6 +36,7 @@ from facekeep.formats.note import VerifierKey
 from facekeep.formats.opening import Opening
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
+from facekeep.keys.secrets import Secrets
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
 from facekeep.matching.images import ImageInput
@@ -71,7 +72,7 @@ from facekeep.operations.transfer import BackupReport, RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Identification",
-    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Settings", "SettingsChange",
+    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Secrets", "Settings", "SettingsChange",
     "Threshold", "Vault", "Verification",
 ]  # fmt: skip
 
@@ -121,19 +122,24 @@ class Vault:
         copies: Sequence[str | Path] = (),
         region: str = "ZZ",
         label: str = "first principal",
+        mirrors: Sequence[str] = (),
+        recovery: str | None = None,
         extractor: Extractor | str | None = None,
         clock: Clock | None = None,
+        secrets: Secrets | None = None,
     ) -> Self:
         """Make a vault and open it as its first principal, who has every role; the token is in ``.token``.
 
-        ``root`` is a root provider's URI, by default a file in the user's data directory. ``copies`` are
-        directories for live second copies of keys.db and log.db. ``region`` is where templates are processed.
-        Raises VaultExists, UsageError, StoreError; nothing is left behind then.
+        ``root`` is a root holder's URI, by default a file in the user's data directory; ``mirrors`` are those
+        of further holders, ``recovery`` that of an offline key. ``copies`` are directories for live second
+        copies of keys.db and log.db. ``region`` is where templates are processed. ``secrets`` gives holders
+        their passphrases and PINs. Raises VaultExists, UsageError, StoreError; nothing is left behind then.
         """
-        clock = clock or SystemClock()
-        plan = opening.Plan(Path(path), root, [Path(copy) for copy in copies], region, label)
-        token = opening.create(plan, clock)
-        vault = cls.open(path, token=token, extractor=extractor, clock=clock)
+        clock, secrets = clock or SystemClock(), secrets or Secrets()
+        directories = [Path(copy) for copy in copies]
+        plan = opening.Plan(Path(path), root, directories, region, label, mirrors, recovery)
+        token = opening.create(plan, clock, secrets)
+        vault = cls.open(path, token=token, extractor=extractor, clock=clock, secrets=secrets)
         vault.token = token
         return vault
 
@@ -145,6 +151,7 @@ class Vault:
         token: str,
         extractor: Extractor | str | None = None,
         clock: Clock | None = None,
+        secrets: Secrets | None = None,
         lost_data: bool = False,
     ) -> Self:
         """Open a vault as the principal of ``token``; finishes what a dead process left open.
@@ -152,10 +159,10 @@ class Vault:
         Raises VaultNotFound, RootError, IntegrityError, NotAllowed. A missing vault.db is refused, unless
         ``lost_data`` says that it is lost: then an empty one is made, for ``restore``.
         """
-        clock = clock or SystemClock()
+        clock, secrets = clock or SystemClock(), secrets or Secrets()
         if lost_data:
-            lost.make_data(Path(path), token, clock)
-        core = opening.open_core(Path(path), clock)
+            lost.make_data(Path(path), token, clock, secrets)
+        core = opening.open_core(Path(path), clock, secrets)
         try:
             return cls(core, Session(core, token), extractor)
         except BaseException:
@@ -404,7 +411,7 @@ class Vault:
         paths = None if copies is None else [Path(copy) for copy in copies]
         done = configuring.change(self._core, self._session, region=region, copies=paths)
         if done.entry is not None:
-            core = opening.open_core(self._core.path, self._core.clock)
+            core = opening.open_core(self._core.path, self._core.clock, self._core.secrets)
             with self._opening:
                 self._left.append(self._core)
                 self._session, self._core = self._session.on(core), core

@@ -22,8 +22,10 @@ from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, RootError, SettingsChanged
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
+from facekeep.keys.holders import held
 from facekeep.keys.index import SubjectIndex
 from facekeep.keys.provider import RootProvider
+from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
@@ -87,6 +89,8 @@ class Core:
         log: AuditLog,
         tree: KeyTree,
         providers: Sequence[RootProvider],
+        leaving: Sequence[RootProvider],
+        secrets: Secrets,
         clock: Clock,
     ) -> None:
         """Keep what was opened."""
@@ -98,6 +102,8 @@ class Core:
         self.keys = keys
         self.log = log
         self.providers = tuple(providers)
+        self.leaving = tuple(leaving)
+        self.secrets = secrets
         self.clock = clock
         self.sealer = Sealer.of(self.vault_id)
         self.index = SubjectIndex(keys, self.vault_id, tree.slot_key(INDEX_KEY_SLOT))
@@ -196,9 +202,9 @@ class Core:
             head = self.log.head()
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
-            candidates = [candidate for provider in self.providers for candidate in provider.candidates()]
+            roots = held(self.providers)
             try:
-                self._tree = open_tree(self.keys, self.vault_id, candidates)[0]
+                self._tree = open_tree(self.keys, self.vault_id, roots)[0]
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = error
             else:

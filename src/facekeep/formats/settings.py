@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
+from typing import Final
 
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps
@@ -13,25 +14,51 @@ from facekeep.formats.ids import VAULT_ID_LEN, from_hex
 from facekeep.formats.terms import check_regions
 
 _DOMAIN = b"facekeep/v1/settings\0"
+MAX_MIRRORS: Final = 3
+MAX_LEAVING: Final = 4
+_LISTS = ("mirrors", "leaving", "recovery")
 _HEADER = "# Written by facekeep; change it with 'facekeep settings', any other edit is refused.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Parsed vault.toml. ``region`` is where this vault processes templates."""
+    """Parsed vault.toml. ``region`` is where this vault processes templates.
+
+    Root holders are URIs: ``root_uri`` and its ``mirrors`` hold every root; ``leaving`` are given up and hold
+    none once the next swap is done; ``recovery`` (at most one) seals each root to an offline key.
+    """
 
     vault_id: bytes
     root_uri: str
     copies: tuple[str, ...]
     region: str
+    mirrors: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    recovery: tuple[str, ...] = ()
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """URIs of the holders that every swap must reach, the first one first."""
+        return (self.root_uri, *self.mirrors, *self.recovery)
+
+    def check(self) -> None:
+        """Raise FormatError where there are more holders than a log entry has room for receipts of."""
+        if len(self.recovery) > 1 or len(self.mirrors) > MAX_MIRRORS or len(self.leaving) > MAX_LEAVING:
+            raise FormatError(
+                f"a vault has at most {MAX_MIRRORS} mirrors, one recovery key, {MAX_LEAVING} leaving holders"
+            )
 
     def document(self) -> JsonObject:
-        """Return the document as nested objects."""
+        """Return the document as nested objects; what is empty does not stand in it."""
         paths: list[JsonValue] = list(self.copies)
+        root: JsonObject = {"uri": self.root_uri}
+        for key in _LISTS:
+            if found := getattr(self, key):
+                root[key] = list(found)
         return {
             "copies": {"paths": paths},
             "format": 1,
-            "root": {"uri": self.root_uri},
+            "root": root,
             "settings": {"region": self.region},
             "vault": self.vault_id.hex(),
         }
@@ -42,13 +69,14 @@ class Settings:
 
     def encode(self) -> str:
         """Return the text of vault.toml."""
-        for text in (self.root_uri, *self.copies):
+        for text in (*self.holders, *self.leaving, *self.copies):
             if not text.isprintable():
                 raise FormatError("a path in vault.toml has unprintable characters")
+        lists = "".join(f"{key} = {_array(getattr(self, key))}\n" for key in _LISTS if getattr(self, key))
         return (
             f'{_HEADER}format = 1\nvault = "{self.vault_id.hex()}"\n\n'
-            f"[root]\nuri = {_quote(self.root_uri)}\n\n"
-            f"[copies]\npaths = [{', '.join(_quote(path) for path in self.copies)}]\n\n"
+            f"[root]\nuri = {_quote(self.root_uri)}\n{lists}\n"
+            f"[copies]\npaths = {_array(self.copies)}\n\n"
             f"[settings]\nregion = {_quote(self.region)}\n"
         )
 
@@ -62,8 +90,10 @@ class Settings:
                 _text(document["root"]["uri"]),
                 tuple(_text(path) for path in document["copies"]["paths"]),
                 _text(document["settings"]["region"]),
+                *(tuple(_text(uri) for uri in document["root"].get(key, ())) for key in _LISTS),
             )
             check_regions((settings.region,))
+            settings.check()
             if document != settings.document():
                 raise FormatError("vault.toml has keys or values that facekeep does not know")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -75,6 +105,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise FormatError("vault.toml has a value of the wrong type, or one that cannot be printed")
     return value
+
+
+def _array(texts: tuple[str, ...]) -> str:
+    return f"[{', '.join(_quote(text) for text in texts)}]"
 
 
 def _quote(text: str) -> str:

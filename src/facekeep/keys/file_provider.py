@@ -18,7 +18,7 @@ from typing import ClassVar, Final, Self
 from facekeep.errors import FormatError, RootError, StoreError, UsageError, VaultExists
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
-from facekeep.keys.provider import Candidate, ProviderClass, Receipt, RootProvider
+from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider
 from facekeep.store.sqlite import fsync_directory
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -39,13 +39,13 @@ class FileProvider(RootProvider):
         self._damage: tuple[str, ...] = ()
 
     @classmethod
-    def from_uri(cls, rest: str, vault_id: bytes, base: Path) -> Self:
-        """``file:PATH``, ``file:///PATH``: absolute, or relative to ``base``; ``~`` is expanded."""
+    def from_uri(cls, rest: str, place: Place) -> Self:
+        """``file:PATH``, ``file:///PATH``: absolute, or relative to the base; ``~`` is expanded."""
         text = rest.removeprefix("//")
         if not text or "\0" in text or (text != rest and not text.startswith(("/", "~"))):
             raise UsageError("the root URI names no file", next="write file:PATH or file:///PATH")
         try:
-            return cls(base / Path(text).expanduser(), vault_id)
+            return cls(place.base / Path(text).expanduser(), place.vault_id)
         except RuntimeError as error:
             raise UsageError("the root URI names an unknown home directory") from error
 

@@ -7,17 +7,18 @@ may be called again after any interruption and then return the same receipt.
 from __future__ import annotations
 
 import abc
-import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Self, TypeAlias, cast
+from typing import ClassVar, Final, Literal, Self, TypeAlias
 
-from facekeep.errors import UsageError
+from facekeep.crypto.primitives import compare
+from facekeep.errors import RootError
 from facekeep.formats.canonical import JsonObject
+from facekeep.keys.secrets import Secrets
 
-ProviderClass: TypeAlias = Literal["erasing", "wrapping"]
+ProviderClass: TypeAlias = Literal["erasing", "wrapping", "recovery"]
 CandidateState: TypeAlias = Literal["staged", "current"]
-Action: TypeAlias = Literal["promoted", "destroyed"]
+Action: TypeAlias = Literal["promoted", "destroyed", "lost"]
 
 LIMIT_WORDS: Final = frozenset(
     {
@@ -27,13 +28,27 @@ LIMIT_WORDS: Final = frozenset(
         "token_clone",  # a cloned hardware token keeps the old key
         "server_snapshot",  # a snapshot of a key server keeps the old key
         "outer_layer",  # destroys nothing by itself: a layer around an erasing provider
+        "offline_key",  # whoever holds the offline recovery key and an old sealed copy has that root
+        "holder_lost",  # the holder was given up: what became of the roots it held is not known
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a holder is used: vault id (16 bytes), the vault's parent directory, the source of secrets."""
+
+    vault_id: bytes
+    base: Path
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """A root some provider holds: fingerprint (32 bytes), state, the root itself (32 bytes)."""
+    """A root some provider holds: fingerprint (32 bytes), state, the root itself (32 bytes).
+
+    The root is empty where the holder keeps it but cannot give it back (a recovery key).
+    """
 
     fingerprint: bytes
     state: CandidateState
@@ -72,7 +87,7 @@ class RootProvider(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_uri(cls, rest: str, vault_id: bytes, base: Path) -> Self:
+    def from_uri(cls, rest: str, place: Place) -> Self:
         """Build from what stands after ``scheme:``; raises UsageError. Touches nothing."""
 
     @property
@@ -100,6 +115,11 @@ class RootProvider(abc.ABC):
     def read_back(self, fingerprint: bytes) -> bytes:
         """Return the root of this fingerprint as it is now held; raises RootError if it is not."""
 
+    def confirm(self, winner: Candidate) -> None:
+        """Read a staged root back and compare; raises RootError. Overridden where it cannot be given back."""
+        if not compare(self.read_back(winner.fingerprint), winner.root):
+            raise RootError(f"the {self.scheme}: provider gives back another root than was staged")
+
     @abc.abstractmethod
     def promote(self, fingerprint: bytes) -> Receipt:
         """Make a staged root the current one. May destroy the previous one already."""
@@ -108,27 +128,12 @@ class RootProvider(abc.ABC):
     def drop(self, fingerprint: bytes) -> Receipt:
         """Destroy the root of this fingerprint, if it is held."""
 
+    def abandon(self) -> Receipt:
+        """Destroy every root held, since the holder is given up; may be called again."""
+        for each in self.candidates():
+            self.drop(each.fingerprint)
+        return self.receipt("destroyed")
+
     def receipt(self, action: Action) -> Receipt:
         """Receipt of this provider for ``action``."""
         return Receipt(self.klass, self.scheme, action, self.limits)
-
-
-PROVIDERS: Final = {
-    "file": "facekeep.keys.file_provider:FileProvider",
-}
-
-
-def provider_from_uri(uri: str, vault_id: bytes, base: Path) -> RootProvider:
-    """Return the provider of a root URI such as ``file:../staff.root``; relative paths start at ``base``.
-
-    ``base`` is the directory the vault stands in. Raises UsageError for an unknown scheme.
-    """
-    scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in PROVIDERS:
-        known = ", ".join(f"{each}:" for each in sorted(PROVIDERS))
-        raise UsageError(
-            f"no root provider has the scheme {scheme[:20]!r}", next=f"use one of these schemes: {known}"
-        )
-    module, _, name = PROVIDERS[scheme].partition(":")
-    found = cast("type[RootProvider]", getattr(importlib.import_module(module), name))
-    return found.from_uri(rest, vault_id, base)

@@ -10,6 +10,7 @@ from facekeep.crypto.primitives import compare, random_bytes
 from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreError, TreeFull
 from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
+from facekeep.keys.holders import held
 from facekeep.keys.plan import plan, seal_top
 from facekeep.keys.provider import Candidate, Receipt, RootProvider
 from facekeep.keys.slots import Slots, distinct
@@ -43,9 +44,11 @@ class Swap:
         witness: int = 0,
         on_step: Callable[[str], None] | None = None,
         guard: Callable[[], None] | None = None,
+        leaving: Sequence[RootProvider] = (),
     ) -> None:
         """Choose the new root; nothing is done yet."""
         self._store, self._tree, self._providers = store, tree, tuple(providers)
+        self._leaving = tuple(leaving)
         self._dead = distinct(dead_slots)
         self._pin, self._now_ms, self._take = pin, now_ms, tuple(take)
         self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
@@ -114,13 +117,16 @@ class Swap:
         """Make the new root current with every holder and destroy the old one; returns their receipts."""
         with self._step("promote"):
             self._guard()
-            return settle(self._store, self._winner, self._providers, previous=self._tree.fingerprint)
+            previous = self._tree.fingerprint
+            return settle(
+                self._store, self._winner, self._providers, previous=previous, leaving=self._leaving
+            )
 
     def _open_afresh(self) -> None:
         """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
         with _holders():
-            held = [each for provider in self._providers for each in provider.candidates()]
-        tree, _ = open_tree(self._store, self._tree.vault_id, held)
+            roots = held(self._providers)
+        tree, _ = open_tree(self._store, self._tree.vault_id, roots)
         if tree.fingerprint != self._tree.fingerprint:
             raise TreeStale("the key tree was swapped by another process")
         self._tree = tree
@@ -142,7 +148,7 @@ class Swap:
                 self._guard()
                 with _holders():
                     for provider in self._providers:
-                        _read_back(provider, self._winner)
+                        provider.confirm(self._winner)
             yield row
 
     def _plan(self) -> SwapWrites:
@@ -188,12 +194,18 @@ class Swap:
 
 
 def settle(
-    store: KeysStore, winner: Candidate, providers: Sequence[RootProvider], *, previous: bytes | None = None
+    store: KeysStore,
+    winner: Candidate,
+    providers: Sequence[RootProvider],
+    *,
+    previous: bytes | None = None,
+    leaving: Sequence[RootProvider] = (),
 ) -> tuple[Receipt, ...]:
     """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
-    where it is gone already. Copies must be current. Raises ErasurePending, and RootError or IntegrityError
+    where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
+    only once another root than theirs opens keys.db. Raises ErasurePending, and RootError or IntegrityError
     with nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner])
@@ -208,40 +220,37 @@ def settle(
             if winner.fingerprint not in others:
                 _hold(store, provider, winner, keep=previous)
             receipts.append(provider.promote(winner.fingerprint))
-            receipts += [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
+            dropped = [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
+            receipts += dict.fromkeys(dropped)
+        receipts += [provider.abandon() for provider in leaving if previous not in (None, winner.fingerprint)]
     return tuple(receipts)
 
 
 def _hold(store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None) -> None:
     """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room."""
-    held = provider.candidates()
-    _check_droppable(store, held, winner, keep=keep)
-    for each in held:
+    roots = provider.candidates()
+    _check_droppable(store, roots, winner, keep=keep)
+    for each in roots:
         if each.fingerprint not in (winner.fingerprint, keep):
             provider.drop(each.fingerprint)
     provider.stage(winner.root)
-    _read_back(provider, winner)
+    provider.confirm(winner)
 
 
 def _check_droppable(
-    store: KeysStore, held: Sequence[Candidate], winner: Candidate, *, keep: bytes | None
+    store: KeysStore, roots: Sequence[Candidate], winner: Candidate, *, keep: bytes | None
 ) -> None:
     """Raise TreeStale if keys.db stands under a root that would be dropped: another writer has been here."""
     named = set(store.read_fingerprints())
-    dropped = [each for each in held if each.fingerprint not in (winner.fingerprint, keep)]
+    dropped = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
     if not any(each.fingerprint in named for each in dropped):
         return
     try:
-        _, current = open_tree(store, store.vault_id, [winner, *held])
+        _, current = open_tree(store, store.vault_id, [winner, *roots])
     except (RootError, IntegrityError):
         return  # they open nothing
     if current.fingerprint in {each.fingerprint for each in dropped}:
         raise TreeStale("another process has replaced the root; it is kept")
-
-
-def _read_back(provider: RootProvider, winner: Candidate) -> None:
-    if not compare(provider.read_back(winner.fingerprint), winner.root):
-        raise RootError(f"the {provider.scheme}: provider gives back another root than was staged")
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         witness=LOG_KEY_SLOT,
         on_step=reached,
         guard=lambda: _check_lock(core),
+        leaving=core.leaving,
     )
     try:
         receipts = [receipt.to_json() for receipt in swap.run()[1]]

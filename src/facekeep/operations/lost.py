@@ -10,6 +10,7 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError
+from facekeep.keys.secrets import Secrets
 from facekeep.operations.missing import DATA_FILE, SIDECARS, left_of
 from facekeep.operations.opening import open_core
 from facekeep.operations.steps import reached
@@ -20,7 +21,7 @@ from facekeep.store.sqlite import Database, fsync_directory, translated
 _NEW = DATA_FILE + ".new"
 
 
-def make_data(path: Path, token: str, clock: Clock) -> None:
+def make_data(path: Path, token: str, clock: Clock, secrets: Secrets) -> None:
     """Make an empty vault.db unless there is one; everything else must open, and the token may restore.
 
     Raises IntegrityError while a -wal is left of the lost file: a process may still be at work.
@@ -38,7 +39,7 @@ def make_data(path: Path, token: str, clock: Clock) -> None:
         _discard(path)
         try:
             Database.create(path / _NEW, "vault", vault_id, vaultdb.MIGRATIONS).close()
-            with contextlib.closing(open_core(path, clock, data_file=_NEW)) as core:
+            with contextlib.closing(open_core(path, clock, secrets, data_file=_NEW)) as core:
                 Session(core, token).require(Action.RESTORE)
             reached("lost.made")
             (path / _NEW).rename(path / DATA_FILE)

@@ -32,7 +32,9 @@ from facekeep.formats import entries
 from facekeep.formats.ids import VAULT_ID_LEN, split_slot
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope, check_regions
-from facekeep.keys.provider import RootProvider, provider_from_uri
+from facekeep.keys.holders import held, provider_from_uri
+from facekeep.keys.provider import Place, RootProvider
+from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import initial
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.operations.missing import DATA_FILE, check_present
@@ -49,16 +51,21 @@ _SETTINGS_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What ``create`` is asked for. ``root_uri`` None: a file in the user's data directory."""
+    """What ``create`` is asked for. ``root_uri`` None: a file in the user's data directory.
+
+    ``mirrors`` and ``recovery`` are URIs of further holders.
+    """
 
     path: Path
     root_uri: str | None = None
     copies: Sequence[Path] = ()
     region: str = "ZZ"
     label: str = "first principal"
+    mirrors: Sequence[str] = ()
+    recovery: str | None = None
 
 
-def create(plan: Plan, clock: Clock) -> str:
+def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
     """Make a vault and its root; returns the first principal's token. All or nothing."""
     path = plan.path
     if path.exists() or path.is_symlink():
@@ -70,8 +77,9 @@ def create(plan: Plan, clock: Clock) -> str:
     vault_id = p.random_bytes(VAULT_ID_LEN)
     uri = plan.root_uri or default_root_uri(path, vault_id)
     copies = tuple(str(copy.absolute()) for copy in plan.copies)
-    settings = Settings(vault_id, uri, copies, plan.region)
-    provider = provider_from_uri(uri, vault_id, path.absolute().parent)
+    recovery = () if plan.recovery is None else (plan.recovery,)
+    settings = Settings(vault_id, uri, copies, plan.region, tuple(plan.mirrors), (), recovery)
+    providers = holders_of(settings, path, secrets)
     _check_copies(path, plan.copies)
     with contextlib.ExitStack() as undo:
         with translated(path.name):
@@ -82,27 +90,48 @@ def create(plan: Plan, clock: Clock) -> str:
                 copy.mkdir(mode=0o700, parents=True, exist_ok=True)
                 undo.callback(_remove_copies, copy)
         root = p.random_bytes(p.KEY_LEN)
-        provider.provision(root)
-        undo.callback(_forget_root, provider)
-        token = _fill(path, settings, provider, root, plan.label, clock)
+        for provider in providers:
+            provider.provision(root)
+            undo.callback(_forget_root, provider)
+        token = _fill(path, settings, providers, root, plan.label, clock, secrets)
         undo.pop_all()
     return token
 
 
+def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
+    """Holders that every swap must reach; raises UsageError where two URIs name one."""
+    if len(set(settings.holders)) != len(settings.holders):
+        raise UsageError("a root holder is named twice", next="name each holder once; nothing was changed")
+    place = Place(settings.vault_id, path.absolute().parent, secrets)
+    return tuple(provider_from_uri(uri, place) for uri in settings.holders)
+
+
+def leaving_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
+    """Holders that are given up: the next swap destroys what they hold."""
+    place = Place(settings.vault_id, path.absolute().parent, secrets)
+    return tuple(provider_from_uri(uri, place) for uri in settings.leaving)
+
+
 def _fill(
-    path: Path, settings: Settings, provider: RootProvider, root: bytes, label: str, clock: Clock
+    path: Path,
+    settings: Settings,
+    providers: Sequence[RootProvider],
+    root: bytes,
+    label: str,
+    clock: Clock,
+    secrets: Secrets,
 ) -> str:
     vault_id = settings.vault_id
     keys = KeysStore.create(path / "keys.db", vault_id, _copies(settings, "keys.db"))
     initial(keys, vault_id, root, clock.now_ms(), [int(scope) for scope in Scope])
-    tree, _ = open_tree(keys, vault_id, provider.candidates())
+    tree, _ = open_tree(keys, vault_id, held(providers))
     Database.create(path / "vault.db", "vault", vault_id, vaultdb.MIGRATIONS).close()
     genesis = entries.genesis(
         vault_id=vault_id,
         epoch=tree.epoch,
         fingerprint=tree.fingerprint,
-        provider_class=provider.klass,
-        scheme=provider.scheme,
+        provider_class=providers[0].klass,
+        scheme=providers[0].scheme,
         settings_digest=settings.digest(),
         time_ms=clock.now_ms(),
     )
@@ -115,7 +144,7 @@ def _fill(
     keys.close()
     settingsfile.stage(path, settings)
     settingsfile.promote(path)
-    with contextlib.closing(open_core(path, clock)) as core, core.lock.held():
+    with contextlib.closing(open_core(path, clock, secrets)) as core, core.lock.held():
         return install_principal(core, core.view(), None, label, frozenset(Role))
 
 
@@ -150,7 +179,7 @@ def _copies(settings: Settings, name: str) -> list[Path]:
     return [Path(copy) / name for copy in settings.copies]
 
 
-def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
+def open_core(path: Path, clock: Clock, secrets: Secrets, *, data_file: str = DATA_FILE) -> Core:
     """Open a vault's files and check them against each other; finishes what a dead process left open.
 
     With another ``data_file`` than vault.db (which is lost) nothing is finished: what it lacks says nothing.
@@ -159,7 +188,7 @@ def open_core(path: Path, clock: Clock, *, data_file: str = DATA_FILE) -> Core:
         settings = settingsfile.read(path)
         check_present(path, settings, data_file)
         try:
-            return _open(path, settings, clock, data_file)
+            return _open(path, settings, clock, secrets, data_file)
         except _OtherSettings as error:
             # A change of settings is at work, or was cut off between its log entry and its renaming.
             ours = data_file != DATA_FILE  # then the lock is held by us
@@ -178,13 +207,13 @@ class _OtherSettings(IntegrityError):
         self.digest = digest
 
 
-def _open(path: Path, settings: Settings, clock: Clock, data_file: str) -> Core:
+def _open(path: Path, settings: Settings, clock: Clock, secrets: Secrets, data_file: str) -> Core:
     vault_id = settings.vault_id
-    provider = provider_from_uri(settings.root_uri, vault_id, path.absolute().parent)
+    providers = holders_of(settings, path, secrets)
     with contextlib.ExitStack() as undo:
         keys = KeysStore.open(path / "keys.db", vault_id, _copies(settings, "keys.db"))
         undo.callback(keys.close)
-        tree, _ = open_tree(keys, vault_id, provider.candidates())
+        tree, _ = open_tree(keys, vault_id, held(providers))
         log = AuditLog(
             logdb.open_log(path / "log.db", vault_id),
             _copies(settings, "log.db"),
@@ -196,7 +225,8 @@ def _open(path: Path, settings: Settings, clock: Clock, data_file: str) -> Core:
         _check_settings(log, settings)
         data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
         undo.callback(data.database.close)
-        core = Core(path, settings, data, keys, log, tree, [provider], clock)
+        leaving = leaving_of(settings, path, secrets)
+        core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
         _check_together(core, tree)
         if data_file == DATA_FILE:
             _recover_if_alone(core)

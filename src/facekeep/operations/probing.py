@@ -25,6 +25,7 @@ from facekeep.audit.steps import OnStep, Steps
 from facekeep.errors import FacekeepError, IntegrityError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.note import VerifierKey
+from facekeep.keys.holders import held
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.store import vaultdb
 from facekeep.store.keysdb import KeysStore
@@ -193,7 +194,7 @@ def _trees(
 
     Files that are given are copied first: SQLite may write to what it opens.
     """
-    candidates = [each for provider in core.providers for each in provider.candidates()]
+    candidates = held(core.providers)
     places = [("keys.db", core.path / "keys.db")]
     places += [(f"live copy {at}", Path(copy) / "keys.db") for at, copy in enumerate(core.settings.copies, 1)]
     trees: list[KeyTree] = []

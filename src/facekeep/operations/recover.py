@@ -13,6 +13,7 @@ from facekeep.errors import ErasurePending, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
+from facekeep.keys.holders import held
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
@@ -56,15 +57,14 @@ def recover(core: Core) -> bool:
 def _drop_strays(core: Core) -> None:
     """Have every holder keep the root that opens keys.db and no other."""
     current = core.view().tree.fingerprint
-    held = [candidate for provider in core.providers for candidate in provider.candidates()]
-    if any(each.fingerprint != current or each.state != "current" for each in held):
+    if any(each.fingerprint != current or each.state != "current" for each in held(core.providers)):
         _settle(core)
 
 
 def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
-    candidates = [candidate for provider in core.providers for candidate in provider.candidates()]
-    _, winner = open_tree(core.keys, core.vault_id, candidates)
-    return [receipt.to_json() for receipt in settle(core.keys, winner, core.providers, previous=previous)]
+    _, winner = open_tree(core.keys, core.vault_id, held(core.providers))
+    receipts = settle(core.keys, winner, core.providers, previous=previous, leaving=core.leaving)
+    return [receipt.to_json() for receipt in receipts]
 
 
 def _finish_destroy(core: Core, operation: list[_Part]) -> None:

@@ -1,0 +1,54 @@
+"""From the URIs in vault.toml to root holders, and what several of them hold together (SPEC.md §4).
+
+One holder is one URI, with its outer layers before it: ``passphrase:|file:/mnt/keys/staff.root``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Final, cast
+
+from facekeep.errors import RootError, UsageError
+from facekeep.keys.provider import Candidate, Place, RootProvider
+
+PROVIDERS: Final = {
+    "file": "facekeep.keys.file_provider:FileProvider",
+}
+
+
+def provider_from_uri(uri: str, place: Place) -> RootProvider:
+    """Return the holder of a URI such as ``file:../staff.root``; relative paths start at ``place.base``.
+
+    Raises UsageError for an unknown scheme.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in PROVIDERS:
+        known = ", ".join(f"{each}:" for each in sorted(PROVIDERS))
+        raise UsageError(
+            f"no root provider has the scheme {scheme[:20]!r}", next=f"use one of these schemes: {known}"
+        )
+    module, _, name = PROVIDERS[scheme].partition(":")
+    found = cast("type[RootProvider]", getattr(importlib.import_module(module), name))
+    return found.from_uri(rest, place)
+
+
+def held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
+    """Every root that the holders within reach hold.
+
+    One that is away is passed over: a root of any other opens the vault, and no swap happens without all.
+    Raises RootError, the first holder's, where none is within reach.
+    """
+    found: list[Candidate] = []
+    away: list[RootError] = []
+    reached = False
+    for provider in providers:
+        try:
+            found += provider.candidates()
+        except RootError as error:
+            away.append(error)
+        else:
+            reached = True
+    if away and not (reached and any(each.root for each in found)):
+        raise away[0]
+    return tuple(found)

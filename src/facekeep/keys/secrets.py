@@ -1,0 +1,91 @@
+"""Passphrases, PINs and server tokens of root holders: found or asked for once, kept while the process lives.
+
+Never on a command line and never in vault.toml. After each swap a process fetches the root again, so what
+opens its holder stays in memory; docs/THREATS.md says what that means.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from facekeep.errors import RootError
+
+Ask: TypeAlias = Callable[[str, str], bytes | None]
+"""(name, what it is for) -> the secret, or None where nobody can be asked."""
+
+_LONGEST: Final = 4096  # bytes of a secret
+
+
+class Secrets:
+    """Where holders get their secrets from, by name: ``passphrase``, ``pin``, ``openbao-token`` or another.
+
+    In this order: what was found before; the file named by FACEKEEP_<NAME>_FILE (mode 0600); the file
+    facekeep-<name> in $CREDENTIALS_DIRECTORY (systemd); ``ask``.
+    """
+
+    def __init__(self, ask: Ask | None = None) -> None:
+        """Use ``ask`` where no file has the secret."""
+        self._ask = ask
+        self._known: dict[str, bytes] = {}
+        self._refused: dict[str, bytes] = {}
+        self._guard = threading.RLock()
+
+    def get(self, name: str, purpose: str) -> bytes:
+        """Return a secret; raises RootError where there is none, or the one there is was refused before."""
+        with self._guard:
+            if name not in self._known:
+                found = _from_file(name) or (self._ask(name, purpose) if self._ask else None)
+                if not found:
+                    raise RootError(f"there is no {name} for {purpose}", next=_how(name))
+                if self._refused.get(name) == found:
+                    raise RootError(f"the {name} for {purpose} was refused before and is not tried again")
+                self._known[name] = found
+            return self._known[name]
+
+    def refuse(self, name: str) -> None:
+        """Forget a secret that the holder refused, and never hand out the same one again."""
+        with self._guard:
+            if name in self._known:
+                self._refused[name] = self._known.pop(name)
+
+
+def variable(name: str) -> str:
+    """Name of the environment variable that names a secret's file."""
+    return f"FACEKEEP_{name.upper().replace('-', '_')}_FILE"
+
+
+def _how(name: str) -> str:
+    return f"put it into a file of mode 0600 and name that in {variable(name)}"
+
+
+def _from_file(name: str) -> bytes | None:
+    if named := os.environ.get(variable(name)):
+        return _read(Path(named), private=True)
+    if directory := os.environ.get("CREDENTIALS_DIRECTORY"):
+        path = Path(directory) / f"facekeep-{name}"
+        return _read(path, private=False) if path.exists() else None
+    return None
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    """First line of a file; ``private``: refuse one that others can read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RootError(f"the secret's file {path.name} is not a regular file")
+            if private and status.st_mode & 0o077:
+                raise RootError(f"others can read the secret's file {path.name}", next=f"chmod 600 '{path}'")
+            raw = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise RootError(f"the secret's file {path.name}: {error.strerror or error}") from error
+    line = raw.split(b"\n", 1)[0].rstrip(b"\r")
+    if not line or len(raw) > _LONGEST:
+        raise RootError(f"the secret's file {path.name} is empty or longer than {_LONGEST} bytes")
+    return line
