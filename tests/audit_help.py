@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
@@ -231,6 +231,24 @@ class Book:
             )
         )
 
+    def rotation(
+        self,
+        what: str,
+        *,
+        by: str | None = OPERATOR,
+        below: Mapping[int, int] | None = None,
+        model: str | None = None,
+    ) -> int:
+        now = self.now
+        return self.add(entries.rotation(what, "scheduled", below=below, model=model, by=by, time_ms=now))
+
+    def rotated(self, of: int, *, left: int = 0, by: str | None = OPERATOR) -> int:
+        return self.add(entries.rotated(of, left=left, by=by, time_ms=self.now))
+
+    def published(self, by: str | None = OPERATOR) -> int:
+        size = len(self.entries)
+        return self.add(entries.checkpoint(sha256=bytes(32), size=size, by=by, time_ms=self.now))
+
     def bodies(self) -> list[bytes]:
         return [entries.encode(entry) for entry in self.entries]
 
@@ -299,14 +317,25 @@ def story() -> Story:
     at["void"] = book.destroy("void", v(4), i(5), voids=[at["open"]], by=None)
     at["extend"] = book.destroy("extend")
     at["settings"] = book.add(entries.settings(b"s" * 32, bytes(32), by=OPERATOR, time_ms=book.now))
+    at["rotate root"] = book.rotation("root")
+    book.destroy("rotate")
+    at["rotate templates"] = book.rotation("templates", below={2: 5}, model=MODEL)
+    at["reseal"] = book.announce("reseal", item(i(6), BOB, i(4), expires=NOW + 60 * DAY))
+    book.granted(at["reseal"])
+    at["resealed"] = book.destroy("reseal", i(4))
+    at["rotated"] = book.rotated(at["rotate templates"], left=2)
+    at["move"] = book.rotation("move")
+    book.destroy("rotate")
+    at["moved"] = book.rotated(at["move"])
+    at["checkpoint"] = book.published()
     at["revoke"] = book.destroy("revoke", 17)
     at["second"] = book.principal(SECOND, 18, "service", "dpo")
     book.now += 40 * DAY
-    at["lapsed"] = book.identify(i(4), excluded=2, by=SECOND)
+    at["lapsed"] = book.identify(i(6), excluded=2, by=SECOND)
     at["expire"] = book.destroy("expire", i(0), i(3))
     book.now -= DAY
     at["clock"] = book.add(entries.clock(book.now, book.now + DAY, by=OPERATOR, time_ms=book.now))
-    at["last"] = book.identify(i(4), by=SECOND)
+    at["last"] = book.identify(i(6), by=SECOND)
     return Story(book, at)
 
 

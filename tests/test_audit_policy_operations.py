@@ -396,7 +396,7 @@ def test_an_erasure_of_an_announced_grant_that_recovery_then_completes() -> None
 
 
 def test_a_living_grant_destroyed_as_expired() -> None:
-    expect(STORY.doctored(edit(AT["expire"], slots=[[i(3), 2]])), "R20", AT["expire"])
+    expect(STORY.doctored(edit(AT["expire"], slots=[[i(3), 1], [i(6), 1]])), "R20", AT["expire"])
     expect(STORY.doctored(edit(AT["expire"], slots=[])), "R20", AT["expire"])
 
 

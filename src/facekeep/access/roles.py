@@ -36,6 +36,8 @@ class Action(StrEnum):
     PRINCIPALS = "principals"
     SETTINGS = "settings"
     CLOCK = "clock"
+    KEYS = "keys"
+    MAINTAIN = "maintain"
 
 
 #: role -> allowed actions, from the table in formats/roles.py. docs/integrator.md prints it, too.

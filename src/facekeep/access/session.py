@@ -30,6 +30,8 @@ _WORDS: Final = {
     Action.PRINCIPALS: "manage principals",
     Action.SETTINGS: "change the settings",
     Action.CLOCK: "accept the clock",
+    Action.KEYS: "rotate or move keys",
+    Action.MAINTAIN: "maintain the vault",
 }
 
 

@@ -14,6 +14,7 @@ from facekeep.audit.galleries import Galleries
 from facekeep.audit.people import NEEDS, People
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
+from facekeep.audit.rotations import Rotations
 from facekeep.auditlog.rules import too_early
 from facekeep.formats.terms import covering_regions
 from facekeep.limits import LIMITS
@@ -35,6 +36,7 @@ class Policy:
         self._vault_id = vault_id
         self._galleries = Galleries(self.register)
         self._destructions = Destructions(self.register, self.people, self._galleries)
+        self._rotations = Rotations(self.register)
         self._open: dict[int, Operation] = {}
         self._fingerprints: set[str] = set()
         self._granted: tuple[int, Operation, str | None] | None = None  # a completion, of what, by whom
@@ -61,13 +63,15 @@ class Policy:
         kind = entry["type"]
         if self._due and (kind != "destroy" or entry["op"] not in _REPLACING):
             self.finish()
+        self._rotations.before(index, entry)
         if kind == "decision":
             self.decision(index, entry)
         elif kind == "clock":
             self._clock(index, high_ms, entry)
         else:
             _HANDLERS[kind](self, index, entry)
-        self.waiting = bool(self._due) or entry.get("part", 0) != entry.get("parts", 0)
+        unfinished = entry.get("part", 0) != entry.get("parts", 0)
+        self.waiting = bool(self._due) or self._rotations.waiting or unfinished
 
     def finish(self) -> None:
         """Judge what an append leaves behind: call it after the last entry, too."""
@@ -140,6 +144,8 @@ class Policy:
         count = old.terms.count
         if grant.terms.count < count or (op != "enroll" and grant.terms.count != count):  # SPEC.md §11 R14
             raise RuleBroken("R14", index, f"it seals another number of templates than slot {slot} holds")
+        if op == "reseal":
+            self._rotations.resealed(index, grant, slot, old)
         if op == "grant":
             self._live(index, entry["time_ms"], old, slot)
 
@@ -268,6 +274,19 @@ class Policy:
         if entry["merged"] + entry["missing"] > len(self.register.living):  # SPEC.md §11 R30
             raise RuleBroken("R30", index, f"only {len(self.register.living)} grants live")
 
+    def _rotation(self, index: int, entry: Mapping[str, Any]) -> None:
+        self._by_role(index, entry)
+        self._rotations.begin(index, entry)
+
+    def _rotated(self, index: int, entry: Mapping[str, Any]) -> None:
+        self._by_role(index, entry)
+        self._rotations.end(index, entry)
+
+    def _checkpoint(self, index: int, entry: Mapping[str, Any]) -> None:
+        self._by_role(index, entry)
+        if entry["size"] > index:  # SPEC.md §11 R34
+            raise RuleBroken("R34", index, f"it says the log had {entry['size']} entries")
+
     def _by_role(self, index: int, entry: Mapping[str, Any]) -> None:
         self.people.may(index, entry["by"], NEEDS[entry["type"], ""])
 
@@ -282,5 +301,8 @@ _HANDLERS: Final[Mapping[str, Callable[[Policy, int, Mapping[str, Any]], None]]]
     "backup": Policy._backup,  # noqa: SLF001
     "restore": Policy._restore,  # noqa: SLF001
     "settings": Policy._by_role,  # noqa: SLF001
+    "rotation": Policy._rotation,  # noqa: SLF001
+    "rotated": Policy._rotated,  # noqa: SLF001
+    "checkpoint": Policy._checkpoint,  # noqa: SLF001
     "signing": Policy._by_role,  # noqa: SLF001
 }

@@ -42,6 +42,8 @@ HEAD_RULES: Final[Mapping[str, str]] = {
     "its op destroys no slot": "R16",
     "it revokes nobody": "R21",
     "only a revocation destroys": "R21",
+    "a rotation of the same": "R31",
+    "it ends what is not": "R31",
 }
 
 

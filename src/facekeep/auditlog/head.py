@@ -10,7 +10,7 @@ from facekeep.auditlog.merkle import HASH_LEN, Frontier
 from facekeep.errors import FormatError
 from facekeep.formats import canonical
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.entries import DESTROY_OPS, GRANT_OPS
+from facekeep.formats.entries import DESTROY_OPS, GRANT_OPS, LASTING_ROTATIONS
 from facekeep.formats.ids import BRANCH_SLOTS, from_hex
 
 _KEYS: Final = frozenset(
@@ -29,7 +29,7 @@ _KEYS: Final = frozenset(
         "v",
     )
 )
-_OPS: Final = {"grant": GRANT_OPS, "destroy": DESTROY_OPS, "principal": ("",)}
+_OPS: Final = {"grant": GRANT_OPS, "destroy": DESTROY_OPS, "principal": ("",), "rotation": LASTING_ROTATIONS}
 
 
 class Open(NamedTuple):
@@ -37,8 +37,8 @@ class Open(NamedTuple):
 
     first: int  # index of its first entry
     parts: int
-    type: str  # grant, principal or destroy
-    op: str  # empty for principal
+    type: str  # grant, principal, destroy or rotation
+    op: str  # empty for principal; what is rotated for rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,16 @@ class Head:
     def empty(chain: bytes) -> Head:
         """Head before the genesis entry; ``chain`` is chain(-1)."""
         return Head(0, 0, 0, (), chain)
+
+    @property
+    def operations(self) -> tuple[Open, ...]:
+        """Open operations that recovery brings to an end: a rotation waits for its operator."""
+        return tuple(each for each in self.open if each.type != "rotation")
+
+    @property
+    def rotations(self) -> tuple[Open, ...]:
+        """Rotations that were begun and not ended; ``op`` is what they rotate."""
+        return tuple(each for each in self.open if each.type == "rotation")
 
     @property
     def whole(self) -> bool:

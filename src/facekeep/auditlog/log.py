@@ -140,7 +140,7 @@ class AuditLog:
         if known is not None and known[0] == head.control_seq:
             return known[1]
         with self._pending_guard:
-            spans = self._spans_of(head.open)
+            spans = self._spans_of(head.operations)
             self._spans = spans
             pending = Pending(
                 Ranges(

@@ -13,7 +13,7 @@ from facekeep.auditlog.head import Head, Open
 from facekeep.auditlog.merkle import Frontier
 from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.entries import slots_of
+from facekeep.formats.entries import LASTING_ROTATIONS, slots_of
 from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, split_slot
 from facekeep.limits import LIMITS
 
@@ -166,6 +166,16 @@ class State:
             self._break("its epoch and previous root do not follow from the last root replacement")
         self.epoch, self.fingerprint = entry["epoch"], bytes.fromhex(entry["fingerprint"])
 
+    def _rotation(self, entry: Mapping[str, Any]) -> None:
+        if entry["what"] not in LASTING_ROTATIONS:
+            return
+        if any(each.type == "rotation" and each.op == entry["what"] for each in self.open.values()):
+            self._break("a rotation of the same is open")
+        self.open[self.frontier.size] = Open(self.frontier.size, 1, "rotation", entry["what"])
+
+    def _rotated(self, entry: Mapping[str, Any]) -> None:
+        self._close(entry["of"], ("rotation",), "it ends what is not an open rotation")
+
     def _part(self, entry: Mapping[str, Any], part: int, parts: int, op: str) -> None:
         """Open an operation with its first part, or check that this is the next part of it."""
         size = self.frontier.size
@@ -202,4 +212,6 @@ _RULES: Final[Mapping[str, Callable[[State, Mapping[str, Any]], None]]] = {
     "destroy": State._destroy,  # noqa: SLF001
     "granted": State._granted,  # noqa: SLF001
     "destroyed": State._destroyed,  # noqa: SLF001
+    "rotation": State._rotation,  # noqa: SLF001
+    "rotated": State._rotated,  # noqa: SLF001
 }

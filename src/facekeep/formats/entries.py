@@ -27,7 +27,10 @@ from facekeep.formats.decisions import (
 from facekeep.formats.entryrules import (
     DESTROY_OPS,
     GRANT_OPS,
+    LASTING_ROTATIONS,
     PROVIDER_CLASSES,
+    ROTATION_REASONS,
+    ROTATIONS,
     SCOPES,
     VOIDS_PER_ENTRY,
     Reason,
@@ -37,10 +40,11 @@ from facekeep.formats.ids import to_ranges
 from facekeep.limits import LIMITS
 
 __all__ = [
-    "DESTROY_OPS", "GRANT_OPS", "PROVIDER_CLASSES", "SCOPES", "Reason", "backup", "clock", "decision_allow",
-    "decision_body", "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries",
-    "destroyed", "encode", "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex",
-    "parse", "principal", "restore", "settings", "slots_in", "slots_of", "validate",
+    "DESTROY_OPS", "GRANT_OPS", "LASTING_ROTATIONS", "PROVIDER_CLASSES", "ROTATIONS", "ROTATION_REASONS",
+    "SCOPES", "Reason", "backup", "checkpoint", "clock", "decision_allow", "decision_body",
+    "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries", "destroyed", "encode",
+    "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex", "parse", "principal",
+    "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
 ]  # fmt: skip
 
 _SLOT = re.compile(rb'"slot":(\d{1,16})')  # no string in an entry holds a quotation mark
@@ -257,6 +261,35 @@ def clock(
 ) -> JsonObject:
     """Record that an operator accepted ``accepted_ms`` as the time, though the log had seen ``high_ms``."""
     return _entry("clock", by, time_ms, nonce, {"accepted_ms": accepted_ms, "high_ms": high_ms})
+
+
+def rotation(
+    what: str,
+    reason: str,
+    *,
+    below: Mapping[int, int] | None = None,
+    model: str | None = None,
+    suite: int | None = None,
+    by: str | None,
+    time_ms: int,
+    nonce: str | None = None,
+) -> JsonObject:
+    """Say what is to be rotated and why. Of templates: those in slots below an index of each branch."""
+    bounds = [[branch, index] for branch, index in sorted((below or {}).items())]
+    further = {"what": what, "reason": reason, "below": bounds, "model": model, "suite": suite}
+    return _entry("rotation", by, time_ms, nonce, cast("JsonObject", further))
+
+
+def rotated(of: int, *, left: int = 0, by: str | None, time_ms: int, nonce: str | None = None) -> JsonObject:
+    """End the rotation of entry ``of``; ``left`` living grants that it selected were not re-sealed."""
+    return _entry("rotated", by, time_ms, nonce, {"of": of, "left": left})
+
+
+def checkpoint(
+    *, sha256: bytes, size: int, by: str | None, time_ms: int, nonce: str | None = None
+) -> JsonObject:
+    """Record that a checkpoint of ``size`` entries was published; ``sha256`` is that of the signed note."""
+    return _entry("checkpoint", by, time_ms, nonce, {"sha256": sha256.hex(), "size": size})
 
 
 def backup(

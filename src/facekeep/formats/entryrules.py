@@ -51,6 +51,11 @@ GRANT_OPS: Final = ("enroll", "grant", "renew", "reseal")
 DESTROY_OPS: Final = (
     "shred", "withdraw", "renew", "reseal", "revoke", "expire", "void", "extend", "rotate",
 )  # fmt: skip
+ROTATIONS: Final = ("root", "tree", "templates", "signing", "move")
+LASTING_ROTATIONS: Final = ("templates", "move")  # several operations, until a ``rotated`` entry
+ROTATION_REASONS: Final = (
+    "scheduled", "compromise", "departure", "migration", "algorithm", "drill", "other",
+)  # fmt: skip
 PROVIDER_CLASSES: Final = ("erasing", "wrapping", "mirror", "recovery")
 
 
@@ -145,6 +150,14 @@ def _ranges(value: object, key: str) -> None:
         end = item[0] + item[1]
 
 
+def _branch_bound(value: object, key: str) -> None:
+    """``[branch, index]``: the slots of a branch below an index."""
+    if type(value) is not list or len(value) != 2 or [type(each) for each in value] != [int, int]:  # noqa: PLR2004 - a pair
+        raise FormatError(f"a log entry's {key} has an element that is not [branch, index]")
+    if not (0 < value[0] < 2**32 and 0 < value[1] <= BRANCH_SLOTS):
+        raise FormatError(f"a log entry's {key} is outside the key tree")
+
+
 def _unique_slots(value: object, key: str) -> None:
     _array(_slot, 0, LIMITS.candidates)(value, key)
     slots = cast("list[int]", value)
@@ -205,6 +218,13 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "excluded": _nullable(_COUNT), "omitted": _nullable(_ranges),
     },
     "settings": {"digest": _H32, "previous": _H32},
+    "rotation": {
+        "what": _one_of(*ROTATIONS), "reason": _one_of(*ROTATION_REASONS),
+        "below": _array(_branch_bound, 0, 120, rising=True), "model": _nullable(_model),
+        "suite": _nullable(_integer(1, 2**16)),
+    },
+    "rotated": {"of": _COUNT, "left": _COUNT},
+    "checkpoint": {"sha256": _H32, "size": _integer(1)},
     "signing": {
         "generation": _integer(2, 2**32), "previous": _array(_VKEY, 2, 2), "keys": _array(_VKEY, 2, 2),
         "signatures": _array(_SIGNATURE, 4, 4),
@@ -274,11 +294,21 @@ def _across_decision(entry: Mapping[str, object]) -> None:
     _null(entry, ("tag", "slot") if identify else _IDENTIFY_ONLY)
 
 
+def _across_rotation(entry: Mapping[str, Any]) -> None:
+    """Hold what is selected to templates, and each branch to one bound (SPEC.md §6.1)."""
+    if entry["what"] != "templates" and (entry["below"] or entry["model"] or entry["suite"]):
+        raise FormatError("a rotation of no templates selects templates")
+    branches = [branch for branch, _ in entry["below"]]
+    if len(set(branches)) != len(branches):
+        raise FormatError("a rotation names a branch twice")
+
+
 _IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded", "omitted")
 _ACROSS: Final[Mapping[str, Callable[..., None]]] = {
     "grant": _across_grant,
     "destroy": _across_destroy,
     "decision": _across_decision,
+    "rotation": _across_rotation,
 }
 
 

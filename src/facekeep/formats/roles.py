@@ -16,7 +16,7 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "operator": frozenset(
             {
                 "enroll", "grant", "renew", "withdraw", "shred", "subjects", "backup", "restore", "check",
-                "status", "principals", "settings", "clock",
+                "status", "principals", "settings", "clock", "keys", "maintain",
             }
         ),
         "auditor": frozenset({"check", "status", "log"}),

@@ -265,7 +265,7 @@ def _check_together(core: Core, tree: KeyTree) -> None:
 
 def _recover_if_alone(core: Core) -> None:
     """Finish open operations unless their process is still at work (it holds the lock)."""
-    if not core.log.head().open:
+    if not core.log.head().operations:
         return
     try:
         with core.lock.held(0):

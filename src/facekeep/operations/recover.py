@@ -33,7 +33,7 @@ def recover(core: Core) -> bool:
     slots: list[int] = []
     operations = [
         (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
-        for first, parts, kind, _ in core.view().head.open
+        for first, parts, kind, _ in core.view().head.operations
     ]
     # Those whose slots are dead come first: theirs is the swap whose completion the log may lack.
     destructions = [operation for kind, operation in operations if kind == "destroy"]
@@ -51,7 +51,7 @@ def recover(core: Core) -> bool:
         _drop_strays(core)
         if void:
             destroy(core, None, Destruction("void", slots, hashes=_orphans(core, slots), voids=void))
-    return not core.view().head.open
+    return not core.view().head.operations
 
 
 def _drop_strays(core: Core) -> None:

@@ -111,7 +111,7 @@ def status(core: Core, session: Session) -> JsonObject:
     scopes: JsonObject = {}
     for branch, kind in sorted(view.kinds.items()):
         scopes[str(branch)] = {"kind": kind, "used": head.alloc.get(branch, 0)}
-    warnings = _warnings(core, copies, len(missing), len(head.open))
+    warnings = _warnings(core, copies, len(missing), len(head.operations))
     return {
         "backup": _last_backup(core),
         "branches": scopes,
@@ -121,7 +121,7 @@ def status(core: Core, session: Session) -> JsonObject:
         "fingerprint": tree.fingerprint.hex(),
         "holders": holders,
         "missing": len(missing),
-        "pending": len(head.open),
+        "pending": len(head.operations),
         "region": core.settings.region,
         "rows": core.data.count(),
         "swapped_at_ms": tree.swapped_at_ms,
