@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from auditlog_help import NOW
 from facekeep.audit.certificate import render
 from facekeep.formats.bundle import NOT_PROVED, Statement
+from facekeep.formats.terms import Scope, Terms
 from proof_help import OPENING, TAG, destroy, destroyed, forge, grant, item, proven, story
 
 VOID = {"meta", "br", "hr", "img", "link"}
@@ -87,6 +89,13 @@ def test_one_grant_and_many() -> None:
     slots = [(2 << 21) + at for at in range(3)]
     many = [story()[0], grant(*map(item, slots)), *story()[2:3], destroy(*slots), destroyed(3)]
     assert "all 3 keys" in render(proven(forge(many)))
+
+
+def test_a_region_is_a_code_or_said_to_be_none() -> None:
+    assert ", DE</td>" in render(proven(forge(story())))
+    terms = Terms(Scope.IDENTIFY, NOW, NOW + 1000, ("FR", "ZZ"), 1, 16, bytes(32)).pack()
+    log = [story()[0], grant(item(2 << 21, terms=terms)), *story()[2:3], destroy(2 << 21), destroyed(3)]
+    assert ", FR, no region stated</td>" in render(proven(forge(log)))
 
 
 def test_times_beyond_the_calendar_do_not_fail() -> None:

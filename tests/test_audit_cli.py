@@ -45,6 +45,7 @@ def fails(code: str, status: int, *words: str) -> dict[str, object]:
     assert lines[0].startswith("facekeep-audit: ")
     assert lines[0].endswith(f"({code})")
     assert lines[1].startswith("next: ")
+    assert "facekeep check" not in lines[1]  # an auditor has no vault
     ran = run(*words, "--json")
     assert ran.code == status
     assert ran.error["code"] == code

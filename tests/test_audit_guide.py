@@ -1,4 +1,8 @@
-"""docs/auditor.md, followed word for word."""
+"""docs/auditor.md, followed word for word.
+
+FACEKEEP_AUDITOR names the ``bin`` of an environment with only ``facekeep[audit]``: then its facekeep-audit
+is the one that is typed. Otherwise it is the one of this environment.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,20 @@ GUIDE = Path(__file__).resolve().parent.parent / "docs/auditor.md"
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def commands(folder: Path) -> str:
+    """PATH of the guide's commands."""
+    own = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    auditor = os.environ.get("FACEKEEP_AUDITOR")
+    if auditor is None:
+        return own
+    folder.mkdir()
+    (folder / "facekeep-audit").write_text(
+        f'#!/bin/sh\nexec env -u PYTHONPATH {auditor}/facekeep-audit "$@"\n'
+    )
+    (folder / "facekeep-audit").chmod(0o755)
+    return f"{folder}:{own}"
+
+
 def test_the_guide_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = Cli(tmp_path, monkeypatch)
     receipt = cli.enroll("ada", "ada", "verify", "identify")
@@ -25,10 +43,7 @@ def test_the_guide_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
     cli.verify("bob", "bob")
     cli.ok("backup", "before.backup")
     cli.ok("shred", "ada", "--yes")
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "LC_ALL": "C.UTF-8",
-    }
+    environment = os.environ | {"PATH": commands(tmp_path / "auditor"), "LC_ALL": "C.UTF-8"}
     shown, blocks = "", 0
     for kind, body in BLOCK.findall(GUIDE.read_text()):
         if kind == "text":

@@ -429,3 +429,31 @@ def test_the_specification_lists_the_steps_and_the_code_tags_them() -> None:
 def test_the_gate_and_the_auditor_read_one_table_of_roles() -> None:
     told = {role.value: frozenset(action.value for action in actions) for role, actions in ALLOWED.items()}
     assert told == dict(roles.ALLOWED)
+
+
+# The specification's log
+
+
+def specified() -> tuple[list[bytes], bytes]:
+    """Entries and root of SPEC.md §6.5."""
+    section = (ROOT / "docs/SPEC.md").read_text().partition("\n### 6.5 ")[2].partition("\n## ")[0]
+    root = re.search(r"^`([0-9a-f]{64})`\.$", section, re.MULTILINE)
+    assert root is not None
+    lines = section.partition("```json\n")[2].partition("```")[0].splitlines()
+    return [line.encode() for line in lines], bytes.fromhex(root[1])
+
+
+def test_the_log_of_the_specification_has_its_root_and_breaks_no_rule() -> None:
+    bodies, root = specified()
+    vault = bytes.fromhex(str(entries.parse(bodies[0])["vault"]))
+    report = replay(bodies, checkpoint=Checkpoint(origin_of(vault), len(bodies), root))
+    not_held = {step.id for step in report.steps if step.verdict is not Verdict.HOLDS}
+    assert not_held == {"L1", "L2", "R10"}  # there are no tiles, no checkpoint note and no keys
+
+
+def test_the_log_of_the_specification_has_every_type_of_entry() -> None:
+    bodies, _ = specified()
+    table = (ROOT / "docs/SPEC.md").read_text().partition("### 6.1 ")[2].partition("### 6.2")[0]
+    types = set(re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE))
+    assert {str(entries.parse(body)["type"]) for body in bodies} == types - {"signing"}
+    assert all(entries.encode(entries.parse(body)) == body for body in bodies)

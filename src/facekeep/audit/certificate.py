@@ -32,6 +32,7 @@ _LIMITS: Final = {
     "server_snapshot": "a snapshot of a key server keeps the old key",
     "outer_layer": "a layer around another holder: destroys nothing by itself",
 }
+_NOWHERE: Final = "ZZ"  # SPEC.md §5.3
 _STYLE: Final = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 Georgia, "Times New Roman", serif; color: #1a1a1a; background: #fff;
@@ -52,6 +53,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem; }
 .sign { display: flex; gap: 2rem; margin-top: 3rem; }
 .sign div { flex: 1; border-top: 1px solid #1a1a1a; padding-top: .2rem; font-size: .8rem; color: #555; }
 footer { margin-top: 2rem; font-size: .8rem; color: #555; }
+@media (max-width: 40rem) { .facts th { width: 7rem; } .list { display: block; overflow-x: auto; } }
 @media print { body { margin: 0; max-width: none; font-size: 10.5pt; }
   h2, tr, .not, .sign { break-inside: avoid; } h2 { break-after: avoid; } @page { margin: 18mm; } }
 """
@@ -136,7 +138,9 @@ def _grants(proven: Proven) -> str:
                 escape(grant.model),
                 _day(grant.granted_ms),
                 f"{_day(grant.not_before_ms)} to {_day(grant.expires_at_ms)}, "
-                + escape(", ".join(grant.regions)),
+                + escape(
+                    ", ".join("no region stated" if each == _NOWHERE else each for each in grant.regions)
+                ),
                 f"{_day(grant.ended_ms)}: {escape(_OPS.get(grant.ended_op, grant.ended_op))}",
                 str(grant.slot),
             )

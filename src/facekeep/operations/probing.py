@@ -109,7 +109,7 @@ def probe(
     steps = Steps(PROBE_STEPS, on_step)
     with steps.step("B1") as said:  # SPEC.md §12.7 step 1
         proven = [_of_this_vault(core, verify(data, keys)) for data in proofs]
-        said.append(f"{len(proven)} proofs")
+        said.append("1 proof" if len(proven) == 1 else f"{len(proven)} proofs")
     slots = {grant.slot for each in proven for grant in each.grants}
     tags = {each.tag for each in proven}
     with _trees(core, old_keys) as (trees, opened):
