@@ -63,6 +63,7 @@ from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing, Receipt
 from facekeep.operations.erase import Erasure
+from facekeep.operations.keyops import Holders, Keys, Moved, Resealed, Rotated, Selection, Why
 from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
@@ -71,9 +72,10 @@ from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import BackupReport, RestoreReport
 
 __all__ = [
-    "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Identification",
-    "Notice", "Opening", "Proof", "Receipt", "Role", "Said", "Scope", "Secrets", "Settings", "SettingsChange",
-    "Threshold", "Vault", "Verification",
+    "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
+    "Identification", "Keys", "Moved", "Notice", "Opening", "Proof", "Receipt", "Resealed", "Role", "Rotated",
+    "Said", "Scope", "Secrets", "Selection", "Settings", "SettingsChange", "Threshold", "Vault",
+    "Verification", "Why",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -411,14 +413,23 @@ class Vault:
         paths = None if copies is None else [Path(copy) for copy in copies]
         done = configuring.change(self._core, self._session, region=region, copies=paths)
         if done.entry is not None:
-            core = opening.open_core(self._core.path, self._core.clock, self._core.secrets)
-            with self._opening:
-                self._left.append(self._core)
-                self._session, self._core = self._session.on(core), core
-                for gallery in self._galleries.values():
-                    gallery.close()
-                self._galleries.clear()
+            self._reopen()
         return done
+
+    def _reopen(self) -> None:
+        """Go on under the settings that the log names now."""
+        core = opening.open_core(self._core.path, self._core.clock, self._core.secrets)
+        with self._opening:
+            self._left.append(self._core)
+            self._session, self._core = self._session.on(core), core
+            for gallery in self._galleries.values():
+                gallery.close()
+            self._galleries.clear()
+
+    @property
+    def keys(self) -> Keys:
+        """Rotation of root, tree, templates and signing keys, and who holds the root."""
+        return Keys(lambda: (self._core, self._session), self._reopen)
 
     def add_principal(self, label: str, roles: Sequence[Role]) -> tuple[str, str]:
         """(id, token) of a new principal; the token is shown once and kept nowhere."""

@@ -103,6 +103,7 @@ class Core:
         self.log = log
         self.providers = tuple(providers)
         self.leaving = tuple(leaving)
+        self.readers = self.providers + self.leaving  # a holder that leaves has the root until the next swap
         self.secrets = secrets
         self.clock = clock
         self.sealer = Sealer.of(self.vault_id)
@@ -141,6 +142,10 @@ class Core:
         if known is not None:
             return known
         tag = self.index.lookup(subject)
+        if tag is None and not view.tree.is_current():  # the index may have another key since
+            self.forget_tree()
+            self.view()
+            tag = self.index.lookup(subject)
         if tag is None:
             return None, []
         rows = self.data.by_tag(tag)
@@ -202,9 +207,9 @@ class Core:
             head = self.log.head()
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
-            roots = held(self.providers)
+            roots = held(self.readers)
             try:
-                self._tree = open_tree(self.keys, self.vault_id, roots)[0]
+                self._adopt(open_tree(self.keys, self.vault_id, roots)[0])
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = error
             else:
@@ -213,6 +218,13 @@ class Core:
                 if is_tree_of(self._tree, head):
                     return head
         raise lost or IntegrityError("the key tree is not the one the log's last swap made")
+
+    def _adopt(self, tree: KeyTree) -> None:
+        """Use a tree from now on, and the subject index under its key, which a re-keyed tree has replaced."""
+        self._tree = tree
+        key = tree.slot_key(INDEX_KEY_SLOT)
+        if not self.index.is_under(key):
+            self.index = SubjectIndex(self.keys, self.vault_id, key)
 
     def forget_tree(self) -> None:
         """Have the next view fetch the root and open the tree again."""

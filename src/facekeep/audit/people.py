@@ -21,7 +21,7 @@ NEEDS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
     ("destroy", "withdraw"): frozenset({"withdraw"}),
     ("destroy", "revoke"): frozenset({"principals"}),
     ("destroy", "expire"): frozenset({"shred"}),
-    ("destroy", "extend"): _GRANTING,
+    ("destroy", "extend"): _GRANTING | {"keys"},
     ("destroy", "rotate"): frozenset({"keys"}),
     ("rotation", ""): frozenset({"keys"}),
     ("rotated", ""): frozenset({"keys"}),

@@ -51,8 +51,8 @@ class Rotations:
         if due is not None and found != due:  # SPEC.md §11 R31
             raise RuleBroken("R31", index, "the entry before it announces a rotation that does not follow")
         rotates = found[:2] in _FOLLOWS.values() and entry.get("part", 1) == 1
-        moves = entry["type"] == "destroy" and "move" in self._open
-        if rotates and due is None and not moves:  # SPEC.md §11 R31
+        inside = entry["type"] == "destroy" and bool(self._open)
+        if rotates and due is None and not inside:  # SPEC.md §11 R31
             raise RuleBroken("R31", index, "nothing says which rotation it is part of, and why")
 
     def begin(self, index: int, entry: Mapping[str, Any]) -> None:

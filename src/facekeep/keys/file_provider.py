@@ -50,6 +50,11 @@ class FileProvider(RootProvider):
             raise UsageError("the root URI names an unknown home directory") from error
 
     @property
+    def identity(self) -> str:
+        """The file's real path."""
+        return os.path.realpath(self.path)
+
+    @property
     def damage(self) -> tuple[str, ...]:
         """Slots the last call could not read."""
         return self._damage

@@ -21,6 +21,10 @@ class SubjectIndex:
         self._key = key
         self._aead = p.Aead(p.mac(key, _SEAL))
 
+    def is_under(self, key: bytes) -> bool:
+        """Whether this is the index under a key."""
+        return p.compare(key, self._key)
+
     def hash(self, subject: bytes) -> bytes:
         """Row key of a subject id's UTF-8, 32 bytes."""
         return p.mac(self._key, self._prefix, subject)

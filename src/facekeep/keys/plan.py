@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -34,6 +35,17 @@ _Step: TypeAlias = Generator[SwapRow, None, bytes | None]
 """Yields rows; returns the new node key, ``_DEAD`` for a wholly dead node, None for an untouched one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """What re-keying the tree replaces besides node keys: keys of the vault's own slots, the subject index.
+
+    ``fresh`` leads from a system slot to its new key (32 bytes); ``index`` yields all rows of the index anew.
+    """
+
+    fresh: Mapping[int, bytes]
+    index: Callable[[], Iterable[tuple[bytes, bytes]]]
+
+
 def plan(
     tree: KeyTree,
     dead_slots: Slots,
@@ -44,12 +56,16 @@ def plan(
     take: Sequence[int] = (),
     principals: Sequence[int] = (),
     index_hashes: Sequence[bytes] = (),
+    rekey: Rekey | None = None,
+    drop: Sequence[int] = (),
 ) -> SwapWrites:
     """Rows of the epoch after ``tree`` in which ``dead_slots`` are dead.
 
     Slots already dead are fine. ``take`` are the kinds of branches to take, in order. ``principals`` (slots)
     and ``index_hashes`` are rows to delete along with it. The rows are made while they are read, in memory
     for one path; a second reading needs a second plan under a second root, since a key seals one node only.
+    With ``rekey`` every stored node gets a fresh key, and no slot may be destroyed along with it.
+    ``drop`` are branches (numbers) that end whole, slots never given out among them.
     Raises FormatError for a slot that no branch of this vault ever had, TreeFull.
     """
     slots = distinct(dead_slots)
@@ -57,8 +73,11 @@ def plan(
     kinds = _kinds(take)
     if not len(slots):
         _free(tree.root_node.positions, len(take))  # before anything is staged
-    rows = _Planner(tree).top(slots, new_root, pin, now_ms, kinds)
-    return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes))
+    if rekey is not None and len(slots):
+        raise FormatError("the tree is re-keyed by itself, or a slot destroyed")
+    rows = _Planner(tree, rekey, drop).top(slots, new_root, pin, now_ms, kinds)
+    index = None if rekey is None else iter(rekey.index())
+    return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes), index)
 
 
 def _check_slots(slots: Int64, next_branch: int) -> None:
@@ -78,8 +97,11 @@ def _kinds(take: Sequence[int]) -> tuple[Kind, ...]:
 class _Planner:
     """Walks the touched paths bottom-up and yields every re-keyed node exactly once."""
 
-    def __init__(self, tree: KeyTree) -> None:
+    def __init__(self, tree: KeyTree, rekey: Rekey | None = None, drop: Sequence[int] = ()) -> None:
         self._tree = tree
+        self._doomed = frozenset(drop)
+        self._rekeying = rekey is not None
+        self._fresh = dict(rekey.fresh) if rekey else {}
         self._epoch = tree.epoch + 1
 
     def top(
@@ -89,7 +111,12 @@ class _Planner:
         children = bytearray(root.node.children)
         positions, stored, following = list(root.positions), root.node.stored, root.next_branch
         for place, branch, _ in self._tree.branches():
-            key = yield from self._branch(branch, _within(slots, branch << SLOT_BITS, BRANCH_SLOTS))
+            if branch in self._doomed:
+                key: bytes | None = yield from self._drop(branch, 1, 0)
+            elif self._rekeying:
+                key = yield from self._refresh(branch, 1, 0, stored=root.node.is_stored(place))
+            else:
+                key = yield from self._branch(branch, _within(slots, branch << SLOT_BITS, BRANCH_SLOTS))
             if key is None:
                 continue
             stored = stored | bit(place) if key else stored & ~bit(place)
@@ -112,6 +139,26 @@ class _Planner:
         if len(index) == BRANCH_SLOTS:
             return (yield from self._drop(branch, 1, 0))
         return (yield from self._inner(branch, 1, 0, index))
+
+    def _refresh(self, branch: int, level: int, number: int, *, stored: bool) -> _Step:
+        """Re-key what is stored from here on, and the paths to slots that get a fresh key."""
+        span = {1: BRANCH_SLOTS, 2: LEVEL2_SPAN, LEAF_LEVEL: FANOUT}[level]
+        first = (branch << SLOT_BITS) + number * span
+        fresh = [slot for slot in self._fresh if first <= slot < first + span]
+        node = self._tree.node(branch, level, number, keep=level < LEAF_LEVEL) if stored or fresh else None
+        if node is None:
+            return None
+        keys: dict[int, bytes] = {}
+        if level == LEAF_LEVEL:
+            keys = {slot - first: self._fresh[slot] for slot in fresh}
+            return (yield from self._seal(branch, level, number, _with_children(node, keys)))
+        for child in range(FANOUT):
+            if not node.is_dead(child):
+                below = number * FANOUT + child
+                key = yield from self._refresh(branch, level + 1, below, stored=node.is_stored(child))
+                if key is not None:
+                    keys[child] = key
+        return (yield from self._rekey(branch, level, number, node, keys))
 
     def _inner(self, branch: int, level: int, number: int, index: Int64) -> _Step:
         """Re-key a node at level 1 or 2; ``index`` are slot indexes counted from its first slot."""
@@ -173,6 +220,16 @@ def seal_top(vault_id: bytes, root: bytes, node: RootNode) -> TopRow:
     """Seal the root node under a root that has sealed none before."""
     mark = root_fingerprint(vault_id, root)
     return TopRow(node.epoch, mark, seal(root, encode_root(node), root_aad(vault_id, node.epoch, mark)))
+
+
+def _with_children(node: Node, keys: Mapping[int, bytes]) -> Node:
+    """Put fresh slot keys into a leaf node."""
+    children = bytearray(node.children)
+    for child, key in keys.items():
+        if node.is_dead(child):
+            raise FormatError("a destroyed slot would get a key")
+        children[KEY_LEN * child : KEY_LEN * (child + 1)] = key
+    return Node(bytes(children), 0, node.dead)
 
 
 def _within(slots: Int64, first: int, count: int) -> Int64:

@@ -92,6 +92,11 @@ class RootProvider(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def identity(self) -> str:
+        """What tells two holders apart, for an operator: one place has one identity, however named."""
+
+    @property
+    @abc.abstractmethod
     def damage(self) -> tuple[str, ...]:
         """What the last call found unreadable, in words for an operator."""
 

@@ -8,6 +8,7 @@ interrupted destruction is found and done again; a key without a record has seal
 from __future__ import annotations
 
 import abc
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -63,6 +64,11 @@ class SealedHolder(RootProvider):
         """Destroy keys of this holder that no record names."""
 
     # The provider.
+
+    @property
+    def identity(self) -> str:
+        """The holder file's real path."""
+        return os.path.realpath(self.file.path)
 
     @property
     def damage(self) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreErro
 from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.holders import held
-from facekeep.keys.plan import plan, seal_top
+from facekeep.keys.plan import Rekey, plan, seal_top
 from facekeep.keys.provider import Candidate, Receipt, RootProvider
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
+from facekeep.keys.verify import verify_tree
 from facekeep.store.keysdb import KeysStore, SwapRow, SwapWrites, TopRow
 
 __all__ = ["Swap", "initial", "plan", "settle"]
@@ -45,10 +46,12 @@ class Swap:
         on_step: Callable[[str], None] | None = None,
         guard: Callable[[], None] | None = None,
         leaving: Sequence[RootProvider] = (),
+        rekey: Rekey | None = None,
+        drop: Sequence[int] = (),
     ) -> None:
         """Choose the new root; nothing is done yet."""
         self._store, self._tree, self._providers = store, tree, tuple(providers)
-        self._leaving = tuple(leaving)
+        self._leaving, self._rekey, self._drop = tuple(leaving), rekey, tuple(drop)
         self._dead = distinct(dead_slots)
         self._pin, self._now_ms, self._take = pin, now_ms, tuple(take)
         self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
@@ -125,7 +128,7 @@ class Swap:
     def _open_afresh(self) -> None:
         """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
         with _holders():
-            roots = held(self._providers)
+            roots = held(self._providers + self._leaving)
         tree, _ = open_tree(self._store, self._tree.vault_id, roots)
         if tree.fingerprint != self._tree.fingerprint:
             raise TreeStale("the key tree was swapped by another process")
@@ -161,6 +164,8 @@ class Swap:
             take=self._take,
             principals=self._principals,
             index_hashes=self._index_hashes,
+            rekey=self._rekey,
+            drop=self._drop,
         )
         return dataclasses.replace(writes, rows=self._still_staged(writes.rows))
 
@@ -170,9 +175,22 @@ class Swap:
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
         if not compare(tree.slot_key(self._witness), self._witness_key):
             raise IntegrityError("the swap changed a living slot; the old root was kept")
+        if {branch for _, branch, _ in tree.branches()}.intersection(self._drop):
+            raise IntegrityError("the swap left a branch that it should end; the old root was kept")
+        if self._rekey is not None:
+            self._check_rekeyed(store, tree, self._rekey)
         twins = [store.read_node(branch, 1, 0) for branch in distinct(self._dead >> SLOT_BITS).tolist()]
         if tree.damage or any(first != second for first, second in twins):
             raise IntegrityError("the swap was not written whole; the old root was kept")
+
+    @staticmethod
+    def _check_rekeyed(store: KeysStore, tree: KeyTree, rekey: Rekey) -> None:
+        """Open every stored node; each is of this epoch, and the vault's own slots have their new keys."""
+        for problem in verify_tree(tree, store, sealed_in=tree.epoch):
+            raise IntegrityError(f"the tree was not re-keyed whole, the old root was kept: {problem}")
+        for slot, key in rekey.fresh.items():
+            if not compare(tree.slot_key(slot), key):
+                raise IntegrityError("a slot did not get its new key; the old root was kept")
 
     def _written(self) -> bool:
         """Whether the new epoch stands in keys.db: its root opens it."""

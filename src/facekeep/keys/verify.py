@@ -11,8 +11,13 @@ from facekeep.keys.tree import KeyTree
 from facekeep.store.keysdb import KeysStore
 
 
-def verify_tree(tree: KeyTree, store: KeysStore) -> Iterator[str]:
-    """Yield what is wrong: nodes that do not open, twins that differ, rows that belong to no node."""
+def verify_tree(tree: KeyTree, store: KeysStore, *, sealed_in: int | None = None) -> Iterator[str]:
+    """Yield what is wrong: nodes that do not open, twins that differ, rows that belong to no node.
+
+    With ``sealed_in`` a node that was sealed in another epoch is wrong, too.
+    """
+    if sealed_in is not None and (others := store.node_count(other_than=sealed_in)):
+        yield f"{others} node rows are of another epoch than {sealed_in}"
     top = store.read_top()
     if top[0] != top[1]:
         yield "the two copies of the root node differ"

@@ -95,7 +95,10 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
             Finding("keys.db", damage, "its twin is whole; any shred or root rotation writes both anew")
         )
     for provider in core.providers:
-        provider.candidates()
+        try:
+            provider.candidates()
+        except FacekeepError as error:
+            report.findings.append(Finding("root", str(error), error.next, type(error)))
         report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
 
 

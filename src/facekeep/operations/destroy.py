@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from facekeep.access.core import LOG_KEY_SLOT, Core
+from facekeep.access.core import LOG_KEY_SLOT, Core, View
 from facekeep.errors import ErasurePending
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
+from facekeep.formats.ids import SLOT_BITS
 from facekeep.formats.nodes import Pin
 from facekeep.keys.swap import Swap
+from facekeep.operations.rekeying import rekey
 from facekeep.operations.steps import reached
 
 
 @dataclass(frozen=True, slots=True)
 class Destruction:
-    """What is to be destroyed and why. ``tags`` are erased subjects; ``hashes`` their index rows."""
+    """What is to be destroyed and why. ``tags`` are erased subjects; ``hashes`` their index rows.
+
+    With ``rekey`` nothing is destroyed but the keys of the tree's nodes and of the subject index; ``recycle``
+    ends branches in which nobody lives and no slot is given out any more.
+    """
 
     op: str
     slots: Sequence[int]
@@ -24,6 +30,8 @@ class Destruction:
     hashes: Sequence[bytes] = ()
     voids: Sequence[int] = ()
     take: Sequence[int] = ()
+    rekey: bool = False
+    recycle: bool = False
 
 
 def intent(core: Core, by: str | None, what: Destruction) -> list[JsonObject]:
@@ -48,7 +56,8 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     may be an older one, in which the dead still live.
     """
     core.forget_tree()
-    tree = core.view().tree
+    view = core.view()
+    tree = view.tree
     swap = Swap(
         core.keys,
         tree,
@@ -63,12 +72,22 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         on_step=reached,
         guard=lambda: _check_lock(core),
         leaving=core.leaving,
+        rekey=rekey(core, view) if what.rekey else None,
+        drop=idle_branches(core, view) if what.recycle else (),
     )
     try:
         receipts = [receipt.to_json() for receipt in swap.run()[1]]
     finally:
         core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
     complete(core, by, index, what, receipts, recovery=recovery)
+
+
+def idle_branches(core: Core, view: View) -> list[int]:
+    """Return the branches in which nobody lives and that give out no slot: not the newest of a scope."""
+    granted = core.ledger.all_slots()
+    inhabited = set((granted[view.tree.alive(granted)] >> SLOT_BITS).tolist())
+    newest = {max(view.branches_of(kind)) for kind in set(view.kinds.values())}
+    return [branch for branch in view.kinds if branch not in inhabited | newest]
 
 
 def _check_lock(core: Core) -> None:

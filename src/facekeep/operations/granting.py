@@ -143,18 +143,22 @@ def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) ->
     free: dict[Scope, list[int]] = {}
     for scope in set(scopes):
         wanted = sum(1 for each in scopes if each is scope)
-        found = _free(core, view, scope, wanted)
+        newest = max(view.branches_of(scope), default=0)
+        found = _free(core, view, scope, wanted, newest)
         while len(found) < wanted:
             destroy(core, by, Destruction("extend", (), take=(int(scope),)))
             view = core.view()
-            found = _free(core, view, scope, wanted)
+            found = _free(core, view, scope, wanted, newest)
         free[scope] = found[::-1]
     return [free[scope].pop() for scope in scopes]
 
 
-def _free(core: Core, view: View, scope: int, wanted: int) -> list[int]:
+def _free(core: Core, view: View, scope: int, wanted: int, newest: int) -> list[int]:
+    """Free slots of the branches from ``newest`` on: an older one may be known to whoever had an old root."""
     found: list[int] = []
     for branch in view.branches_of(scope):
+        if branch < newest:
+            continue
         start = next_index(core, view, branch)
         count = min(wanted - len(found), BRANCH_SLOTS - start)
         found.extend(slot_id(branch, index) for index in range(start, start + max(count, 0)))

@@ -100,6 +100,8 @@ def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
 
 def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
     """Holders that every swap must reach; raises UsageError where two URIs name one."""
+    if any(uri.startswith("lost:") for uri in settings.holders):
+        raise UsageError("a holder that was given up as lost holds no root")
     if len(set(settings.holders)) != len(settings.holders):
         raise UsageError("a root holder is named twice", next="name each holder once; nothing was changed")
     place = Place(settings.vault_id, path.absolute().parent, secrets)
@@ -213,7 +215,8 @@ def _open(path: Path, settings: Settings, clock: Clock, secrets: Secrets, data_f
     with contextlib.ExitStack() as undo:
         keys = KeysStore.open(path / "keys.db", vault_id, _copies(settings, "keys.db"))
         undo.callback(keys.close)
-        tree, _ = open_tree(keys, vault_id, held(providers))
+        leaving = leaving_of(settings, path, secrets)
+        tree, _ = open_tree(keys, vault_id, held(providers + leaving))
         log = AuditLog(
             logdb.open_log(path / "log.db", vault_id),
             _copies(settings, "log.db"),
@@ -225,7 +228,6 @@ def _open(path: Path, settings: Settings, clock: Clock, secrets: Secrets, data_f
         _check_settings(log, settings)
         data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
         undo.callback(data.database.close)
-        leaving = leaving_of(settings, path, secrets)
         core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
         _check_together(core, tree)
         if data_file == DATA_FILE:

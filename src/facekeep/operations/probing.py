@@ -194,7 +194,7 @@ def _trees(
 
     Files that are given are copied first: SQLite may write to what it opens.
     """
-    candidates = held(core.providers)
+    candidates = held(core.readers)
     places = [("keys.db", core.path / "keys.db")]
     places += [(f"live copy {at}", Path(copy) / "keys.db") for at, copy in enumerate(core.settings.copies, 1)]
     trees: list[KeyTree] = []

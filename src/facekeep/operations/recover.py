@@ -8,8 +8,8 @@ from typing import cast
 
 import numpy as np
 
-from facekeep.access.core import Core, Finished
-from facekeep.errors import ErasurePending, IntegrityError
+from facekeep.access.core import Core, Finished, View
+from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
@@ -17,6 +17,7 @@ from facekeep.keys.holders import held
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
+from facekeep.operations.rekeying import check_rekeyable, index_rows
 
 _Part = tuple[int, JsonObject]
 
@@ -62,7 +63,7 @@ def _drop_strays(core: Core) -> None:
 
 
 def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
-    _, winner = open_tree(core.keys, core.vault_id, held(core.providers))
+    _, winner = open_tree(core.keys, core.vault_id, held(core.readers))
     receipts = settle(core.keys, winner, core.providers, previous=previous, leaving=core.leaving)
     return [receipt.to_json() for receipt in receipts]
 
@@ -71,15 +72,50 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
     first, entry = operation[0]
     slots = _named(operation)
     tags = [bytes.fromhex(tag) for _, part in operation for tag in cast("list[str]", part["tags"])]
-    what = Destruction(str(entry["op"]), slots, tags=tags, hashes=_orphans(core, slots))
+    rekeys = entry["op"] == "rotate" and _rekeys(core, first)
+    what = Destruction(
+        str(entry["op"]),
+        slots,
+        tags=tags,
+        hashes=_orphans(core, slots),
+        rekey=rekeys,
+        recycle=entry["op"] == "rotate" and _recycles(core, first),
+    )
     erased = Finished(first, len(tags), len(slots), frozenset(_leading_to(core, set(tags))))
     view = core.view()
     if view.tree.epoch == view.head.epoch or _lives(core, slots):
+        if rekeys:
+            _check_rekeyable(core, view)
         finish(core, None, first, what, recovery=True)
     else:  # The swap stands in keys.db already; only its completion is missing from the log.
         complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
     if what.op == "shred":
         core.finished.append(erased)
+
+
+def _rekeys(core: Core, first: int) -> bool:
+    """Whether an intent of op ``rotate`` re-keys the tree: the entry before it says so (SPEC.md §11 R31)."""
+    before = core.log.entry(first - 1)
+    return before["type"] == "rotation" and before["what"] == "tree"
+
+
+def _recycles(core: Core, first: int) -> bool:
+    """Whether an intent of op ``rotate`` ends idle branches: it stands in a rotation of templates."""
+    before = core.log.entry(first - 1)
+    rotations = core.view().head.rotations
+    return before["type"] != "rotation" and any(
+        each.op == "templates" and each.first < first for each in rotations
+    )
+
+
+def _check_rekeyable(core: Core, view: View) -> None:
+    """Leave a rotation of the tree pending, and everything else to go on, while the index cannot be made."""
+    try:
+        check_rekeyable(core, view, pending=True)
+        for _ in index_rows(core, view, bytes(32)):
+            pass
+    except FacekeepError as error:
+        raise ErasurePending(f"the tree cannot be re-keyed yet: {error}", next=error.next) from error
 
 
 def _finish_grant(core: Core, operation: list[_Part]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import UsageError
+from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.entries import parse
 from facekeep.operations.rows import LivingGrant, living
@@ -155,7 +155,10 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
             f"any writing command finishes {'them' if pending > 1 else 'it'}",
         )
     for provider in core.providers:
-        provider.candidates()
+        try:
+            provider.candidates()
+        except FacekeepError as error:
+            warn(f"a root holder cannot be reached: {error}", error.next)
         for damage in provider.damage:
             warn(f"root holder {provider.scheme}: {damage}", "any shred writes the holder anew")
     return found

@@ -98,11 +98,14 @@ class Sealer:
 
         The sealed templates are authenticated by their hash, without being opened.
         """
-        aad = self._aad(KIND_RECORD, row) + p.sha256(row.templates)
-        plain = p.open_sealed(self.row_key(slot_key, row), row.record, aad)
+        return loads(self.record_bytes(self.row_key(slot_key, row), row)[RECORD_SALT_LEN:])
+
+    def record_bytes(self, key: bytes, row: GrantRow) -> bytes:
+        """Open a record to its plaintext (SPEC.md §5.5) under ``row_key(...)``; raises IntegrityError."""
+        plain = p.open_sealed(key, row.record, self._aad(KIND_RECORD, row) + p.sha256(row.templates))
         if p.sha256(plain) != Terms.unpack(row.terms).record_digest:
             raise IntegrityError("a consent record is not the one its terms name")
-        return loads(plain[RECORD_SALT_LEN:])
+        return plain
 
     def open_templates(self, permit: Permit, key: bytes, row: GrantRow, out: memoryview) -> None:
         """Open a row's templates into ``out`` (count x dimension x 4 bytes); raises IntegrityError.

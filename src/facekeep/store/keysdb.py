@@ -189,9 +189,12 @@ class KeysStore:
 
         self._write(apply)
 
-    def node_count(self) -> int:
-        """Count the stored nodes; a branch node counts twice."""
-        return self._count("node")
+    def node_count(self, *, other_than: int | None = None) -> int:
+        """Count the stored nodes, or those of another epoch; a branch node counts twice."""
+        if other_than is None:
+            return self._count("node")
+        row = self._one("SELECT count(*) FROM node WHERE epoch <> ?", (other_than,))
+        return 0 if row is None else int(str(row[0]))
 
     def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (keyed hash, sealed value) of every row, by keyed hash."""

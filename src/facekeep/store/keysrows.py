@@ -15,6 +15,7 @@ from facekeep.formats.nodes import row_id, row_span
 from facekeep.store.sqlite import translated
 
 _BATCH: Final = 128  # node rows a statement: about half a megabyte
+_INDEX_BATCH: Final = 4_096  # rows of the subject index a statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class SwapWrites:
     rows: Iterator[SwapRow]
     principals: Sequence[int] = ()  # slots of principal rows to delete
     index_hashes: Sequence[bytes] = ()  # subject-index rows to delete
+    index: Iterator[tuple[bytes, bytes]] | None = None  # the whole subject index anew, read once
 
 
 _SCHEMA_1: Final = """
@@ -122,11 +124,26 @@ def apply_swap(targets: Sequence[tuple[str, sqlite3.Connection]], writes: SwapWr
                 _apply_rows(connection, batch)
     if tops != 1:
         raise IntegrityError("a swap must write exactly one root node")
+    _replace_index(targets, writes.index)
     for name, connection in targets:
         with translated(name):
             connection.executemany(DROP_PRINCIPAL, [(slot,) for slot in writes.principals])
             connection.executemany(DROP_INDEX, [(each,) for each in writes.index_hashes])
             connection.execute(STEP)
+
+
+def _replace_index(
+    targets: Sequence[tuple[str, sqlite3.Connection]], index: Iterator[tuple[bytes, bytes]] | None
+) -> None:
+    if index is None:
+        return
+    for name, connection in targets:
+        with translated(name):
+            connection.execute("DELETE FROM subject_index")
+    while batch := list(itertools.islice(index, _INDEX_BATCH)):
+        for name, connection in targets:
+            with translated(name):
+                connection.executemany(PUT_INDEX, batch)
 
 
 def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> None:

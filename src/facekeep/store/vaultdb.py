@@ -113,6 +113,15 @@ class VaultStore:
                 f"SELECT {_COLUMNS} FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot", (low, high)
             )
 
+    def models(self, low: int, high: int) -> Iterator[str]:
+        """Model id of each row with ``low <= slot < high``, as it stands there."""
+        with translated(self.database.name):
+            cursor = self.database.connection().execute(
+                "SELECT model FROM grants WHERE slot >= ? AND slot < ?", (low, high)
+            )
+            for (model,) in cursor:
+                yield str(model)
+
     def branch_rows(self, branch: int, chunk: int) -> Iterator[list[SealedRow]]:
         """Rows of one branch by slot, without records, in lists of ``chunk``: what a gallery opens."""
         with translated(self.database.name):

@@ -1,0 +1,80 @@
+"""What an operator does to a vault's keys, behind ``Vault.keys``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from facekeep.access.core import Core
+from facekeep.access.session import Session
+from facekeep.formats.note import VerifierKey
+from facekeep.operations import move as moving
+from facekeep.operations import rotate_templates as resealing
+from facekeep.operations import rotation
+from facekeep.operations.move import Holders, Moved
+from facekeep.operations.rotate_templates import Estimate, Resealed, Selection
+from facekeep.operations.rotation import Extent, Rotated, Why
+
+__all__ = ["Estimate", "Extent", "Holders", "Keys", "Moved", "Resealed", "Rotated", "Selection", "Why"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+Opened: TypeAlias = Callable[[], tuple[Core, Session]]
+
+
+class Keys:
+    """Rotation and custody of the root, for operators; every method says in the log why and by whom.
+
+    Each raises NotAllowed, Busy, ErasurePending where a holder or copy is away, UsageError with nothing done.
+    """
+
+    def __init__(self, opened: Opened, reopen: Callable[[], None]) -> None:
+        """Use ``Vault.keys``."""
+        self._opened = opened
+        self._reopen = reopen
+
+    def rotate_root(self, why: Why = Why.SCHEDULED) -> Rotated:
+        """Replace the root with every holder, in constant time."""
+        return rotation.rotate_root(*self._opened(), why)
+
+    def rotate_tree(self, why: Why = Why.SCHEDULED, progress: Progress | None = None) -> Rotated:
+        """Give every stored node of the key tree and the subject index fresh keys."""
+        return rotation.rotate_tree(*self._opened(), why, progress)
+
+    def rotate_templates(
+        self,
+        why: Why = Why.SCHEDULED,
+        selection: Selection | None = None,
+        progress: Progress | None = None,
+    ) -> Resealed:
+        """Seal templates again under new slots, all or a selection; goes on with what was begun before."""
+        return resealing.rotate_templates(*self._opened(), why, selection or Selection(), progress)
+
+    def rotate_signing(
+        self, why: Why = Why.SCHEDULED, progress: Progress | None = None
+    ) -> tuple[int, tuple[VerifierKey, ...]]:
+        """Give the log new signing keys, cross-signed; returns the log index and the keys for auditors."""
+        return rotation.rotate_signing(*self._opened(), why, progress)
+
+    def extent(self, what: str) -> Extent:
+        """Count what ``rotate_root`` (``root``) or ``rotate_tree`` (``tree``) would write."""
+        return rotation.extent(*self._opened(), what)
+
+    def estimate(self, selection: Selection | None = None) -> Estimate:
+        """Count what ``rotate_templates`` would seal again, and estimate the time."""
+        return resealing.estimate(*self._opened(), selection or Selection())
+
+    def move(self, holders: Holders, why: Why = Why.MIGRATION) -> Moved:
+        """Change who holds the root. New holders get a fresh root only; old ones destroy all they have."""
+        core, session = self._opened()
+        first = moving.begin(core, session, why, holders)
+        if first is None:
+            return Moved(None, core.settings.holders, (), core.view().tree.epoch)
+        self._reopen()
+        return self.resume()
+
+    def resume(self) -> Moved:
+        """Finish pending erasures, and a move that was begun; templates are gone on with by rotating them."""
+        moved = moving.finish(*self._opened())
+        if moved.entry is not None:
+            self._reopen()
+        return moved

@@ -1,0 +1,200 @@
+"""Changing who holds the root: further mirrors, another provider, a holder given up (SPEC.md §4.1, §9.1).
+
+Each step is durable before the next: the new holders are tried with a placeholder; the settings name them,
+and the old ones as leaving; a swap gives the new holders a fresh root, after which the old ones destroy what
+they have; the settings forget the old ones. Between any two the vault opens, and ``finish`` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from facekeep.access.core import Core
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.crypto.primitives import domain, sha256
+from facekeep.errors import FacekeepError, FormatError, UsageError, VaultExists
+from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.formats.nodes import root_fingerprint
+from facekeep.formats.settings import Settings
+from facekeep.keys.provider import RootProvider
+from facekeep.operations.destroy import Destruction, intent
+from facekeep.operations.destroy import finish as destroy_finish
+from facekeep.operations.opening import holders_of, leaving_of
+from facekeep.operations.rotation import Why, announcement
+from facekeep.operations.steps import reached
+from facekeep.operations.writing import writing
+from facekeep.store import settingsfile
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who is to hold the root from now on, as URIs; None: as it is. ``lost`` are gone and are not asked."""
+
+    root_uri: str | None = None
+    mirrors: Sequence[str] | None = None
+    recovery: Sequence[str] | None = None
+    lost: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What was done: log index of the rotation (None: nothing), who holds the root, who was let go."""
+
+    entry: int | None
+    holders: tuple[str, ...]
+    left: tuple[str, ...]
+    epoch: int
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        holders: list[JsonValue] = list(self.holders)
+        left: list[JsonValue] = list(self.left)
+        return {"entry": self.entry, "epoch": self.epoch, "holders": holders, "left": left, "what": "move"}
+
+
+def wanted(settings: Settings, holders: Holders) -> Settings:
+    """Return the settings while the move is under way; raises UsageError."""
+    new = replace(
+        settings,
+        root_uri=settings.root_uri if holders.root_uri is None else holders.root_uri,
+        mirrors=settings.mirrors if holders.mirrors is None else tuple(holders.mirrors),
+        recovery=settings.recovery if holders.recovery is None else tuple(holders.recovery),
+    )
+    unknown = set(holders.lost) - set(settings.holders)
+    if unknown:
+        raise UsageError(
+            f"{min(unknown)} is no holder of this vault's root, so it cannot be given up as lost"
+        )
+    if set(holders.lost) & set(new.holders):
+        raise UsageError("a holder is named as lost, and to hold the root from now on")
+    gone = [uri for uri in settings.holders if uri not in new.holders]
+    leaving = [f"lost:{uri}" if uri in holders.lost else uri for uri in gone]
+    new = replace(new, leaving=(*settings.leaving, *leaving))
+    if not all(uri.isprintable() for uri in (*new.holders, *new.leaving)):
+        raise UsageError("the URI of a root holder has unprintable characters")
+    try:
+        new.check()
+    except FormatError as error:
+        raise UsageError(str(error)) from None
+    return new
+
+
+def begin(core: Core, session: Session, why: Why, holders: Holders) -> int | None:
+    """Take the first two steps; returns the log index of the rotation, None where nothing would change.
+
+    Afterwards ``core`` answers nothing more: open the vault again, and call ``finish``.
+    Raises UsageError, VaultExists, RootError with nothing changed.
+    """
+    with writing(core, session, Action.KEYS) as view:
+        if any(each.op == "move" for each in view.head.rotations):
+            raise UsageError("a move was begun and is not finished", next="run 'facekeep keys resume' first")
+        old, new = core.settings, wanted(core.settings, holders)
+        if new == old:
+            return None
+        everybody = holders_of(new, core.path, core.secrets)
+        _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+        fresh = [each for each, uri in zip(everybody, new.holders, strict=True) if uri not in old.holders]
+        with contextlib.ExitStack() as undo:
+            for provider in fresh:
+                _provision(provider, core.vault_id)
+                undo.callback(_unprovision, provider)
+            reached("move.provisioned")
+            settingsfile.stage(core.path, new)
+            reached("move.staged")
+            undo.pop_all()  # from here on nobody knows whether the entry is on disk
+        first = core.log.append(
+            [announcement(core, session, "move", why), _settings_entry(core, session, new, old)]
+        )[0]
+        reached("move.announced")
+        settingsfile.promote(core.path)
+        reached("move.renamed")
+        return first
+
+
+def finish(core: Core, session: Session) -> Moved:
+    """Take the other steps, in a vault opened under the new settings. Afterwards open the vault again.
+
+    Raises ErasurePending while a holder cannot be reached: the vault works meanwhile, and this goes on later.
+    """
+    with writing(core, session, Action.KEYS) as view:
+        first = next((each.first for each in view.head.rotations if each.op == "move"), None)
+        old = core.settings
+        if first is None:
+            return Moved(None, old.holders, (), view.tree.epoch)
+        if not _swapped_since(core, first):
+            swap = Destruction("rotate", ())
+            index = core.log.append(intent(core, session.by, swap))[0]
+            reached("move.intended")
+            destroy_finish(core, session.by, index, swap)
+        epoch = core.view().tree.epoch
+        _forget_leaving(core, session, first)
+        for provider in core.leaving:
+            _unprovision(provider)  # what is left of it holds nothing
+    return Moved(first, old.holders, old.leaving, epoch)
+
+
+def _swapped_since(core: Core, first: int) -> bool:
+    """Whether a root was made after the move began: one that no leaving holder ever had."""
+    return any(
+        entry["type"] == "destroyed" and cast("int", entry["of"]) > first
+        for _, entry in core.log.control_since(first)
+    )
+
+
+def _forget_leaving(core: Core, session: Session, first: int) -> None:
+    ended = entries.rotated(first, by=session.by, time_ms=core.clock.now_ms())
+    old, new = core.settings, replace(core.settings, leaving=())
+    if new == old:
+        core.log.append([ended])
+    else:
+        settingsfile.stage(core.path, new)
+        reached("move.forgetting")
+        core.log.append([_settings_entry(core, session, new, old), ended])
+        reached("move.forgotten")
+        settingsfile.promote(core.path)
+    reached("move.ended")
+
+
+def _settings_entry(core: Core, session: Session, new: Settings, old: Settings) -> JsonObject:
+    return entries.settings(new.digest(), old.digest(), by=session.by, time_ms=core.clock.now_ms())
+
+
+def _check_distinct(providers: Sequence[RootProvider]) -> None:
+    """Refuse two URIs of one holder: letting one of them go would destroy the root of the other."""
+    seen: set[str] = set()
+    for provider in providers:
+        if provider.identity in seen:
+            raise UsageError(
+                f"two of the root holders are one: {provider.identity}",
+                next="name each holder once, and write one that stays as it stands in vault.toml",
+            )
+        seen.add(provider.identity)
+
+
+def _provision(provider: RootProvider, vault_id: bytes) -> None:
+    """Try a new holder with the placeholder; one that an interrupted move left with it is taken over."""
+    root = placeholder(vault_id)
+    mark = root_fingerprint(vault_id, root)
+    try:
+        provider.provision(root)
+    except VaultExists as error:
+        if [each.fingerprint for each in provider.candidates()] != [mark]:
+            raise VaultExists(
+                f"there is a root already at {provider.identity}",
+                next="name another place; nothing was changed",
+            ) from error
+
+
+def placeholder(vault_id: bytes) -> bytes:
+    """Return what a new holder is tried with, 32 bytes: public, so that it opens nothing (SPEC.md §4.1)."""
+    return sha256(domain("root-placeholder"), vault_id)
+
+
+def _unprovision(provider: RootProvider) -> None:
+    with contextlib.suppress(FacekeepError):
+        provider.unprovision()
