@@ -34,9 +34,18 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     for name in COMMANDS:
         command = root.get_command(context, name)
         assert command is not None
-        yield name, command
-        if isinstance(command, click.Group):
-            yield from ((name, inner) for inner in command.commands.values())
+        yield from ((name, each) for each in below(command))
+
+
+def below(command: click.Command) -> Iterator[click.Command]:
+    """A command, and all commands of its group."""
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from below(inner)
 
 
 def section(title: str, level: str = "###") -> str:

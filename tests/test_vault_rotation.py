@@ -117,6 +117,7 @@ def test_every_node_and_the_index_get_fresh_keys(lab: Lab) -> None:
     with lab.open() as vault:
         extent = vault.keys.extent("tree")
         assert (extent.nodes, extent.subjects) == (len(nodes), 2)
+        assert extent.seconds > 0
         before = slots(vault, "ada")
         done = vault.keys.rotate_tree()
         assert slots(vault, "ada") == before  # slot keys stay

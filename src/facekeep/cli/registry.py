@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final, cast
+from collections.abc import Mapping
+from typing import ClassVar, Final, cast
 
 import click
 
@@ -24,27 +25,39 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("check", "Verify everything that can be verified."),
     "principal": ("principal", "Add, list and revoke who may use the vault."),
     "settings": ("settings", "Show or change region and live copies."),
+    "keys": ("keys", "Rotate keys, change who holds the root."),
     "clock": ("clock", "Accept the clock's time after it ran ahead."),
     "audit": ("audit", "Keys, checkpoints, exports and proofs for auditors."),
     "demo": ("demo", "Show the whole story on two public portraits, or on yours."),
 }
 
 
+#: the same for ``facekeep keys``
+KEYS: Final[dict[str, tuple[str, str]]] = {
+    "show": ("keys_show", "Show who holds the root."),
+    "rotate": ("keys_rotate", "Replace root, tree, templates or signing keys."),
+    "move": ("keys_move", "Change who holds the root."),
+    "resume": ("keys_resume", "Finish what waits for a holder or was interrupted."),
+}
+
+
 class Lazy(click.Group):
     """A group whose commands are imported when they are called."""
 
+    table: ClassVar[Mapping[str, tuple[str, str]]] = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the commands in the table's order."""
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         """Import one command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module = importlib.import_module(f"facekeep.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"facekeep.cli.{self.table[cmd_name][0]}")
         return cast("click.Command", module.command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
         """Write the list without importing anything."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in self.table.items()])

@@ -11,11 +11,14 @@ from facekeep.formats.note import VerifierKey
 from facekeep.operations import move as moving
 from facekeep.operations import rotate_templates as resealing
 from facekeep.operations import rotation
-from facekeep.operations.move import Holders, Moved
+from facekeep.operations.move import Holders, HolderState, Moved
 from facekeep.operations.rotate_templates import Estimate, Resealed, Selection
 from facekeep.operations.rotation import Extent, Rotated, Why
 
-__all__ = ["Estimate", "Extent", "Holders", "Keys", "Moved", "Resealed", "Rotated", "Selection", "Why"]
+__all__ = [
+    "Estimate", "Extent", "HolderState", "Holders", "Keys", "Moved", "Resealed", "Rotated", "Selection",
+    "Why",
+]  # fmt: skip
 
 Progress: TypeAlias = Callable[[int, int], None]
 Opened: TypeAlias = Callable[[], tuple[Core, Session]]
@@ -71,6 +74,19 @@ class Keys:
             return Moved(None, core.settings.holders, (), core.view().tree.epoch)
         self._reopen()
         return self.resume()
+
+    def plan_move(self, holders: Holders) -> Moved:
+        """Say who would hold the root after ``move``; nothing is done."""
+        return moving.plan_move(*self._opened(), holders)
+
+    def holders(self) -> list[HolderState]:
+        """Who holds the root now, and how each stands to the root that opens the vault."""
+        return moving.holder_states(*self._opened())
+
+    def pending(self) -> tuple[int, ...]:
+        """Log indices of operations that wait for a holder or a copy."""
+        core, _ = self._opened()
+        return tuple(each.first for each in core.view().head.operations)
 
     def resume(self) -> Moved:
         """Finish pending erasures, and a move that was begun; templates are gone on with by rotating them."""

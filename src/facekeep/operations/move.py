@@ -57,6 +57,57 @@ class Moved:
         return {"entry": self.entry, "epoch": self.epoch, "holders": holders, "left": left, "what": "move"}
 
 
+@dataclass(frozen=True, slots=True)
+class HolderState:
+    """One holder. ``state``: current, stale (it lacks the root that opens) or away; ``trouble`` says why."""
+
+    uri: str
+    scheme: str
+    klass: str
+    limits: tuple[str, ...]
+    state: str
+    trouble: tuple[str, ...]
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        return {
+            "class": self.klass,
+            "limits": list(self.limits),
+            "scheme": self.scheme,
+            "state": self.state,
+            "trouble": list(self.trouble),
+            "uri": self.uri,
+        }
+
+
+def holder_states(core: Core, session: Session) -> list[HolderState]:
+    """Ask each holder, those that are leaving too, whether it has the root that opens the vault."""
+    session.require(Action.STATUS)
+    current = core.view().tree.fingerprint
+    uris = (*core.settings.holders, *core.settings.leaving)
+    return [_state(uri, each, current) for uri, each in zip(uris, core.readers, strict=True)]
+
+
+def _state(uri: str, provider: RootProvider, current: bytes) -> HolderState:
+    trouble: tuple[str, ...] = ()
+    try:
+        marks = {each.fingerprint for each in provider.candidates()}
+    except FacekeepError as error:
+        state, trouble = "away", (str(error),)
+    else:
+        state, trouble = "current" if current in marks else "stale", provider.damage
+    return HolderState(uri, provider.scheme, provider.klass, provider.limits, state, trouble)
+
+
+def plan_move(core: Core, session: Session, holders: Holders) -> Moved:
+    """Say who would hold the root after a move, and who would leave; raises UsageError as the move would."""
+    session.require(Action.KEYS)
+    new = wanted(core.settings, holders)
+    everybody = holders_of(new, core.path, core.secrets)
+    _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+    return Moved(None, new.holders, new.leaving, core.view().tree.epoch)
+
+
 def wanted(settings: Settings, holders: Holders) -> Settings:
     """Return the settings while the move is under way; raises UsageError."""
     new = replace(

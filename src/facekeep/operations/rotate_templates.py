@@ -207,6 +207,8 @@ def _below(core: Core, before_epoch: int | None) -> dict[int, int]:
 
 def _alloc_before(core: Core, epoch: int) -> dict[int, int]:
     found: dict[int, int] = {}
+    if epoch <= 1:
+        return found
     for _, entry in core.log.control_since(0):
         for slot in entries.slots_of(entry) if entry["type"] == "grant" else ():
             branch, index = split_slot(slot)

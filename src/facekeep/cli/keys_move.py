@@ -1,0 +1,68 @@
+"""``facekeep keys move``: other root holders."""
+
+from __future__ import annotations
+
+import click
+
+from facekeep.cli import output
+from facekeep.cli.opened import open_vault
+from facekeep.cli.options import State, common, with_state
+from facekeep.errors import UsageError
+from facekeep.vault import Holders, Moved, Why
+
+
+@click.command("move", short_help="Change who holds the root.")
+@click.option("--root", metavar="URI", help="The first holder from now on.")
+@click.option(
+    "--mirror", "mirrors", multiple=True, metavar="URI",
+    help="A further holder of every root; repeat it. Those that are not named leave.",
+)  # fmt: skip
+@click.option("--no-mirror", is_flag=True, help="Have no mirror.")
+@click.option(
+    "--lost", multiple=True, metavar="URI",
+    help="A holder that is gone for good and is not asked to destroy its root; repeat it.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say who would join and leave; nothing is done.")
+@click.option(
+    "--reason", "why", type=click.Choice([each.value for each in Why]), default=Why.MIGRATION.value,
+    show_default=True, help="Why, for the log.",
+)  # fmt: skip
+@common
+@with_state
+def command(
+    state: State,
+    root: str | None,
+    mirrors: tuple[str, ...],
+    no_mirror: bool,
+    lost: tuple[str, ...],
+    dry_run: bool,
+    why: str,
+) -> None:
+    """Change who holds the root.
+
+    New holders get a fresh root; those that leave destroy what they have, and must be within reach for it.
+    Write a holder that stays as it stands in vault.toml. Processes that have the vault open open it again.
+    """
+    if mirrors and no_mirror:
+        raise UsageError("--mirror and --no-mirror contradict each other")
+    wanted = Holders(root, mirrors if mirrors or no_mirror else None, None, lost)
+    with open_vault(state) as vault:
+        done = vault.keys.plan_move(wanted) if dry_run else vault.keys.move(wanted, Why(why))
+    tell(done, as_json=state.json, dry_run=dry_run)
+
+
+def tell(done: Moved, *, as_json: bool, dry_run: bool = False) -> None:
+    """Say who holds the root now, or would."""
+    if as_json:
+        output.json_line(done.to_json() | ({"dry_run": True} if dry_run else {}))
+        return
+    if dry_run:
+        output.say("this is who would hold the root; nothing was done")
+    elif done.entry is None:
+        output.say("nothing was to be moved")
+    else:
+        output.say(f"moved, log entry {done.entry}; processes that have the vault open must open it again")
+    for uri in done.holders:
+        output.data("holder", uri)
+    for uri in done.left:
+        output.data("leaves" if dry_run else "left", uri)
