@@ -14,6 +14,7 @@ from facekeep.keys.provider import Candidate, Place, RootProvider
 
 PROVIDERS: Final = {
     "file": "facekeep.keys.file_provider:FileProvider",
+    "openbao": "facekeep.keys.openbao_provider:OpenBaoProvider",
 }
 
 
