@@ -316,7 +316,7 @@ def test_attack_an_edited_record_is_reported_and_dropping_it_spares_the_other(
 
 
 def renumbered(lab: Lab, root: bytes, version: int) -> None:
-    """The record of ``root`` as if its version had been made after the snapshot the server was restored from."""
+    """Write a record as if its version had been made after the snapshot that the server now is."""
     records = []
     for each in lab.fresh().file.read():
         sealed = each.sealed
