@@ -30,6 +30,7 @@ _LIMITS: Final = {
     "flash_remanence": "flash storage may keep overwritten blocks until it collects them",
     "token_clone": "a cloned hardware token keeps the old key",
     "server_snapshot": "a snapshot of a key server keeps the old key",
+    "exportable_key": "the key server let the old key be exported or backed up in clear",
     "outer_layer": "a layer around another holder: destroys nothing by itself",
 }
 _NOWHERE: Final = "ZZ"  # SPEC.md §5.3

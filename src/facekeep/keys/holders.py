@@ -15,6 +15,7 @@ from facekeep.keys.provider import Candidate, Place, RootProvider
 PROVIDERS: Final = {
     "file": "facekeep.keys.file_provider:FileProvider",
     "lost": "facekeep.keys.lost_holder:LostHolder",
+    "openbao": "facekeep.keys.openbao_provider:OpenBaoProvider",
 }
 
 

@@ -27,6 +27,7 @@ LIMIT_WORDS: Final = frozenset(
         "flash_remanence",  # flash storage may keep overwritten blocks until it collects them
         "token_clone",  # a cloned hardware token keeps the old key
         "server_snapshot",  # a snapshot of a key server keeps the old key
+        "exportable_key",  # whoever may read the key server's keys in clear could have kept the old one
         "outer_layer",  # destroys nothing by itself: a layer around an erasing provider
         "offline_key",  # whoever holds the offline recovery key and an old sealed copy has that root
         "holder_lost",  # the holder was given up: what became of the roots it held is not known

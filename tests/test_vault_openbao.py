@@ -1,0 +1,205 @@
+"""A whole vault whose root is on an OpenBao server, with the token the operator guide's policy gives."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import openbao_help
+from facekeep.errors import Denied, ErasurePending, RootError
+from facekeep.vault import Vault
+from vaultlab import MODEL, THRESHOLD, FakeClock, Lab, face
+
+_NUMBERS = itertools.count()
+
+
+class OnServer(Lab):
+    """A vault with its root under a key of its own; ada and grace are enrolled."""
+
+    key: str = ""
+    mirrored: bool = False  # the root file is the first holder, the server the second
+
+    @property
+    def root(self) -> Path:
+        return self.base / "staff.holder"
+
+    def create(self) -> OnServer:
+        self.key = f"staff{next(_NUMBERS)}"
+        Path(os.environ["FACEKEEP_OPENBAO_TOKEN_FILE"]).write_text(openbao_help.server().token_for(self.key))
+        uri = openbao_help.uri(self.key, file="staff.holder")
+        first, *others = [f"file:{self.base / 'root.key'}", uri] if self.mirrored else [uri]
+        with Vault.create(self.path, root=first, mirrors=others, region="DE", clock=self.clock) as vault:
+            assert vault.token
+            self.token = vault.token
+        self.enrol("ada", "grace")
+        return self
+
+    def matches(self, vault: Vault, subject: str) -> bool:
+        return vault.verify(subject, face(subject), model=MODEL, threshold=THRESHOLD).match
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnServer]:
+    file = tmp_path / "token"
+    file.touch(mode=0o600)
+    monkeypatch.setenv("FACEKEEP_OPENBAO_TOKEN_FILE", str(file))
+    yield OnServer(tmp_path, clock=FakeClock()).create()
+    openbao_help.server().unseal()  # where a test failed while it was sealed
+
+
+@pytest.fixture
+def mirrored(lab: OnServer, tmp_path: Path) -> OnServer:
+    base = tmp_path / "mirrored"
+    base.mkdir()
+    made = OnServer(base, clock=lab.clock)
+    made.mirrored = True
+    return made.create()
+
+
+def receipts(lab: Lab) -> str:
+    """Every log entry, as text."""
+    return "\n".join(bytes(row[0]).decode() for row in lab.sql("log.db", "SELECT body FROM entry"))
+
+
+def test_a_vault_lives_on_a_server_and_another_process_sees_who_was_erased(lab: OnServer) -> None:
+    with lab.open() as vault:
+        assert lab.matches(vault, "ada")
+    lab.fork(lambda: lab.do(lambda vault: len(vault.shred("ada").openings))).wait()
+    with lab.open() as vault:
+        assert lab.matches(vault, "grace")
+        with pytest.raises(Denied):
+            lab.matches(vault, "ada")
+    assert len(openbao_help.server().key(lab.key)["keys"]) == 1
+    assert '"scheme":"openbao"' in receipts(lab)
+    assert '"server_snapshot"' in receipts(lab)
+    lab.clean()
+
+
+def test_attack_every_file_of_the_day_before_opens_nothing(lab: OnServer) -> None:
+    saved = lab.save("before")
+    lab.do(lambda vault: vault.shred("ada"))
+    today = lab.root.read_bytes()
+    lab.put_back(saved, "keys.db")
+    shutil.copy2(saved / "root.key", lab.root)
+    with pytest.raises(RootError, match="was trimmed"), lab.open():
+        pass
+    lab.root.write_bytes(today)
+    with pytest.raises(RootError), lab.open():
+        pass
+
+
+def test_without_its_only_holder_a_vault_matches_and_erases_nothing(lab: OnServer) -> None:
+    server = openbao_help.server()
+    with lab.open() as vault:
+        server.seal()
+        assert lab.matches(vault, "ada")
+        with pytest.raises(RootError, match="sealed") as caught:
+            vault.shred("ada")
+        assert "unseal" in caught.value.next
+    with pytest.raises(RootError, match="sealed"), lab.open():
+        pass
+    server.unseal()
+    with lab.open() as vault:
+        assert lab.matches(vault, "ada")
+        vault.shred("ada")
+    lab.clean()
+
+
+def test_a_mirror_that_is_sealed_leaves_a_shred_pending_and_denied(mirrored: OnServer) -> None:
+    lab, server = mirrored, openbao_help.server()
+    server.seal()
+    with lab.open() as vault:
+        with pytest.raises(ErasurePending, match="sealed") as caught:
+            vault.shred("ada")
+        assert "unseal" in caught.value.next
+    with lab.open() as vault:
+        with pytest.raises(Denied):
+            lab.matches(vault, "ada")
+        assert lab.matches(vault, "grace")
+    server.unseal()
+    lab.enrol("joan")  # any writing command finishes it
+    assert '"scheme":"openbao"' in receipts(lab)
+    assert len(server.key(lab.key)["keys"]) == 1
+    lab.clean()
+
+
+def test_a_creation_that_fails_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = openbao_help.server()
+    (tmp_path / "token").touch(mode=0o600)
+    (tmp_path / "token").write_text(server.token_for("other"))
+    monkeypatch.setenv("FACEKEEP_OPENBAO_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(RootError, match="denies GET transit/keys/other2"):
+        Vault.create(
+            tmp_path / "other",
+            root=openbao_help.uri("other", file="other.holder"),
+            mirrors=[openbao_help.uri("other2", file="nowhere.holder")],
+        )
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other.holder").exists()
+    assert server.status("GET", f"{openbao_help.MOUNT}/keys/other") == 404
+
+
+def test_the_guides_commands_make_a_vault(tmp_path: Path) -> None:
+    server = openbao_help.server()
+    (tmp_path / "facekeep-staff.hcl").write_text(openbao_help.shipped_policy("staff"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bao").symlink_to(openbao_help.binary())
+    section = openbao_help.GUIDE.read_text().split("### Once, on the server")[1].split("### Settings")[0]
+    commands = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
+    lines = "\n".join(line[4:] for line in commands.splitlines() if line.startswith("    "))
+    for written, here in (
+        ("bao secrets enable transit", ":"),  # it is there
+        ("/etc/facekeep/openbao-token", str(tmp_path / "openbao-token")),
+        ("/etc/facekeep/bao-ca.pem", str(server.directory / "ca.pem")),
+        ("https://bao.example.org:8200", f"https://127.0.0.1:{server.tls_port}"),
+        ("/srv/staff.vault", str(tmp_path / "staff.vault")),
+        ("/mnt/second", str(tmp_path / "second")),
+        ("facekeep init", f"{sys.executable} -c 'from facekeep.cli import main; main()' init"),
+    ):
+        assert written in lines
+        lines = lines.replace(written, here)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", lines],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "XDG_DATA_HOME": str(tmp_path / "data"),
+            "BAO_ADDR": server.base,
+            "BAO_TOKEN": server.token,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "staff.vault" / "vault.toml").exists()
+    assert server.key("staff")["min_available_version"] == 0
+    (holder,) = (tmp_path / "data" / "facekeep").glob("*.openbao")
+    assert b'"version":2' in holder.read_bytes()
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+@pytest.mark.parametrize("step", ["stage", "write", "verify", "promote"])
+def test_a_shred_killed_at_a_step_of_the_swap_is_completed(lab: OnServer, step: str, killed: str) -> None:
+    saved = lab.save("before")
+    lab.crash(lambda vault: vault.shred("ada"), f"{killed} {step}")
+    with lab.open() as vault:
+        assert lab.matches(vault, "grace")
+        with pytest.raises(Denied):
+            lab.matches(vault, "ada")
+    lab.clean()
+    assert len(openbao_help.server().key(lab.key)["keys"]) == 1
+    lab.put_back(saved, "keys.db")
+    shutil.copy2(saved / "root.key", lab.root)
+    with pytest.raises(RootError, match="was trimmed"), lab.open():
+        pass
