@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from facekeep.errors import RootError, UsageError
+from facekeep.errors import RootError
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider
 
 
@@ -22,8 +22,6 @@ class LostHolder(RootProvider):
     @classmethod
     def from_uri(cls, rest: str, place: Place) -> Self:  # noqa: ARG003 - the signature of every holder
         """``lost:URI``."""
-        if ":" not in rest:
-            raise UsageError("the URI of a lost holder names no holder")
         return cls(rest)
 
     @property
