@@ -20,6 +20,7 @@ from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.provider import Place
 from facekeep.keys.secrets import Ask, Secrets
 from facekeep.keys.tpm2_provider import Tpm2Provider
+from facekeep.keys.tpm2_tools import _directory
 
 VAULT = bytes(range(16))
 PROGRAMS = {"swtpm": "swtpm", "tpm2_create": "tpm2-tools"}
@@ -106,6 +107,7 @@ def running(directory: Path) -> Iterator[Tpm]:
         yield tpm
     finally:
         tpm.off()
+        shutil.rmtree(_directory(tpm.tcti))
 
 
 def _free_ports() -> int:

@@ -17,7 +17,7 @@ from facekeep.formats.tpm2 import (
     public_name,
 )
 from facekeep.keys.sealed_holder import KeyGone
-from facekeep.keys.tpm2_tools import NO_HANDLE, POLICY, Sitting, TpmError
+from facekeep.keys.tpm2_tools import NO_HANDLE, NOT_WRITTEN, POLICY, POLICY_FAIL, Sitting, TpmError
 
 # The template of the parent key. The owner's seed makes the same key of it, until the TPM is cleared.
 _PARENT: Final = (
@@ -133,7 +133,12 @@ def unseal(bench: Sitting, counter: Counter, parent: bytes, sealed: SealedRoot) 
     with _salted(bench, "--policy-session") as session:
         bench.run("tpm2_sessionconfig", "--enable-encrypt", session)
         _satisfy(bench, counter, sealed.bound, session)
-        root = bench.run("tpm2_unseal", "-c", bench.path("object.ctx"), "-p", f"session:{session}")
+        try:
+            root = bench.run("tpm2_unseal", "-c", bench.path("object.ctx"), "-p", f"session:{session}")
+        except TpmError as error:
+            if error.answer == POLICY_FAIL:
+                raise KeyGone("the record was altered: it is not what its bound opens") from error
+            raise
     if len(root) != KEY_LEN:
         raise KeyGone(f"the sealed root has {len(root)} bytes instead of {KEY_LEN}")
     return root
@@ -151,7 +156,7 @@ def _satisfy(bench: Sitting, counter: Counter, bound: int, session: str) -> None
             "tpm2_policynv", "-Q", "-S", session, "-i", operand, "-C", counter.handle, counter.handle, "ule"
         )
     except TpmError as error:
-        if error.answer not in (NO_HANDLE, POLICY):
+        if error.answer not in (NO_HANDLE, NOT_WRITTEN, POLICY):
             raise
         stands = counter.read()
         if stands <= bound:

@@ -1,8 +1,8 @@
 """The ``tpm2:`` provider: roots sealed in a TPM 2.0, each up to a bound of an NV counter (SPEC.md §4.4).
 
 A root opens while the counter stands at its bound or below. Incrementing the counter past the bound destroys
-it, in every copy of the holder file: the counter cannot go back. So the rule of this module: before the counter
-moves, what is to live is sealed under a higher bound, durably; and it never passes the bound of what is to live.
+it, in every copy of the holder file: the counter cannot go back. So the rule of this module: before it moves,
+what is to live is sealed under a higher bound, durably; and it never passes the bound of what is to live.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Tpm2Provider(SealedHolder):
 
     @contextlib.contextmanager
     def _seated(self, held: Sequence[int] = ()) -> Iterator[_Seat]:
-        with sitting(self.tcti, self._owner, held) as bench:
+        with sitting(self.tcti, self.place.secrets, held) as bench:
             yield _Seat(bench, Counter(bench, self.index, self.place.vault_id))
 
     @contextlib.contextmanager
@@ -234,9 +234,6 @@ class Tpm2Provider(SealedHolder):
                 yield seat
         finally:
             os.close(descriptor)
-
-    def _owner(self) -> bytes:
-        return self.place.secrets.get("tpm-owner", f"the owner of the TPM at {self.tcti}")
 
 
 def _advance(counter: Counter, target: int) -> None:

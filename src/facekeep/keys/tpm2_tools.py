@@ -1,9 +1,9 @@
 """Running the commands of tpm2-tools (SPEC.md §4.4; docs/adr/0009-tpm2-tools.md).
 
 Secrets pass through pipes and anonymous memory, never through an argument, a file or the environment. What
-the tools must find in files (public parts, saved contexts) lies in a directory of mode 0700, one for each user
-and transport. Its lock is held during a sitting, and by the tools themselves: after a kill -9 the next sitting
-waits for the tool that still runs, then clears what was left.
+the tools must find in files (public parts, saved contexts) lies in a directory of mode 0700, one for each
+user and transport. Its lock is held during a sitting, and by the tools themselves: after a kill -9 the next
+sitting waits for the tool that still runs, then clears what was left.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from facekeep.errors import RootError
+from facekeep.keys.secrets import Secrets
 from facekeep.store.sqlite import translated
 
+OWNER: Final = "tpm-owner"  # the secret's name, where somebody has set the owner's authorization
 POLICY: Final = 0x126
+POLICY_FAIL: Final = 0x09D
 NO_HANDLE: Final = 0x08B
+NOT_WRITTEN: Final = 0x14A
 AUTH_FAIL: Final = (0x08E, 0x0A2)
 
 _FLUSH: Final = {0x902: "-t", 0x903: "-l"}  # no room for objects, for sessions: what to flush
@@ -33,7 +37,7 @@ _SECONDS: Final = 120  # a tool that takes longer is ended; the slowest TPMs mak
 _LOCK: Final = "lock"
 _SESSION: Final = ".session"
 _CODE: Final = re.compile(rb"^ERROR: \w+\(0x([0-9A-Fa-f]{1,8})\) - (.{1,200})", re.MULTILINE)
-_TCTI: Final = re.compile(rb"^(?:WARNING|ERROR):tcti:[^ ]+ \w+\(\) (.{1,200})", re.MULTILINE)
+_TCTI: Final = re.compile(rb"^(?:WARNING|ERROR):tcti:[^ ]+\(\) (.{1,200})", re.MULTILINE)
 _NO_TCTI: Final = b"ERROR: Could not load tcti"
 _INSTALL: Final = "install them: apt-get install tpm2-tools"
 _REACH: Final = (
@@ -63,10 +67,10 @@ class TpmError(RootError):
 class Sitting:
     """Some commands one after the other, with the files between them; made by ``sitting``."""
 
-    def __init__(self, tcti: str, directory: Path, held: Sequence[int], owner: Callable[[], bytes]) -> None:
-        """``held``: descriptors that the tools hold too. ``owner`` gives the owner's authorization."""
+    def __init__(self, tcti: str, directory: Path, held: Sequence[int], secrets: Secrets) -> None:
+        """``held``: descriptors that the tools hold too. ``secrets`` has the owner's authorization."""
         self.directory = directory
-        self._tcti, self._held, self._owner = tcti, tuple(held), owner
+        self._tcti, self._held, self._secrets = tcti, tuple(held), secrets
         self._owner_needed = False
 
     def write(self, name: str, data: bytes) -> str:
@@ -118,8 +122,13 @@ class Sitting:
                 if error.answer not in AUTH_FAIL:
                     raise
             self._owner_needed = True
-        with _memory(self._owner()) as path:
-            return self.run(tool, "-P", f"file:{path}", *arguments)
+        with _memory(self._secrets.get(OWNER, f"the owner of the TPM at {self._tcti}")) as path:
+            try:
+                return self.run(tool, "-P", f"file:{path}", *arguments)
+            except TpmError as error:
+                if error.answer in AUTH_FAIL:
+                    self._secrets.refuse(OWNER)
+                raise
 
     def _run(self, tool: str, arguments: Sequence[str], secret: bytes = b"") -> bytes:
         program = shutil.which(tool)
@@ -174,14 +183,14 @@ class Sitting:
 
 
 @contextlib.contextmanager
-def sitting(tcti: str, owner: Callable[[], bytes], held: Sequence[int] = ()) -> Iterator[Sitting]:
+def sitting(tcti: str, secrets: Secrets, held: Sequence[int] = ()) -> Iterator[Sitting]:
     """Have the TPM at ``tcti`` for some commands; others of this user wait. ``held``: see ``Sitting``."""
     directory = _directory(tcti)
     with translated(str(directory)):
         lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        bench = Sitting(tcti, directory, (lock, *held), owner)
+        bench = Sitting(tcti, directory, (lock, *held), secrets)
         bench.flush()  # what a killed process left
         try:
             yield bench
