@@ -76,7 +76,7 @@ def counter_mark(vault_id: bytes) -> bytes:
 
 
 def counter_name(index: int, vault_id: bytes, *, written: bool = True) -> bytes:
-    """Name of a vault's counter (34 bytes): the hash of its TPMS_NV_PUBLIC (TPM 2.0 part 1 §16)."""
+    """Name of a vault's counter (34 bytes): the hash of its TPMS_NV_PUBLIC (TPM 2.0 part 1, Names)."""
     attributes = _ATTRIBUTES | (_WRITTEN if written else 0)
     public = index.to_bytes(4, "big") + _SHA256 + attributes.to_bytes(4, "big")
     return public_name(public + b"\x00\x20" + counter_mark(vault_id) + b"\x00\x08")
@@ -88,7 +88,7 @@ def public_name(public: bytes) -> bytes:
 
 
 def counter_policy(name: bytes, bound: int) -> bytes:
-    """Digest of PolicyNV(the counter of this name <= bound, unsigned) (TPM 2.0 part 3 §23.9)."""
+    """Digest of PolicyNV(the counter of this name <= bound, unsigned) (TPM 2.0 part 3, TPM2_PolicyNV)."""
     arguments = hashlib.sha256(bound_bytes(bound) + b"\x00\x00" + _UNSIGNED_LE).digest()
     return hashlib.sha256(bytes(32) + _POLICY_NV + arguments + name).digest()
 
