@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
@@ -318,6 +319,18 @@ def test_a_working_directory_that_others_may_enter_is_refused(provider: Tpm2Prov
         provider.candidates()
     directory.unlink()
     moved.rename(directory)
+
+
+def test_a_tpm_that_hangs_in_another_process_is_not_waited_for_for_ever(
+    provider: Tpm2Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tpm2_tools, "LONGEST_WAIT", 0)
+    with (tpm2_tools._directory(provider.tcti) / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RootError, match="another process has had the TPM") as caught:
+            provider.candidates()
+    assert "hang" in caught.value.next
+    assert held(provider) == {OLD: "current"}
 
 
 def test_nothing_is_left_in_the_working_directory(provider: Tpm2Provider) -> None:

@@ -8,7 +8,6 @@ what is to live is sealed under a higher bound, durably; and it never passes the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from facekeep.formats.tpm2 import SealedRoot, decode_sealed, default_index, pars
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt
 from facekeep.keys.sealed_holder import KeyGone, SealedHolder
 from facekeep.keys.tpm2_commands import Counter, CounterAhead, make_parent, seal, unseal
-from facekeep.keys.tpm2_tools import Sitting, sitting
+from facekeep.keys.tpm2_tools import Sitting, sitting, take
 from facekeep.store.holderfile import default_path
 from facekeep.store.sqlite import translated
 
@@ -229,7 +228,7 @@ class Tpm2Provider(SealedHolder):
         with translated(str(self.file.path)):
             descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take(descriptor)
             with self._seated((descriptor,)) as seat:
                 yield seat
         finally:

@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,9 @@ AUTH_FAIL: Final = (0x08E, 0x0A2)
 
 _FLUSH: Final = {0x902: "-t", 0x903: "-l"}  # no room for objects, for sessions: what to flush
 _SECONDS: Final = 120  # a tool that takes longer is ended; the slowest TPMs make a key in some 20 s
+LONGEST_WAIT: Final = 300  # seconds for another's sitting; only a TPM that hangs takes as long
+_POLL: Final = 0.005  # seconds between two tries for a lock
+_HUNG: Final = f"another process has had the TPM for {LONGEST_WAIT} s"
 _LOCK: Final = "lock"
 _SESSION: Final = ".session"
 _CODE: Final = re.compile(rb"^ERROR: \w+\(0x([0-9A-Fa-f]{1,8})\) - (.{1,200})", re.MULTILINE)
@@ -189,7 +193,7 @@ def sitting(tcti: str, secrets: Secrets, held: Sequence[int] = ()) -> Iterator[S
     with translated(str(directory)):
         lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock)
         bench = Sitting(tcti, directory, (lock, *held), secrets)
         bench.flush()  # what a killed process left
         try:
@@ -198,6 +202,22 @@ def sitting(tcti: str, secrets: Secrets, held: Sequence[int] = ()) -> Iterator[S
             bench.flush()
     finally:
         os.close(lock)
+
+
+def take(descriptor: int) -> None:
+    """Lock a file, as long as nobody else has had it for too long; raises RootError."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise RootError(
+                    _HUNG, next="end the tpm2_ programs that hang, or restart the machine"
+                ) from None
+            time.sleep(_POLL)
+        else:
+            return
 
 
 def _directory(tcti: str) -> Path:
