@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.errors import Denied, RootError
+from facekeep.errors import Denied, ErasurePending, RootError
 from facekeep.formats.canonical import dumps
 from facekeep.formats.holderfile import HolderRecord
 from facekeep.formats.nodes import root_fingerprint
@@ -23,10 +23,13 @@ from facekeep.keys import tpm2_tools
 from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.provider import Place
 from facekeep.keys.tpm2_provider import Tpm2Provider
+from facekeep.operations import move
+from facekeep.operations.move import Holders
+from facekeep.operations.rotation import Why
 from facekeep.store.holderfile import HolderFile
 from facekeep.vault import Vault
 from tpm2_help import VAULT, Tpm, running
-from vaultlab import Lab, log_entries, matches, reason
+from vaultlab import Lab, core, log_entries, matches, reason
 
 OLD, NEW, NEXT = b"o" * 32, b"n" * 32, b"x" * 32
 
@@ -443,3 +446,30 @@ def test_a_vault_on_a_tpm_killed_in_the_middle_of_an_erasure_ends_it(tpm: Tpm, t
     assert outcome(lab, "bob") == "match"
     lab.clean()
     assert tpm.sessions() == 0
+
+
+def test_a_vault_moves_to_a_tpm_and_waits_for_one_that_is_away(tpm: Tpm, tmp_path: Path) -> None:
+    lab = Lab(tmp_path).create()
+    lab.enrol("alice", "bob")
+    for holders in (
+        Holders(root_uri=tpm.uri(file=str(tmp_path / "first"))),
+        Holders(
+            root_uri=f"file:{lab.root}", mirrors=[tpm.uri(nv="0x01800001", file=str(tmp_path / "second"))]
+        ),
+    ):
+        with lab.open() as vault:
+            move.begin(core(vault), vault._session, Why.DRILL, holders)
+        lab.do(lambda vault: move.finish(core(vault), vault._session))
+    assert not (tmp_path / "first").exists()
+    assert tpm.run("tpm2_getcap", "handles-nv-index") == b"- 0x1800001\n"
+
+    tpm.off()
+    with lab.open() as vault:
+        assert matches(vault, "bob")
+        with pytest.raises(ErasurePending, match="cannot be reached"):
+            vault.shred("alice")
+        assert reason(vault, "alice") == "withdrawn"
+    tpm.on()
+    assert outcome(lab, "alice") == "subject_unknown"
+    assert outcome(lab, "bob") == "match"
+    lab.clean()
