@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -424,8 +424,8 @@ def test_unknown_schemes_list_the_known_ones(tmp_path: Path, uri: str) -> None:
     assert all(f"{scheme}:" in caught.value.next for scheme in PROVIDERS)
 
 
-def test_every_scheme_in_the_table_has_a_class_of_that_scheme(tmp_path: Path) -> None:
+def test_every_scheme_in_the_table_has_a_class_of_that_scheme() -> None:
     for scheme, where in PROVIDERS.items():
-        assert re.fullmatch(r"[a-z0-9_.]+:[A-Za-z]+", where)
-        assert provider_from_uri(f"{scheme}:x", Place(VAULT, tmp_path)).scheme == scheme
+        module, name = where.split(":")
+        assert getattr(importlib.import_module(module), name).scheme == scheme
     assert file_provider.FileProvider.klass == "erasing"

@@ -28,6 +28,8 @@ _LIMITS: Final = {
     "copied_file": "whoever copied the root key's file before keeps that root key",
     "filesystem_snapshot": "a snapshot or backup of the file system may keep the old blocks",
     "flash_remanence": "flash storage may keep overwritten blocks until it collects them",
+    "tpm_firmware": "the TPM's maker, or who can change its firmware, may read keys and set counters",
+    "tpm_state_copy": "a copy of the state of a virtual TPM keeps its keys and its counter",
     "token_clone": "a cloned hardware token keeps the old key",
     "server_snapshot": "a snapshot of a key server keeps the old key",
     "exportable_key": "the key server let the old key be exported or backed up in clear",

@@ -16,6 +16,7 @@ PROVIDERS: Final = {
     "file": "facekeep.keys.file_provider:FileProvider",
     "lost": "facekeep.keys.lost_holder:LostHolder",
     "openbao": "facekeep.keys.openbao_provider:OpenBaoProvider",
+    "tpm2": "facekeep.keys.tpm2_provider:Tpm2Provider",
 }
 
 

@@ -25,6 +25,8 @@ LIMIT_WORDS: Final = frozenset(
         "copied_file",  # whoever copied the root file before keeps that root
         "filesystem_snapshot",  # a snapshot or backup of the file system keeps the old blocks
         "flash_remanence",  # flash storage may keep overwritten blocks until it collects them
+        "tpm_firmware",  # the TPM's maker, or whoever can change its firmware, may read keys and set counters
+        "tpm_state_copy",  # a copy of the state of a virtual TPM keeps its keys and its counter
         "token_clone",  # a cloned hardware token keeps the old key
         "server_snapshot",  # a snapshot of a key server keeps the old key
         "exportable_key",  # whoever may read the key server's keys in clear could have kept the old one
