@@ -507,3 +507,14 @@ def test_the_placeholder_opens_nothing_and_is_taken_over(lab: Lab) -> None:
         vault.keys.move(Holders(root_uri=uri(lab, "new.root")))
         everybody_matches(vault)
     lab.clean()
+
+
+def test_a_holder_that_was_cut_off_before_it_held_anything_is_made_anew(lab: Lab) -> None:
+    with lab.open() as vault:
+        empty = FileProvider(lab.base / "new.root", core(vault).vault_id)
+        empty.provision(b"r" * 32)
+        empty.drop(root_fingerprint(core(vault).vault_id, b"r" * 32))
+        assert empty.candidates() == ()
+        vault.keys.move(Holders(root_uri=uri(lab, "new.root")))
+        everybody_matches(vault)
+    lab.clean()

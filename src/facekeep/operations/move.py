@@ -234,7 +234,11 @@ def _provision(provider: RootProvider, vault_id: bytes) -> None:
     try:
         provider.provision(root)
     except VaultExists as error:
-        if [each.fingerprint for each in provider.candidates()] != [mark]:
+        marks = [each.fingerprint for each in provider.candidates()]
+        if not marks:  # it was cut off before it held anything
+            provider.unprovision()
+            provider.provision(root)
+        elif marks != [mark]:
             raise VaultExists(
                 f"there is a root already at {provider.identity}",
                 next="name another place; nothing was changed",
