@@ -16,6 +16,7 @@ PROVIDERS: Final = {
     "file": "facekeep.keys.file_provider:FileProvider",
     "lost": "facekeep.keys.lost_holder:LostHolder",
     "openbao": "facekeep.keys.openbao_provider:OpenBaoProvider",
+    "pkcs11": "facekeep.keys.pkcs11_provider:Pkcs11Provider",
     "tpm2": "facekeep.keys.tpm2_provider:Tpm2Provider",
 }
 

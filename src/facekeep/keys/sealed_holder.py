@@ -114,6 +114,7 @@ class SealedHolder(RootProvider):
     def stage(self, root: bytes) -> None:
         """Seal ``root`` under a new key, then write its record."""
         mark = root_fingerprint(self.place.vault_id, root)
+        self._finish_drops()
         records = self.file.read()
         if any(each.fingerprint == mark for each in records):
             return
@@ -156,6 +157,15 @@ class SealedHolder(RootProvider):
         for record in self.file.read():
             self.drop(record.fingerprint)
         return self.receipt("destroyed")
+
+    def _finish_drops(self) -> None:
+        """Drop each staged record whose key is gone: its destruction was interrupted before the record's."""
+        for record in self.file.read():
+            if record.state == "staged":
+                try:
+                    self._open(record)
+                except KeyGone:
+                    self.drop(record.fingerprint)
 
     def _find(self, fingerprint: bytes) -> HolderRecord:
         for record in self.file.read():

@@ -35,28 +35,40 @@ class Secrets:
         self._refused: dict[str, bytes] = {}
         self._guard = threading.RLock()
 
-    def get(self, name: str, purpose: str) -> bytes:
-        """Return a secret; raises RootError where there is none, or the one there is was refused before."""
+    def get(self, name: str, purpose: str, file: Path | None = None) -> bytes:
+        """Return a secret; raises RootError where there is none, or the one there is was refused before.
+
+        A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else.
+        """
+        key = _key(name, file)
         with self._guard:
-            if name not in self._known:
-                found = _from_file(name) or (self._ask(name, purpose) if self._ask else None)
+            if key not in self._known:
+                found = self._find(name, purpose) if file is None else _read(file, private=True)
                 if not found:
                     raise RootError(f"there is no {name} for {purpose}", next=_how(name))
-                if self._refused.get(name) == found:
+                if self._refused.get(key) == found:
                     raise RootError(f"the {name} for {purpose} was refused before and is not tried again")
-                self._known[name] = found
-            return self._known[name]
+                self._known[key] = found
+            return self._known[key]
 
-    def refuse(self, name: str) -> None:
+    def refuse(self, name: str, file: Path | None = None) -> None:
         """Forget a secret that the holder refused, and never hand out the same one again."""
+        key = _key(name, file)
         with self._guard:
-            if name in self._known:
-                self._refused[name] = self._known.pop(name)
+            if key in self._known:
+                self._refused[key] = self._known.pop(key)
+
+    def _find(self, name: str, purpose: str) -> bytes | None:
+        return _from_file(name) or (self._ask(name, purpose) if self._ask else None)
 
 
 def variable(name: str) -> str:
     """Name of the environment variable that names a secret's file."""
     return f"FACEKEEP_{name.upper().replace('-', '_')}_FILE"
+
+
+def _key(name: str, file: Path | None) -> str:
+    return name if file is None else f"{name} in {file}"
 
 
 def _how(name: str) -> str:
