@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Final, cast
 
-from facekeep.errors import RootError, UsageError
+from facekeep.errors import FacekeepError, MissingDependency, RootError, StoreError, UsageError
 from facekeep.keys.provider import Candidate, Place, RootProvider
 
 PROVIDERS: Final = {
@@ -41,15 +41,15 @@ def held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
     """Every root that the holders within reach hold.
 
     One that is away is passed over: a root of any other opens the vault, and no swap happens without all.
-    Raises RootError, the first holder's, where none is within reach.
+    Raises the first holder's error, as a rule RootError, where none is within reach.
     """
     found: list[Candidate] = []
-    away: list[RootError] = []
+    away: list[FacekeepError] = []
     reached = False
     for provider in providers:
         try:
             found += provider.candidates()
-        except RootError as error:
+        except (RootError, StoreError, MissingDependency) as error:
             away.append(error)
         else:
             reached = True

@@ -7,7 +7,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from facekeep.crypto.primitives import compare, random_bytes
-from facekeep.errors import ErasurePending, IntegrityError, RootError, StoreError, TreeFull
+from facekeep.errors import (
+    ErasurePending,
+    IntegrityError,
+    MissingDependency,
+    RootError,
+    StoreError,
+    TreeFull,
+)
 from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.holders import held
@@ -275,7 +282,7 @@ def _check_droppable(
 def _holders() -> Iterator[None]:
     try:
         yield
-    except (RootError, StoreError) as error:
+    except (RootError, StoreError, MissingDependency) as error:
         raise ErasurePending(f"a root holder cannot take part: {error}", next=error.next) from error
 
 
