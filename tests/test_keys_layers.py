@@ -21,7 +21,7 @@ from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.layers import About, KeyCache, Layer
 from facekeep.keys.passphrase_layer import PassphraseLayer
-from facekeep.keys.provider import Place, RootProvider
+from facekeep.keys.provider import Candidate, Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import Swap
 from keys_help import NOW, VAULT, Lab, verify_slot
@@ -355,6 +355,37 @@ def test_a_lost_inner_holder_is_named_and_nobody_is_asked(tmp_path: Path) -> Non
         holder.drop(MARK)
     assert holder.file.read()
     assert asked == []
+
+
+def test_a_swap_between_the_reading_of_the_two_files_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process swaps after this one has read the holder file and before it asks for the share."""
+    holder, other = held(tmp_path), provider(tmp_path, VAULT)
+    real, waiting = holder.inner.candidates, [1]
+
+    def late() -> tuple[Candidate, ...]:
+        if waiting:
+            waiting.clear()
+            other.stage(NEXT)
+            other.promote(NEXT_MARK)
+            other.drop(MARK)
+        return real()
+
+    monkeypatch.setattr(holder.inner, "candidates", late)
+    assert [each.root for each in holder.candidates()] == [NEXT]
+    assert waiting == []
+
+
+def test_without_a_file_the_holder_file_is_in_the_users_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    provider_from_uri("passphrase:?memory=64|file:a", place(tmp_path)).provision(ROOT)
+    assert (tmp_path / "data" / "facekeep" / f"{VAULT.hex()}.passphrase-file").is_file()
+    with pytest.raises(VaultExists):  # another holder of the same layers needs a file of its own
+        provider_from_uri("passphrase:?memory=64|file:b", place(tmp_path)).provision(ROOT)
+    assert not (tmp_path / "b").exists()
 
 
 # -- the crash matrix of a swap
