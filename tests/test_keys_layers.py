@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from facekeep.crypto.passphrase import argon2id
 from facekeep.errors import FacekeepError, MissingDependency, RootError, UsageError, VaultExists
@@ -166,6 +169,23 @@ def test_neither_file_holds_the_root(tmp_path: Path) -> None:
         assert PASSPHRASE not in content
     assert share not in holder.file.path.read_bytes()
     assert share.hex() not in holder.file.path.read_text()
+
+
+def test_a_record_has_the_bytes_of_the_specification(tmp_path: Path) -> None:
+    """SPEC.md §4.6, followed with other code than ours."""
+    holder = fixed(tmp_path)
+    document = json.loads(holder.file.path.read_bytes())
+    assert document["scheme"] == "fixed-file"
+    sealed = document["records"][0]["sealed"]
+    assert sealed.keys() == {"blob", "key", "layer", "share"}
+    share = holder.inner.candidates()[0].root
+    assert bytes.fromhex(sealed["share"]) == root_fingerprint(VAULT, share)
+    domain = b"facekeep/v1/root-layer\0"
+    key = hmac.new(b"k" * 32, domain + VAULT + share, "sha256").digest()
+    aad = domain + b"\0\1" + VAULT + MARK + bytes.fromhex(sealed["share"]) + b"\0\5fixed" + b"\0\2{}"
+    blob = bytes.fromhex(sealed["blob"])
+    assert blob[:2] == b"\0\1"
+    assert AESGCM(key).decrypt(blob[2:14], blob[14:], aad) == ROOT
 
 
 @pytest.mark.parametrize(
