@@ -9,7 +9,7 @@ import os
 import pty
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -207,7 +207,25 @@ def on_terminal(*words: str, answer: str = "") -> tuple[int, str]:
         facekeep = str(Path(sys.executable).with_name("facekeep"))
         os.execv(facekeep, [facekeep, *words])  # noqa: S606 - on a terminal of its own
     os.write(terminal, answer.encode())
+    return _ended(child, terminal, b"")
+
+
+def asked_on_terminal(*words: str, answers: Sequence[str]) -> tuple[int, str]:
+    """As ``on_terminal``, each answer typed when a question stands there, as hidden ones must be."""
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover - the command's own process
+        facekeep = str(Path(sys.executable).with_name("facekeep"))
+        os.execv(facekeep, [facekeep, *words])  # noqa: S606 - on a terminal of its own
     said = b""
+    for answer in answers:
+        seen = len(said)
+        while not said[seen:].endswith(b": "):
+            said += os.read(terminal, 4096)
+        os.write(terminal, f"{answer}\n".encode())
+    return _ended(child, terminal, said)
+
+
+def _ended(child: int, terminal: int, said: bytes) -> tuple[int, str]:
     with contextlib.suppress(OSError):  # Linux says so when the other end is closed
         while more := os.read(terminal, 4096):
             said += more

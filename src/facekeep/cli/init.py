@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from facekeep.cli import output
-from facekeep.cli.opened import root_uri
+from facekeep.cli.opened import root_uri, secrets
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.tokens import default_file, reserved
 from facekeep.errors import UsageError
@@ -57,7 +57,8 @@ def command(
         copies = _ask_for_copy(as_json=state.json)
     wanted = Path(state.token_file) if state.token_file else None
     with reserved(wanted) as place:
-        with Vault.create(path, root=root, copies=copies, region=region, label=label) as vault:
+        asked = secrets(state, new=True)
+        with Vault.create(path, root=root, copies=copies, region=region, label=label, secrets=asked) as vault:
             identity, token = vault.vault_id, vault.token or ""
         file = place.keep(token, identity)
     _tell(

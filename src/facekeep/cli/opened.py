@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import click
+
+from facekeep.cli import output
 from facekeep.cli.options import State
 from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
+from facekeep.keys.secrets import Secrets
 from facekeep.store import settingsfile
 from facekeep.vault import Vault
+
+
+def secrets(state: State, *, new: bool = False) -> Secrets:
+    """Secrets of root holders, asked for on a terminal; ``new``: a passphrase is typed twice."""
+
+    def ask(name: str, purpose: str) -> bytes | None:
+        if state.json or not sys.stdin.isatty() or not sys.stderr.isatty():
+            return None
+        twice = new and name.startswith("passphrase")
+        question = f"{output.PREFIX}{name} for {purpose}"
+        again = f"{output.PREFIX}the same {name} again"
+        answer: str = click.prompt(
+            output.printable(question),
+            hide_input=True,
+            confirmation_prompt=again if twice else False,
+            err=True,
+        )
+        return answer.encode()
+
+    return Secrets(ask)
 
 
 def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = False) -> Vault:
     """Open it; use the result in a ``with`` statement. ``lost_data``: make a missing vault.db anew."""
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
-    return Vault.open(path, token=token, extractor=extractor, lost_data=lost_data)
+    return Vault.open(path, token=token, extractor=extractor, secrets=secrets(state), lost_data=lost_data)
 
 
 def root_uri(path: Path) -> str:

@@ -45,7 +45,7 @@ def _tell(found: JsonObject) -> None:
     output.data("log entries", found["entries"])
     output.data("epoch", f"{found['epoch']}, since {written(int(str(found['swapped_at_ms'])))}")
     for holder in _objects(found["holders"]):
-        output.data("root holder", f"{holder['scheme']} ({holder['class']})")
+        output.data("root holder", f"{holder['scheme']} ({_classes(holder)})")
     for copy in _objects(found["copies"]):
         output.data("live copy", f"{copy['path']}: {copy['state']}")
     backup = found["backup"]
@@ -59,6 +59,11 @@ def _tell(found: JsonObject) -> None:
     output.data("pending", found["pending"])
     for warning in _objects(found["warnings"]):
         output.warn(str(warning["message"]), str(warning["next"]))
+
+
+def _classes(holder: JsonObject) -> str:
+    """``erasing``, or ``wrapping over erasing`` where it has outer layers."""
+    return f"wrapping over {holder['class']}" if holder["layers"] else str(holder["class"])
 
 
 def _scopes(branches: JsonValue) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 from facekeep.crypto.primitives import compare
 from facekeep.errors import RootError
@@ -84,9 +84,25 @@ class RootProvider(abc.ABC):
     written. Callers hold the writer lock, except for ``candidates`` and ``read_back``.
     """
 
-    scheme: ClassVar[str]
-    klass: ClassVar[ProviderClass]
-    limits: ClassVar[tuple[str, ...]]  # words of LIMIT_WORDS, sorted
+    @property
+    @abc.abstractmethod
+    def scheme(self) -> str:
+        """Word before the colon of its URI; a class attribute, but for layered holders."""
+
+    @property
+    @abc.abstractmethod
+    def klass(self) -> ProviderClass:
+        """What its destroying means."""
+
+    @property
+    @abc.abstractmethod
+    def limits(self) -> tuple[str, ...]:
+        """Words of LIMIT_WORDS, sorted."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Words of the layers around it, the outermost first (SPEC.md §4.6)."""
+        return ()
 
     @classmethod
     @abc.abstractmethod

@@ -21,6 +21,7 @@ from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.provider import Candidate, Place, Receipt, RootProvider
 from facekeep.store.holderfile import HolderFile
 
+_SWAPS_FOLLOWED: Final = 3
 _NO_ROOT: Final = "mend what its message names; a mirror or the recovery key opens the vault meanwhile"
 
 
@@ -95,21 +96,34 @@ class SealedHolder(RootProvider):
         self.file.remove()
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Roots of the records that open, the current one first; RootError where there are but none opens."""
+        """Roots of the records that open, the current one first; RootError where there are but none opens.
+
+        Where none opens and the file changed meanwhile, another process was swapping: it is read again.
+        """
+        records = self.file.read()
+        found, damage = self._opened(records)
+        for _ in range(_SWAPS_FOLLOWED):
+            if found or not damage or (changed := self.file.read()) == records:
+                break
+            records = changed
+            found, damage = self._opened(records)
+        self._damage = tuple(damage)
+        if damage and not found:
+            raise RootError(f"the {self.scheme}: holder has no root that opens ({damage[0]})", next=_NO_ROOT)
+        return tuple(found)
+
+    def _opened(self, records: tuple[HolderRecord, ...]) -> tuple[list[Candidate], list[str]]:
+        """(roots that open, what is wrong with the others)."""
         found: list[Candidate] = []
         damage: list[str] = []
-        for record in self.file.read():
+        for record in records:
             try:
                 root = self._open(record)
             except KeyGone as error:
                 damage.append(f"{record.state} root {record.fingerprint.hex()[:16]}: {error}")
             else:
                 found.append(Candidate(record.fingerprint, record.state, root))
-        self._damage = tuple(damage)
-        if damage and not found:
-            why = f" ({damage[0]})" if damage else ""
-            raise RootError(f"the {self.scheme}: holder has no root that opens{why}", next=_NO_ROOT)
-        return tuple(found)
+        return found, damage
 
     def stage(self, root: bytes) -> None:
         """Seal ``root`` under a new key, then write its record."""

@@ -105,7 +105,12 @@ def status(core: Core, session: Session) -> JsonObject:
         for state in states
     ]
     holders: list[JsonValue] = [
-        {"class": provider.klass, "limits": list(provider.limits), "scheme": provider.scheme}
+        {
+            "class": provider.klass,
+            "layers": list(provider.layers),
+            "limits": list(provider.limits),
+            "scheme": provider.scheme,
+        }
         for provider in core.providers
     ]
     scopes: JsonObject = {}
