@@ -209,7 +209,7 @@ class Core:
                 return head
             roots = held(self.readers)
             try:
-                self._adopt(open_tree(self.keys, self.vault_id, roots)[0])
+                self._adopt(open_tree(self.keys, self.vault_id, roots, self._tree)[0])
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = error
             else:

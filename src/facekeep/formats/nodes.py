@@ -176,11 +176,11 @@ def _check_root(root: RootNode) -> None:
     numbers = (root.epoch - 1, root.pin.size, root.swapped_at_ms)
     if min(numbers) < 0 or max(numbers) >= MAX_INTEGER or not 0 <= root.next_branch <= MAX_BRANCH:
         raise FormatError("the root node has a number out of range")
-    taken = [branch for branch, kind in root.positions if kind is not Kind.FREE]
-    free = [place for place, (_, kind) in enumerate(root.positions) if kind is Kind.FREE]
-    if any(root.positions[place][0] for place in free) or root.node.stored & sum(map(bit, free)):
+    used = [(at, branch) for at, (branch, kind) in enumerate(root.positions) if kind is not Kind.FREE]
+    places, taken = sum(bit(at) for at, _ in used), {branch for _, branch in used}
+    if root.positions.count((0, Kind.FREE)) + len(used) != FANOUT or root.node.stored & ~places:
         raise FormatError("a free branch position is not empty")
-    if len(set(taken)) < len(taken) or any(not 0 <= branch < root.next_branch for branch in taken):
+    if len(taken) < len(used) or any(not 0 <= branch < root.next_branch for branch in taken):
         raise FormatError("a branch number stands twice, or was never given out")
 
 

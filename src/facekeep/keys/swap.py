@@ -67,6 +67,7 @@ class Swap:
         self._guard = guard or (lambda: None)
         self._winner = self._fresh_root()
         self._spent = False
+        self._made: KeyTree | None = None  # the new epoch, once verified
 
     @property
     def epoch(self) -> int:
@@ -120,23 +121,27 @@ class Swap:
             self._guard()
             self._store.require_copies()
             for store in self._store.fresh():
-                self._check(store)
-            return open_tree(self._store, self._tree.vault_id, [self._winner])[0]
+                self._made = self._check(store)
+            return open_tree(self._store, self._tree.vault_id, [self._winner], self._made)[0]
 
     def promote(self) -> tuple[Receipt, ...]:
         """Make the new root current with every holder and destroy the old one; returns their receipts."""
         with self._step("promote"):
             self._guard()
-            previous = self._tree.fingerprint
             return settle(
-                self._store, self._winner, self._providers, previous=previous, leaving=self._leaving
+                self._store,
+                self._winner,
+                self._providers,
+                previous=self._tree.fingerprint,
+                leaving=self._leaving,
+                known=self._made,
             )
 
     def _open_afresh(self) -> None:
         """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
         with _holders():
             roots = held(self._providers + self._leaving)
-        tree, _ = open_tree(self._store, self._tree.vault_id, roots)
+        tree, _ = open_tree(self._store, self._tree.vault_id, roots, self._tree)
         if tree.fingerprint != self._tree.fingerprint:
             raise TreeStale("the key tree was swapped by another process")
         self._tree = tree
@@ -147,7 +152,7 @@ class Swap:
         if self._store.read_top() != (row, row):
             self._store.mend_top(row)
         self._store.require_copies()
-        if any(copy.read_top() != (row, row) for copy in self._store.fresh()):
+        if any(copy.read_top() != (row, row) for copy in self._store.fresh_copies()):
             self._store.mend_top(row)
             self._store.require_copies()
 
@@ -176,7 +181,7 @@ class Swap:
         )
         return dataclasses.replace(writes, rows=self._still_staged(writes.rows))
 
-    def _check(self, store: KeysStore) -> None:
+    def _check(self, store: KeysStore) -> KeyTree:
         tree, _ = open_tree(store, self._tree.vault_id, [self._winner])
         if tree.epoch != self.epoch or bool(tree.alive(self._dead).any()):
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
@@ -189,6 +194,7 @@ class Swap:
         twins = [store.read_node(branch, 1, 0) for branch in distinct(self._dead >> SLOT_BITS).tolist()]
         if tree.damage or any(first != second for first, second in twins):
             raise IntegrityError("the swap was not written whole; the old root was kept")
+        return tree
 
     @staticmethod
     def _check_rekeyed(store: KeysStore, tree: KeyTree, rekey: Rekey) -> None:
@@ -225,23 +231,23 @@ def settle(
     *,
     previous: bytes | None = None,
     leaving: Sequence[RootProvider] = (),
+    known: KeyTree | None = None,
 ) -> tuple[Receipt, ...]:
     """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
-    only once another root than theirs opens keys.db. Raises ErasurePending, and RootError or IntegrityError
+    only once another root than theirs opens keys.db. ``known``: see ``open_tree``. Raises ErasurePending, and RootError or IntegrityError
     with nothing done if ``winner`` does not open keys.db.
     """
-    open_tree(store, store.vault_id, [winner])
+    open_tree(store, store.vault_id, [winner], known)
     store.require_copies()
     receipts: list[Receipt] = []
     with _holders():
         for provider in providers:
-            others = {each.fingerprint for each in provider.candidates()} | (
-                {previous} if previous else set()
-            )
-            _check_droppable(store, provider.candidates(), winner, keep=None)
+            held = provider.candidates()
+            others = {each.fingerprint for each in held} | ({previous} if previous else set())
+            _check_droppable(store, held, winner, keep=None)
             if winner.fingerprint not in others:
                 _hold(store, provider, winner, keep=previous)
             receipts.append(provider.promote(winner.fingerprint))

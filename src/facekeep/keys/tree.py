@@ -231,6 +231,8 @@ class KeyTree:
         for branch in self._place:
             first = branch << SLOT_BITS
             low, high = np.searchsorted(ordered, (first, first + BRANCH_SLOTS)).tolist()
+            if low == high:
+                continue
             index = ordered[low:high] - first
             starts = np.flatnonzero(np.diff(index // FANOUT, prepend=-1))[::_CHUNK].tolist()
             for begin, end in itertools.pairwise([*starts, len(index)]):
@@ -256,20 +258,23 @@ class KeyTree:
 
 
 def open_tree(
-    store: KeysStore, vault_id: bytes, candidates: Sequence[Candidate]
+    store: KeysStore, vault_id: bytes, candidates: Sequence[Candidate], known: KeyTree | None = None
 ) -> tuple[KeyTree, Candidate]:
     """Tree of the newest stored root node that a candidate opens, and that candidate.
 
+    ``known`` spares the decryption of a row that is, byte for byte, the one that tree was opened from: a row
+    names the hash of its root, and a candidate must have that hash. Nothing else of ``known`` is used.
     Raises RootError if no candidate is the root of keys.db, IntegrityError if one is but the node is
     damaged. Touches nothing.
     """
     damage: list[str] = []
+    seen = {} if known is None else {known.top_row: known.root_node}
     opened: list[tuple[RootNode, Candidate, TopRow]] = []
     named = False
     for copy, row in enumerate(store.read_top()):
         matching = [each for each in candidates if row is not None and _names(vault_id, each, row)]
         named |= bool(matching)
-        roots = [(_open_top(row, vault_id, each), each, row) for each in matching if row is not None]
+        roots = [(_open_top(row, vault_id, each, seen), each, row) for each in matching if row is not None]
         found = [(root, each, top) for root, each, top in roots if root is not None]
         opened += found
         if not found:
@@ -291,10 +296,18 @@ def _names(vault_id: bytes, candidate: Candidate, row: TopRow) -> bool:
     return root_fingerprint(vault_id, candidate.root) == candidate.fingerprint == row.fingerprint
 
 
-def _open_top(row: TopRow, vault_id: bytes, candidate: Candidate) -> RootNode | None:
+def _open_top(
+    row: TopRow, vault_id: bytes, candidate: Candidate, seen: dict[TopRow, RootNode]
+) -> RootNode | None:
+    """Open a row that names the candidate, unless an equal row is among the ``seen``; None if it does not."""
+    if row in seen:
+        return seen[row]
     try:
         aad = root_aad(vault_id, row.epoch, row.fingerprint)
         root = decode_root(open_sealed(candidate.root, row.blob, aad))
     except IntegrityError:
         return None
-    return root if root.epoch == row.epoch else None
+    if root.epoch != row.epoch:
+        return None
+    seen[row] = root
+    return root

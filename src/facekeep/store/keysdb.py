@@ -93,7 +93,14 @@ class KeysStore:
 
     def fresh(self) -> Iterator[KeysStore]:
         """Yield the primary, then each copy, on connections of its own, closed when the next is taken."""
-        for path in (self._primary.path, *self.copies.paths):
+        yield from self._fresh((self._primary.path, *self.copies.paths))
+
+    def fresh_copies(self) -> Iterator[KeysStore]:
+        """``fresh`` without the primary."""
+        yield from self._fresh(self.copies.paths)
+
+    def _fresh(self, paths: Iterable[Path]) -> Iterator[KeysStore]:
+        for path in paths:
             with KeysStore.open(path, self._vault_id) as store:
                 yield store
 

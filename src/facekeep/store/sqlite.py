@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from sqlite_utils import Database as SqliteUtils
@@ -34,16 +35,29 @@ MEND: Final = {
 }
 
 
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
+class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
     """Turn sqlite3 and OS errors into ours; ``what`` names the file."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StoreError(f"{what}: {_reason(error)}") from error
-    except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"{what} is damaged: {_reason(error)}", next=MEND.get(what)) from error
-    except OSError as error:
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        """Keep the name."""
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise ours in place of theirs."""
+        if error is None or not isinstance(error, sqlite3.DatabaseError | OSError):
+            return
+        what = self._what
+        if isinstance(error, sqlite3.OperationalError):
+            raise StoreError(f"{what}: {_reason(error)}") from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise IntegrityError(f"{what} is damaged: {_reason(error)}", next=MEND.get(what)) from error
         raise StoreError(f"{what}: {error.strerror or error}") from error
 
 
