@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.auditlog.head import Head
-from facekeep.auditlog.ledger import Ledger, entry_print, grant_print
+from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
+from facekeep.auditlog.prints import entry_print, grant_print
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, RootError, SettingsChanged
 from facekeep.formats.ids import SLOT_BITS, slot_id
@@ -194,7 +195,7 @@ class Core:
         """Slots of living, completed grants that have no row in vault.db, ascending."""
         granted = self.ledger.all_slots()
         granted = granted[view.tree.alive(granted) & ~view.pending.mask(granted)]
-        return np.setdiff1d(granted, np.array(self.data.slots(), np.int64), assume_unique=True)
+        return np.setdiff1d(granted, self.data.slots(), assume_unique=True)
 
     def _head_and_tree(self) -> Head:
         """Return the log's head, with the tree that belongs to it in ``_tree``; raises IntegrityError.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.auditlog.ledger import grant_print
+from facekeep.auditlog.prints import grant_print
 from facekeep.errors import FacekeepError, IntegrityError, SlotDead
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import Scope, Terms, covering_regions

@@ -8,7 +8,7 @@ from typing import Final
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
 from facekeep.access.roles import Action, allowed
-from facekeep.auditlog.ledger import principal_print
+from facekeep.auditlog.prints import principal_print
 from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead
 from facekeep.formats.entryrules import Reason

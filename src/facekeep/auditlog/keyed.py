@@ -13,6 +13,7 @@ from facekeep.store.logdb import Row
 _START = p.domain("log-start")
 _HEAD = p.domain("log-head")
 _CONTROL = p.domain("log-control")
+_PAGE = p.domain("log-page")
 
 
 class LogKey:
@@ -37,6 +38,10 @@ class LogKey:
     def head_mac(self, body: bytes) -> bytes:
         """Return the authenticator of an encoded head."""
         return p.mac(self._key, _HEAD, self._vault_id, body)
+
+    def page_mac(self, body: bytes) -> bytes:
+        """Return the authenticator of an encoded page of the ledger."""
+        return p.mac(self._key, _PAGE, self._vault_id, p.sha256(body))
 
     def open_head(self, body: bytes, mac: bytes) -> Head:
         """Authenticate and decode a stored head; raises IntegrityError."""

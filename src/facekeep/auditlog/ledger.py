@@ -1,109 +1,57 @@
 """Which slots the log ever gave to which subject tag or principal: authenticated, complete, in memory.
 
 What is destroyed is taken from here and never from vault.db, keys.db or a projection, so that nobody can
-save a grant from its erasure by hiding a row, nor have another slot destroyed by altering one. A *print* is
-what the log says of a slot in 16 bytes: a row with another print is not the one that the log announced.
-Building it reads every control entry once; afterwards only what is new.
+save a grant from its erasure by hiding a row, nor have another slot destroyed by altering one.
+Building it reads every control entry once; afterwards only what is new, over processes too (``pages``).
 """
 
 from __future__ import annotations
 
-import re
+import itertools
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from facekeep.auditlog.log import AuditLog
-from facekeep.crypto import primitives as p
+from facekeep.auditlog.pages import FIRST_MARK, Page
+from facekeep.auditlog.prints import PRINT_LEN, Found, LoggedPrincipal
+from facekeep.auditlog.reader import Mark
+from facekeep.errors import IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import TAG_LEN
 
-PRINT_LEN: Final = 16
-#: An element of ``grants`` in canonical form: its keys ascend, and no string holds a quotation mark. What
-#: is in the log was validated: dots for hex digits are five times as fast.
-_GRANT = re.compile(
-    rb'{"commitment":"(.{64})","from":(?:null|\d{1,16}),"grant":"(.{32})","model":"([^"]{1,40})",'
-    rb'"slot":(\d{1,16}),"tag":"(.{64})","terms":"(.{176})"}',
-    re.DOTALL,
-)
-_PRINCIPAL: Final = b',"type":"principal","v":1}'
+Living: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+
+_PAGE: Final = 250_000  # grants of a page: 14 MB
+_LEAST: Final = 20_000  # grants that make a page worth its writing: a tenth of a second's reading
 
 
-def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:
-    """Print of a grant or of its row; ``identity`` is grant id || tag || packed terms, as in a SealedRow."""
-    return p.sha256(b"g" + identity + commitment + model.encode("utf-8"))[:PRINT_LEN]
+class _Cut(NamedTuple):
+    """Where a page ends: before this index; the mark there; grants and kept entries found up to it."""
 
-
-def principal_print(principal: bytes, grant: bytes, commitment: bytes, roles: Iterable[str]) -> bytes:
-    """Print of a principal or of its row."""
-    return p.sha256(b"p" + principal + grant + commitment + ",".join(sorted(roles)).encode())[:PRINT_LEN]
-
-
-def entry_print(entry: JsonObject, slot: int) -> bytes | None:
-    """Print of a slot by the authenticated entry that opened it; None if it did not."""
-    values = cast("dict[str, Any]", entry)
-    if values["type"] == "principal" and values["slot"] == slot:
-        return _logged_principal(entry).print()
-    for item in values["grants"] if values["type"] == "grant" else ():
-        if item["slot"] == slot:
-            identity = bytes.fromhex(item["grant"] + item["tag"] + item["terms"])
-            return grant_print(identity, item["model"], bytes.fromhex(item["commitment"]))
-    return None
-
-
-class LoggedPrincipal(NamedTuple):
-    """A principal as the log announced it."""
-
-    id: bytes
-    slot: int
-    grant_id: bytes
-    commitment: bytes
-    roles: tuple[str, ...]
-
-    def print(self) -> bytes:
-        """Return its print."""
-        return principal_print(self.id, self.grant_id, self.commitment, self.roles)
-
-
-def _logged_principal(entry: JsonObject) -> LoggedPrincipal:
-    values = cast("dict[str, Any]", entry)
-    return LoggedPrincipal(
-        bytes.fromhex(values["principal"]),
-        values["slot"],
-        bytes.fromhex(values["grant"]),
-        bytes.fromhex(values["commitment"]),
-        tuple(values["roles"]),
-    )
-
-
-class _Found(NamedTuple):
-    """What control entries say: (tag, slot, print) of grants, and principals."""
-
-    grants: list[tuple[bytes, int, bytes]]
-    principals: list[LoggedPrincipal]
-
-    def take(self, body: bytes) -> None:
-        """Take up the canonical bytes of one authenticated entry."""
-        for commitment, grant, model, slot, tag, terms in _GRANT.findall(body):
-            raw = bytes.fromhex((grant + tag + terms + commitment).decode())
-            mark = grant_print(raw[:-32], model.decode(), raw[-32:])
-            self.grants.append((raw[16 : 16 + TAG_LEN], int(slot), mark))
-        if body.endswith(_PRINCIPAL):
-            self.principals.append(_logged_principal(entries.parse(body)))
+    stop: int
+    mark: Mark
+    grants: int
+    kept: int
 
 
 class Ledger:
     """Subject tags and their slots, living and dead, in the order of the log."""
 
     def __init__(self, log: AuditLog) -> None:
-        """Start empty; the first use reads the log."""
+        """Start empty; the first use reads the log's pages, and the entries after them."""
         self._log = log
-        self._seen = 0
         self._guard = threading.Lock()
+        self._begun = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seen = 0
+        self._mark = FIRST_MARK  # the control entries before ``_seen``
         self._keys: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._tags: npt.NDArray[np.uint8] = np.empty((0, TAG_LEN), np.uint8)
         self._slots: npt.NDArray[np.int64] = np.empty(0, np.int64)
@@ -112,6 +60,7 @@ class Ledger:
         self._prints: npt.NDArray[np.uint8] = np.empty((0, PRINT_LEN), np.uint8)
         self._recent_prints: dict[int, bytes] = {}
         self._principals: dict[int, LoggedPrincipal] = {}
+        self._backup: bytes | None = None
 
     def slots_of(self, tag: bytes, progress: Callable[[int, int], None] | None = None) -> list[int]:
         """Every slot ever granted to a tag, ascending."""
@@ -124,16 +73,24 @@ class Ledger:
         with self._guard:
             self._catch_up(progress)
             recent = [slot for slots in self._recent.values() for slot in slots]
-            return np.union1d(self._slots, np.array(recent, np.int64))
+            return np.union1d(self._print_slots, np.array(recent, np.int64)) if recent else self._print_slots
 
-    def owners(self, living: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]) -> set[bytes]:
+    def owners(self, living: Living) -> set[bytes]:
         """Tags that own a slot for which ``living`` says True."""
+        whole = self.owner_tags(living).tobytes()
+        return {whole[at : at + TAG_LEN] for at in range(0, len(whole), TAG_LEN)}
+
+    def owner_tags(
+        self, living: Living, progress: Callable[[int, int], None] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """``owners`` as uint8 of shape (n, 32), in no order; a tag may stand twice."""
         with self._guard:
-            self._catch_up(None)
+            self._catch_up(progress)
             recent = [(slot, tag) for tag, slots in self._recent.items() for slot in slots]
-            owners = {self._tags[at].tobytes() for at in np.flatnonzero(living(self._slots))}
             mask = living(np.array([slot for slot, _ in recent], np.int64))
-            return owners | {tag for (_, tag), lives in zip(recent, mask.tolist(), strict=True) if lives}
+            tags = b"".join(tag for (_, tag), lives in zip(recent, mask.tolist(), strict=True) if lives)
+            fresh = np.frombuffer(tags, np.uint8).reshape(-1, TAG_LEN)
+            return np.concatenate((self._tags[living(self._slots)], fresh))
 
     def principals(self) -> list[LoggedPrincipal]:
         """Every principal ever announced, living and dead, by slot."""
@@ -157,16 +114,60 @@ class Ledger:
                         out[row] = np.frombuffer(mark, np.uint8)
             return out
 
+    def last_backup(self) -> JsonObject | None:
+        """Return the log's last entry of type ``backup``, or None."""
+        with self._guard:
+            self._catch_up(None)
+            return None if self._backup is None else entries.parse(self._backup)
+
     def _catch_up(self, progress: Callable[[int, int], None] | None) -> None:
+        if self._begun:
+            self._read(progress)
+            return
+        pages = self._log.pages.load()
+        try:
+            self._take(pages)
+            self._read(progress)
+        except IntegrityError:
+            self._clear()
+            if not pages:
+                raise
+            self._log.pages.forget()  # it may be they that do not lead to the head
+            self._read(progress)
+        self._begun = True
+
+    def _take(self, pages: Sequence[Page]) -> None:
+        """Begin with what authentic pages say; the entries after them have still to lead to the head."""
+        if not pages:
+            return
+        found = Found()
+        for page in pages:
+            for body in page.bodies:
+                found.take(body)
+        self._note(found)
+        tags = np.concatenate([page.tags for page in pages])
+        slots = np.concatenate([page.slots for page in pages])
+        self._merge(tags, slots, np.concatenate([page.prints for page in pages]))
+        self._seen, self._mark = pages[-1].stop, pages[-1].after
+
+    def _read(self, progress: Callable[[int, int], None] | None) -> None:
+        """Read the entries that are new; what they say counts once they are known to be complete."""
         size = self._log.head().size
-        found, seen = _Found([], []), self._seen
-        for index, body in self._log.control_bodies(seen):
+        found, cuts = Found(), [_Cut(self._seen, self._mark, 0, 0)]
+        seen, count, chain = self._seen, *self._mark
+        for index, body, after in self._log.control_after(seen, self._mark):
             found.take(body)
+            seen, count, chain = index + 1, count + 1, after
+            if len(found.grants) - cuts[-1].grants >= _PAGE:
+                cuts.append(_Cut(seen, Mark(count, chain), len(found.grants), len(found.kept)))
             if progress is not None:
-                progress(index + 1, size)
-            seen = index + 1
-        self._seen = seen  # only now is it certain that none was left out
-        self._principals.update((each.slot, each) for each in found.principals)
+                progress(seen, size)
+        if len(found.grants) - cuts[-1].grants >= _LEAST:
+            cuts.append(_Cut(seen, Mark(count, chain), len(found.grants), len(found.kept)))
+        self._seen, self._mark = seen, Mark(count, chain)  # only now is it certain that none was left out
+        self._note(found)
+        if len(cuts) > 1:
+            self._log.pages.keep(_pages(found, cuts))
         if len(found.grants) > 10_000:  # noqa: PLR2004 - where sorting beats a dictionary
             self._rebuild(found.grants)
         else:
@@ -174,27 +175,56 @@ class Ledger:
                 self._recent.setdefault(tag, []).append(slot)
                 self._recent_prints[slot] = mark
 
+    def _note(self, found: Found) -> None:
+        self._principals.update((each.slot, each) for each in found.principals)
+        self._backup = found.backup or self._backup
+
     def _rebuild(self, found: list[tuple[bytes, int, bytes]]) -> None:
-        found.extend(
-            (tag, slot, self._recent_prints[slot]) for tag, slots in self._recent.items() for slot in slots
-        )
+        recent = self._recent.items()
+        found = found + [(tag, slot, self._recent_prints[slot]) for tag, slots in recent for slot in slots]
         self._recent.clear()
         self._recent_prints.clear()
-        tags = np.frombuffer(b"".join(tag for tag, _, _ in found), np.uint8).reshape(-1, TAG_LEN)
-        marks = np.frombuffer(b"".join(mark for _, _, mark in found), np.uint8).reshape(-1, PRINT_LEN)
-        fresh = np.array([slot for _, slot, _ in found], np.int64)
+        self._merge(*_arrays(found))
+
+    def _merge(
+        self, tags: npt.NDArray[np.uint8], slots: npt.NDArray[np.int64], prints: npt.NDArray[np.uint8]
+    ) -> None:
         self._tags = np.concatenate((self._tags, tags))
-        self._slots = np.concatenate((self._slots, fresh))
+        self._slots = np.concatenate((self._slots, slots))
         keys = np.ascontiguousarray(self._tags[:, :8]).view(np.uint64).ravel()
         order = np.argsort(keys, kind="stable")
         self._keys, self._tags, self._slots = keys[order], self._tags[order], self._slots[order]
-        slots = np.concatenate((self._print_slots, fresh))
-        order = np.argsort(slots, kind="stable")
-        self._prints = np.concatenate((self._prints, marks))[order]
-        self._print_slots = slots[order]
+        known = np.concatenate((self._print_slots, slots))
+        order = np.argsort(known, kind="stable")
+        self._prints = np.concatenate((self._prints, prints))[order]
+        self._print_slots = known[order]
 
     def _sorted_slots(self, tag: bytes) -> list[int]:
         key = np.frombuffer(tag[:8], np.uint64)[0]
         low, high = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
         whole = np.frombuffer(tag, np.uint8)
         return [int(self._slots[at]) for at in range(low, high) if (self._tags[at] == whole).all()]
+
+
+def _arrays(
+    grants: Sequence[tuple[bytes, int, bytes]],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Tags, slots and prints of (tag, slot, print)."""
+    tags = np.frombuffer(b"".join(tag for tag, _, _ in grants), np.uint8).reshape(-1, TAG_LEN)
+    prints = np.frombuffer(b"".join(mark for _, _, mark in grants), np.uint8).reshape(-1, PRINT_LEN)
+    return tags, np.array([slot for _, slot, _ in grants], np.int64), prints
+
+
+def _pages(found: Found, cuts: Sequence[_Cut]) -> list[Page]:
+    """Pages between neighbouring cuts."""
+    return [
+        Page(
+            low.stop,
+            low.mark,
+            high.stop,
+            high.mark,
+            *_arrays(found.grants[low.grants : high.grants]),
+            found.kept[low.kept : high.kept],
+        )
+        for low, high in itertools.pairwise(cuts)
+    ]

@@ -18,8 +18,9 @@ from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionReques
 from facekeep.auditlog.head import Head, Open
 from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.merkle import leaf_hash
+from facekeep.auditlog.pages import Pages
 from facekeep.auditlog.pending import Pending, Ranges
-from facekeep.auditlog.reader import Reader
+from facekeep.auditlog.reader import Mark, Reader
 from facekeep.auditlog.replay import Pin, Progress, Replay
 from facekeep.auditlog.rules import NO_CONTROL, State
 from facekeep.auditlog.watch import Seen, Watch
@@ -63,6 +64,7 @@ class AuditLog:
         )
         self._group = Group(self._writer.commit)
         self._reader = Reader(database, self._key, self.head)
+        self.pages = Pages(database, self._key)
         self._pin: Pin | None = None
         self._pending: tuple[int, Pending] | None = None
         self._spans: dict[Open, list[tuple[int, int]]] = {}
@@ -197,6 +199,10 @@ class AuditLog:
     def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield (index, canonical bytes) of what is no decision; see ``Reader.control_since``."""
         return self._reader.control_bodies(idx)
+
+    def control_after(self, idx: int, mark: Mark) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield (index, canonical bytes, control chain); see ``Reader.control_after``."""
+        return self._reader.control_after(idx, mark)
 
     def pin(self) -> Pin:
         """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""

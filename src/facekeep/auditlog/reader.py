@@ -116,21 +116,33 @@ class Reader:
         head's: then a mark was flipped, a row removed, or rows of another history put in. Do not act on
         them before the end.
         """
-        for row, previous in self._control_rows(idx):
+        for row, previous, _ in self._control_rows(idx):
             yield row.idx, self._key.open_row(row, previous)
 
     def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
         """``control_since``, but the canonical bytes instead of the parsed entry: for a million grants."""
-        for row, previous in self._control_rows(idx):
+        for row, previous, _ in self._control_rows(idx):
             self._key.check_row(row, previous)
             yield row.idx, row.body
 
-    def _control_rows(self, idx: int) -> Iterator[tuple[logdb.Row, bytes]]:
+    def control_after(self, idx: int, mark: Mark) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield (index, canonical bytes, control chain after it) from ``idx`` on; ``mark`` stands before it.
+
+        A mark of another history does not lead to the head, and raises at the end: see ``control_since``.
+        """
+        for row, previous, chain in self._control_rows(idx, mark):
+            self._key.check_row(row, previous)
+            yield row.idx, row.body, chain
+
+    def _control_rows(self, idx: int, mark: Mark | None = None) -> Iterator[tuple[logdb.Row, bytes, bytes]]:
+        """Yield (row, chain value before it, control chain after it), from ``idx`` on."""
         head = self._head()
-        start = max(at for at in tuple(self._marks) if at <= max(idx, 0))
-        mark = self._marks.get(start, _FIRST)
-        if mark is _FIRST:
-            start = 0
+        start = idx
+        if mark is None:
+            start = max(at for at in tuple(self._marks) if at <= max(idx, 0))
+            mark = self._marks.get(start, _FIRST)
+            if mark is _FIRST:
+                start = 0
         seen, chain, last = mark.entries, mark.chain, start - 1
         with self._connected() as connection:
             for row, previous in logdb.control_rows(connection, start, head.size):
@@ -138,9 +150,9 @@ class Reader:
                     raise IntegrityError(f"log entry {row.idx} stands twice in log.db, or out of its order")
                 if previous is None and row.idx:
                     raise IntegrityError(f"log entry {row.idx - 1} is missing")
-                if row.idx >= idx:
-                    yield row, previous if previous is not None and row.idx else self._key.start
                 seen, chain, last = seen + 1, self._key.control(row.idx, chain, row.leaf), row.idx
+                if row.idx >= idx:
+                    yield row, previous if previous is not None and row.idx else self._key.start, chain
         if seen != head.control_seq:
             raise IntegrityError(
                 f"log.db marks {seen} entries as control entries before entry {head.size}, "

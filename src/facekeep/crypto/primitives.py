@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable
+from typing import cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -102,6 +104,18 @@ class Aead:
         try:
             return self._cipher.decrypt(blob[2:14], blob[14:], aad)
         except InvalidTag:
+            raise IntegrityError("a sealed blob does not authenticate") from None
+
+    def open_many(self, blobs: Iterable[tuple[bytes, bytes]], prefix: bytes) -> bytes:
+        """Plaintexts, one after another, of (end of associated data, blob): ``open`` for a million."""
+        decrypt = self._cipher.decrypt
+        try:
+            opened = [
+                decrypt(blob[2:14], blob[14:], prefix + end) if blob[:2] == _SUITE else None
+                for end, blob in blobs
+            ]
+            return b"".join(cast("list[bytes]", opened))  # a None is a TypeError
+        except (InvalidTag, TypeError, ValueError):
             raise IntegrityError("a sealed blob does not authenticate") from None
 
 

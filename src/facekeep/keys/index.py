@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from facekeep.crypto import primitives as p
+from facekeep.errors import IntegrityError
+from facekeep.formats.ids import TAG_LEN
 from facekeep.store.keysdb import KeysStore
 
 _INDEX = p.domain("subject-index")
@@ -46,6 +48,14 @@ class SubjectIndex:
             None if sealed is None else self.open(row, sealed)
             for row, sealed in zip(hashes, found, strict=True)
         ]
+
+    def tags(self) -> Iterator[bytes]:
+        """Yield the tags of all rows, one after another, in pieces of thousands; raises IntegrityError."""
+        for rows in self._store.index_pieces():
+            tags = self._aead.open_many(rows, self._prefix)
+            if len(tags) != TAG_LEN * len(rows):
+                raise IntegrityError("a row of the subject index holds something else than a tag")
+            yield tags
 
     def open(self, hashed: bytes, sealed: bytes) -> bytes:
         """Tag in a row; raises IntegrityError."""

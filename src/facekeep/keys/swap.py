@@ -237,17 +237,17 @@ def settle(
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
-    only once another root than theirs opens keys.db. ``known``: see ``open_tree``. Raises ErasurePending, and RootError or IntegrityError
-    with nothing done if ``winner`` does not open keys.db.
+    only once another root than theirs opens keys.db. ``known``: see ``open_tree``. Raises ErasurePending, and
+    RootError or IntegrityError with nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner], known)
     store.require_copies()
     receipts: list[Receipt] = []
     with _holders():
         for provider in providers:
-            held = provider.candidates()
-            others = {each.fingerprint for each in held} | ({previous} if previous else set())
-            _check_droppable(store, held, winner, keep=None)
+            roots = provider.candidates()
+            others = {each.fingerprint for each in roots} | ({previous} if previous else set())
+            _check_droppable(store, roots, winner, keep=None)
             if winner.fingerprint not in others:
                 _hold(store, provider, winner, keep=previous)
             receipts.append(provider.promote(winner.fingerprint))

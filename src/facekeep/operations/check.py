@@ -13,7 +13,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View, is_tree_of
 from facekeep.access.roles import Action
 from facekeep.access.session import Session, load_principal
-from facekeep.auditlog.ledger import LoggedPrincipal
+from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -239,7 +239,7 @@ def _check_index(core: Core, view: View, report: CheckReport) -> None:
 
 
 def _living_tags(core: Core, view: View) -> Iterator[bytes]:
-    slots = np.array(core.data.slots(), np.int64)
+    slots = core.data.slots()
     alive = set(slots[view.tree.alive(slots)].tolist()) if len(slots) else set()
     seen = set()
     for row in core.data.rows():

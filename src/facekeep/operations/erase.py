@@ -67,7 +67,7 @@ def shred(
     if not raw:
         raise UsageError("no subject was named")
     with writing(core, session, Action.SHRED) as view:
-        twins = check_indexed(core, view)
+        twins = check_indexed(core, view, progress)
         tags = [core.index.lookup(each) for each in raw]
         hashes = [core.index.hash(each) for each in raw]
         gone = {hashed for hashed, tag in zip(hashes, tags, strict=True) if tag is None}

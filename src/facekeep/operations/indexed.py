@@ -7,16 +7,20 @@ could be enrolled a second time, and an erasure would then reach the second enro
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from facekeep.access.core import Core, View
 from facekeep.errors import FacekeepError, IntegrityError
+from facekeep.formats.ids import TAG_LEN
 from facekeep.operations.rows import living
 
+Progress = Callable[[int, int], None]
 Twins = Mapping[bytes, Sequence[bytes]]
 
 _REPAIR = (
@@ -28,14 +32,21 @@ _REPAIR = (
 class _Verified:
     """An index that was compared with the log: its rows then and since, and where keys.db stood."""
 
-    stand: tuple[sqlite3.Connection, int]
+    stand: int
     rows: int
 
 
 _verified: weakref.WeakKeyDictionary[Core, _Verified] = weakref.WeakKeyDictionary()
 
 
-def check_indexed(core: Core, view: View, *, exactly: bool = True, lost: bool = False) -> Twins:
+def check_indexed(
+    core: Core,
+    view: View,
+    progress: Progress | None = None,
+    *,
+    exactly: bool = True,
+    lost: bool = False,
+) -> Twins:
     """Check that every living tag of the log has exactly one row; the writer lock must be held.
 
     Returns tags that have none because another living tag stands under the same subject id, by that id's row
@@ -46,12 +57,44 @@ def check_indexed(core: Core, view: View, *, exactly: bool = True, lost: bool = 
     stand = core.keys.stand()
     before = _verified.get(core)
     if before is not None:
-        if _same(before.stand, stand):
+        if before.stand == stand:
             return {}
         if not exactly and before.rows == core.keys.index_count():
             return {}
     _verified.pop(core, None)
-    owners = core.ledger.owners(lambda slots: view.tree.alive(slots) & ~view.pending.mask(slots))
+    tags = core.ledger.owner_tags(lambda slots: view.tree.alive(slots) & ~view.pending.mask(slots), progress)
+    count = _rows_leading_to(core, tags, progress)
+    if count is not None:
+        _verified[core] = _Verified(stand, count)
+        return {}
+    return _compare(core, view, {tag.tobytes() for tag in tags}, stand, lost=lost)
+
+
+def _rows_leading_to(core: Core, owners: npt.NDArray[np.uint8], progress: Progress | None) -> int | None:
+    """Count the rows, if all are authentic, no two have one tag, and every owner has one; else None."""
+    pieces: list[bytes] = []
+    rows = 0
+    try:
+        for piece in core.index.tags():
+            pieces.append(piece)
+            rows += len(piece) // TAG_LEN
+            if progress is not None:
+                progress(min(rows, len(owners)), len(owners))
+    except IntegrityError:
+        return None
+    found = np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, TAG_LEN)
+    keys = np.ascontiguousarray(found[:, :8]).view(np.uint64).ravel()
+    order = np.argsort(keys)
+    keys = keys[order]
+    if not rows or bool((keys[1:] == keys[:-1]).any()):
+        return 0 if not rows and not len(owners) else None
+    wanted = np.ascontiguousarray(owners[:, :8]).view(np.uint64).ravel()
+    at = np.minimum(np.searchsorted(keys, wanted), rows - 1)
+    return rows if bool((found[order[at]] == owners).all()) else None
+
+
+def _compare(core: Core, view: View, owners: set[bytes], stand: int, *, lost: bool) -> Twins:
+    """Compare row by row, to say what is wrong; who stands under a twin's id is found here."""
     found: set[bytes] = set()
     rows = 0
     for hashed, sealed in core.keys.index_rows():
@@ -121,7 +164,3 @@ def _unindexed() -> IntegrityError:
     return IntegrityError(
         "a subject with living grants is not in the subject index; nothing was done", next=_REPAIR
     )
-
-
-def _same(one: tuple[sqlite3.Connection, int], other: tuple[sqlite3.Connection, int]) -> bool:
-    return one[0] is other[0] and one[1] == other[1]

@@ -10,7 +10,7 @@ from facekeep.access.core import FIRST_PRINCIPAL_INDEX, Core, View
 from facekeep.access.principals import Principal, new_principal
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session, load_principal
-from facekeep.auditlog.ledger import LoggedPrincipal
+from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.crypto import primitives as p
 from facekeep.errors import UsageError
 from facekeep.formats import entries

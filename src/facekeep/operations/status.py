@@ -11,12 +11,10 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
-from facekeep.formats.entries import parse
 from facekeep.operations.rows import LivingGrant, living
 
 Progress = Callable[[int, int], None]
 _DECISION = re.compile(r"(0|[1-9][0-9]{0,15})-([0-9a-f]{8})\Z")
-_BACKUP = b'"type":"backup"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +168,7 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
 
 
 def _last_backup(core: Core) -> JsonObject | None:
-    last: bytes | None = None
-    for _, body in core.log.control_bodies(0):
-        if _BACKUP in body[-64:]:
-            last = body
-    if last is None:
+    entry = core.ledger.last_backup()
+    if entry is None:
         return None
-    entry = parse(last)
     return {"rows": entry["rows"], "sha256": entry["sha256"], "time_ms": entry["time_ms"]}

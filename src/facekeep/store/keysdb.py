@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -53,6 +54,7 @@ __all__ = [
 
 
 _TOGETHER = 500  # keys looked up by one statement
+_PIECE = 4_096  # rows read at a time
 
 
 class KeysStore:
@@ -62,6 +64,7 @@ class KeysStore:
         """Use an opened ``primary``; ``copies`` are paths, opened anew for every write."""
         self._primary = primary
         self._vault_id = vault_id
+        self._writing = threading.RLock()
         self.copies = Copies(primary, copies, self._open_copy)
 
     @classmethod
@@ -135,7 +138,7 @@ class KeysStore:
         try:
             with contextlib.ExitStack() as stack:
                 others = [self._begin_copy(stack, path) for path in self.copies.paths]
-                with self._primary.transaction() as connection:  # commits before the copies do
+                with self._transaction() as connection:  # commits before the copies do
                     apply_swap([(self._primary.name, connection), *others], writes)
                 committed = True
         except FacekeepError as error:
@@ -208,6 +211,14 @@ class KeysStore:
         for row_key, sealed in self._read("SELECT hash, sealed FROM subject_index ORDER BY hash"):
             yield blob_value(row_key), blob_value(sealed)
 
+    def index_pieces(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yield every row as ``index_rows`` does, unchecked, thousands at a time from one snapshot."""
+        self._primary.check_identity()
+        with translated(self._primary.name):
+            cursor = self._primary.connection().execute("SELECT hash, sealed FROM subject_index")
+            while rows := cursor.fetchmany(_PIECE):
+                yield rows
+
     def index_count(self) -> int:
         """Count the rows of the subject index."""
         return self._count("subject_index")
@@ -247,11 +258,10 @@ class KeysStore:
         with translated(self._primary.name):
             return stand_of(self._primary.connection()).generation
 
-    def stand(self) -> tuple[sqlite3.Connection, int]:
-        """Return this thread's connection, and a number that moves when any other connection has written."""
-        with translated(self._primary.name):
-            connection = self._primary.connection()
-            return connection, int(connection.execute("PRAGMA data_version").fetchone()[0])
+    def stand(self) -> int:
+        """Return a number that moves when anything but this object has written to keys.db."""
+        with self._writing, translated(self._primary.name):
+            return int(self._primary.shared().execute("PRAGMA data_version").fetchone()[0])
 
     def copies_state(self) -> tuple[CopyState, ...]:
         """How each copy stands to the primary; reads only."""
@@ -288,10 +298,18 @@ class KeysStore:
             apply(connection)
             connection.execute(STEP)
 
-        with self._primary.transaction() as connection:
+        with self._transaction() as connection:
             before = stand_of(connection)
             step(connection)
         self.copies.follow(before, step)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All writes go through one connection, whichever thread makes them: see ``stand``."""
+        with self._writing, translated(self._primary.name):
+            shared = self._primary.shared()
+            with self._primary.transaction(shared) as connection:
+                yield connection
 
     def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         self._primary.check_identity()

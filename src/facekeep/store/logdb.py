@@ -67,7 +67,14 @@ def _tiles(database: SqliteUtils) -> None:
     )
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (_tables, _tiles)
+def _pages(database: SqliteUtils) -> None:
+    """Pages of the ledger (SPEC.md §6.5): read again from the entries when in doubt; copies have none."""
+    database.execute(
+        "CREATE TABLE page (first INTEGER PRIMARY KEY, body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
+    )
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_tables, _tiles, _pages)
 
 _COLUMNS = "idx, control, body, leaf, chain"
 

@@ -102,6 +102,7 @@ class Database:
         self._local = threading.local()
         self._all: weakref.WeakSet[_Holder] = weakref.WeakSet()
         self._guard = threading.Lock()
+        self._shared: _Holder | None = None
         self._closed = False
         with translated(self.name):
             if not path.exists():
@@ -150,12 +151,25 @@ class Database:
             self._all.add(holder)
         return connection
 
+    def shared(self) -> sqlite3.Connection:
+        """Return a connection of no thread, always the same; callers take care of each other."""
+        with self._guard:
+            if self._shared is None:
+                if self._closed:
+                    raise StoreError(f"{self.name} is closed")
+                self._shared = _Holder(_connect(self.path, read_only=self._read_only))
+                self._all.add(self._shared)
+            return self._shared.connection
+
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error."""
+    def transaction(self, shared: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error.
+
+        On the thread's connection, or on the ``shared`` one.
+        """
         self.check_identity()
         with translated(self.name):
-            connection = self.connection()
+            connection = shared or self.connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self.check_schema(connection)
