@@ -288,10 +288,10 @@ def copy_fails(monkeypatch: pytest.MonkeyPatch, when: str) -> Iterator[None]:
     real = Database.transaction
 
     @contextmanager
-    def faulty(self: Database) -> Iterator[sqlite3.Connection]:
+    def faulty(self: Database, shared: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
         if self.path.parent.name == "usb" and when == "begin":
             raise StoreError("the copy's disk is gone")
-        with real(self) as connection:
+        with real(self, shared) as connection:
             yield connection
             if self.path.parent.name == "usb" and when == "commit":
                 raise StoreError("the copy's disk is full")

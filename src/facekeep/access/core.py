@@ -123,7 +123,7 @@ class Core:
         head = self.log.head()
         state = self._state
         if state is None or state.head.control_seq != head.control_seq:
-            return self._renew()
+            return self._renew(head)
         if state.head is head:
             return state
         return View(head, state.tree, state.pending, state.kinds, state.found)
@@ -180,10 +180,10 @@ class Core:
         own = b"".join([grant_print(row[1], row[2], row[3]) for row in rows])
         return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
-    def _renew(self) -> View:
+    def _renew(self, head: Head) -> View:
         self.data.database.check_identity()
         with self._refresh:
-            head = self._head_and_tree()
+            head = self._head_and_tree(head)
             if head.settings != self._settings_digest:
                 raise SettingsChanged("the vault's settings were changed since it was opened here")
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
@@ -197,7 +197,7 @@ class Core:
         granted = granted[view.tree.alive(granted) & ~view.pending.mask(granted)]
         return np.setdiff1d(granted, self.data.slots(), assume_unique=True)
 
-    def _head_and_tree(self) -> Head:
+    def _head_and_tree(self, head: Head) -> Head:
         """Return the log's head, with the tree that belongs to it in ``_tree``; raises IntegrityError.
 
         The head is authenticated, and so is a tree that a held root has just opened; a column of keys.db that
@@ -205,7 +205,6 @@ class Core:
         """
         lost: RootError | None = None
         for _ in range(_SWAPS_FOLLOWED):
-            head = self.log.head()
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
             roots = held(self.readers)
@@ -218,6 +217,7 @@ class Core:
                 head = self.log.head()
                 if is_tree_of(self._tree, head):
                     return head
+            head = self.log.head()
         raise lost or IntegrityError("the key tree is not the one the log's last swap made")
 
     def _adopt(self, tree: KeyTree) -> None:
@@ -227,9 +227,13 @@ class Core:
         if not self.index.is_under(key):
             self.index = SubjectIndex(self.keys, self.vault_id, key)
 
-    def forget_tree(self) -> None:
-        """Have the next view fetch the root and open the tree again."""
+    def forget_tree(self, newer: KeyTree | None = None) -> None:
+        """Have the next view fetch the root and open the tree again.
+
+        ``newer`` was opened meanwhile: if it is the one that the root opens, it need not be decrypted again.
+        """
         with self._refresh:
+            self._tree = newer or self._tree
             self._tree_is_doubted = True
             self._state = None
 

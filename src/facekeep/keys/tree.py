@@ -39,6 +39,7 @@ from facekeep.keys.slots import Int64, Slots, runs, sorted_slots, unsorted
 from facekeep.store.keysdb import KeysStore, NodeRow, TopRow
 
 _CACHED_NODES: Final = 512  # nodes of 4 kB: two megabytes
+_FEW: Final = 8  # slots for which arrays do not pay
 _CHUNK: Final = 2048  # leaf nodes expanded at a time in bulk: eight megabytes
 _DEAD_LEAF: Final = bytes(CHILDREN_LEN)
 
@@ -109,8 +110,11 @@ class KeyTree:
 
     def branches(self) -> tuple[tuple[int, int, Kind], ...]:
         """Return (position, branch number, kind) of every taken position, by position."""
-        positions = enumerate(self._root.positions)
-        return tuple((at, branch, kind) for at, (branch, kind) in positions if kind is not Kind.FREE)
+        return tuple((at, branch, self._root.positions[at][1]) for branch, at in self._place.items())
+
+    def is_of(self, store: KeysStore) -> bool:
+        """Whether it reads this store, and has found nothing damaged in it."""
+        return self._store is store and not self.damage
 
     def is_current(self) -> bool:
         """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.
@@ -144,6 +148,8 @@ class KeyTree:
 
     def alive(self, slots: Slots) -> npt.NDArray[np.bool_]:
         """Whether each slot lives, bool (n,). Opens stored nodes only. Raises IntegrityError."""
+        if len(slots) <= _FEW:
+            return np.array([self._lives(int(slot)) for slot in slots], dtype=np.bool_)
         alive = np.zeros(len(slots), dtype=np.bool_)
         ordered, order = sorted_slots(slots)
         for branch, index, at in self._runs(ordered):
@@ -210,6 +216,24 @@ class KeyTree:
                 parts.append(self._open(branch, LEAF_LEVEL, leaf, parent, number).children)
         return b"".join(parts)
 
+    def _lives(self, slot: int) -> bool:
+        """``alive`` of one slot; what is no slot does not live."""
+        branch, index = slot >> SLOT_BITS, slot & (1 << SLOT_BITS) - 1
+        if branch not in self._place or index >= BRANCH_SLOTS:
+            return False
+        parent, number = self._root.node, self._place[branch]
+        for level in range(1, LEAF_LEVEL + 1):
+            if parent.is_dead(number):
+                return False
+            if not parent.is_stored(number):
+                return True
+            place = index // FANOUT ** (LEAF_LEVEL + 1 - level)
+            node = self.node(branch, level, place, keep=level < LEAF_LEVEL)
+            if node is None:
+                return False
+            parent, number = node, index // FANOUT ** (LEAF_LEVEL - level) % FANOUT
+        return not parent.is_dead(number)
+
     def _leaf_alive(self, branch: int, leaf: int) -> npt.NDArray[np.bool_]:
         """Which children of a leaf live: bool (120,)."""
         place = (1, 0), (2, leaf // FANOUT), (LEAF_LEVEL, leaf)
@@ -263,15 +287,17 @@ def open_tree(
     """Tree of the newest stored root node that a candidate opens, and that candidate.
 
     ``known`` spares the decryption of a row that is, byte for byte, the one that tree was opened from: a row
-    names the hash of its root, and a candidate must have that hash. Nothing else of ``known`` is used.
+    names the hash of its root, and a candidate must have that hash. It is returned itself where both rows
+    are that one: an epoch's nodes never change.
     Raises RootError if no candidate is the root of keys.db, IntegrityError if one is but the node is
     damaged. Touches nothing.
     """
     damage: list[str] = []
     seen = {} if known is None else {known.top_row: known.root_node}
+    rows = store.read_top()
     opened: list[tuple[RootNode, Candidate, TopRow]] = []
     named = False
-    for copy, row in enumerate(store.read_top()):
+    for copy, row in enumerate(rows):
         matching = [each for each in candidates if row is not None and _names(vault_id, each, row)]
         named |= bool(matching)
         roots = [(_open_top(row, vault_id, each, seen), each, row) for each in matching if row is not None]
@@ -284,6 +310,8 @@ def open_tree(
             raise IntegrityError("keys.db is damaged: neither copy of its root node opens")
         raise RootError("no root opens keys.db: it belongs to another root, or is an older copy")
     root, winner, top = max(opened, key=lambda each: each[0].epoch)
+    if known is not None and known.is_of(store) and rows == (known.top_row, known.top_row):
+        return known, winner
     damage += [
         f"keys.db: root node of epoch {each.epoch}" for each, _, _ in opened if each.epoch != root.epoch
     ]

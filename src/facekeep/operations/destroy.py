@@ -75,11 +75,12 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         rekey=rekey(core, view) if what.rekey else None,
         drop=idle_branches(core, view) if what.recycle else (),
     )
+    made = None
     try:
-        receipts = [receipt.to_json() for receipt in swap.run()[1]]
+        made, receipts = swap.run()
     finally:
-        core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
-    complete(core, by, index, what, receipts, recovery=recovery)
+        core.forget_tree(made)  # the swap may stand in keys.db, whatever stopped it
+    complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 
 def idle_branches(core: Core, view: View) -> list[int]:

@@ -111,7 +111,7 @@ class KeysStore:
 
     def read_top(self) -> tuple[TopRow | None, TopRow | None]:
         """Both copies of the root node; None for one that is missing or unreadable."""
-        rows = self._both("SELECT epoch, fingerprint, blob FROM top WHERE copy = ?", (0, 1))
+        rows = self._both("SELECT copy, epoch, fingerprint, blob FROM top WHERE copy IN ({})", (0, 1))
         return top_row(rows[0]), top_row(rows[1])
 
     def read_fingerprints(self) -> tuple[bytes, ...]:
@@ -123,7 +123,8 @@ class KeysStore:
         """Read the copies of a stored node: two at level 1, else one; None where missing or unreadable."""
         first = row_id(branch, level, index)
         rows = self._both(
-            "SELECT epoch, blob FROM node WHERE id = ?", (first, first + 1) if level == 1 else (first,)
+            "SELECT id, epoch, blob FROM node WHERE id IN ({})",
+            (first, first + 1) if level == 1 else (first,),
         )
         return tuple(node_row(branch, level, index, row) for row in rows)
 
@@ -326,12 +327,19 @@ class KeysStore:
         return rows[0] if rows else None
 
     def _both(self, sql: str, ids: Sequence[int]) -> list[tuple[object, ...] | None]:
-        """Read one row for each id, None for an unreadable one; raises only if all are unreadable."""
+        """Read one row for each id, None for an unreadable one; raises only if all are unreadable.
+
+        ``sql`` begins with the id. One by one only where they cannot be read together.
+        """
+        with contextlib.suppress(FacekeepError):
+            found = {row[0]: row[1:] for row in self._read(sql.format(",".join("?" * len(ids))), ids)}
+            return [found.get(each) for each in ids]
         rows: list[tuple[object, ...] | None] = []
         errors: list[FacekeepError] = []
         for each in ids:
             try:
-                rows.append(self._one(sql, (each,)))
+                row = self._one(sql.format("?"), (each,))
+                rows.append(None if row is None else row[1:])
             except FacekeepError as error:
                 rows.append(None)
                 errors.append(error)
