@@ -102,12 +102,12 @@ class FileProvider(RootProvider):
         )
 
     def stage(self, root: bytes) -> None:
-        """Write ``root`` into the slot that holds none: pwrite, fsync, pread."""
+        """Write ``root`` into a slot that nothing depends on: pwrite, fsync, pread."""
         mark = root_fingerprint(self._vault_id, root)
         with self._opened(write=True) as descriptor:
             slots = self._read(descriptor)
             if self._find(slots, mark) is None:
-                free = [i for i, slot in enumerate(slots) if slot is None or slot.state is SlotState.EMPTY]
+                free = [number for number in range(SLOTS) if self._is_spare(slots, number)]
                 if not free:
                     raise RootError(
                         f"{self.path} already holds a staged root",
@@ -123,10 +123,10 @@ class FileProvider(RootProvider):
         raise RootError(f"{self.path} does not hold the root {fingerprint.hex()[:16]}")
 
     def promote(self, fingerprint: bytes) -> Receipt:
-        """Copy the staged root into the other slot as current, then erase the staged slot.
+        """Copy the staged root into the other slot as current, over the root that stood there.
 
-        Other slot: pwrite current, fsync, pread. Staged slot: as in ``drop``. At every moment one intact
-        slot holds the root; what stood in the other slot is overwritten by this.
+        pwrite, fsync, pread. At every moment one intact slot holds the root; afterwards both do, until the
+        next one is staged.
         """
         with self._opened(write=True) as descriptor:
             slots = self._read(descriptor)
@@ -135,11 +135,9 @@ class FileProvider(RootProvider):
                 raise RootError(f"{self.path} does not hold the root {fingerprint.hex()[:16]}")
             number, slot = here
             if slot.state is SlotState.STAGED:
-                other = 1 - number
-                self._write(descriptor, other, self._slot(SlotState.CURRENT, slot.root))
-                self._erase(descriptor, number)
-            elif self._is(slots[1 - number], fingerprint) or slots[1 - number] is None:
-                self._erase(descriptor, 1 - number)  # an interrupted promotion left it
+                self._write(descriptor, 1 - number, self._slot(SlotState.CURRENT, slot.root))
+            elif slots[1 - number] is None:
+                self._erase(descriptor, 1 - number)  # an interrupted staging left it
         return self.receipt("promoted")
 
     def drop(self, fingerprint: bytes) -> Receipt:
@@ -171,6 +169,15 @@ class FileProvider(RootProvider):
     @staticmethod
     def _is(slot: RootSlot | None, fingerprint: bytes) -> bool:
         return slot is not None and slot.state is not SlotState.EMPTY and slot.fingerprint == fingerprint
+
+    @classmethod
+    def _is_spare(cls, slots: list[RootSlot | None], number: int) -> bool:
+        """Whether a slot is unreadable or empty, or holds what the other slot holds as current."""
+        slot, other = slots[number], slots[1 - number]
+        if slot is None or slot.state is SlotState.EMPTY:
+            return True
+        doubled = other is not None and other.state is SlotState.CURRENT and cls._is(slot, other.fingerprint)
+        return doubled and slot.state is SlotState.STAGED
 
     @classmethod
     def _find(cls, slots: list[RootSlot | None], fingerprint: bytes) -> tuple[int, RootSlot] | None:
