@@ -372,9 +372,14 @@ class Vault:
         found = None if source is None else Path(source)
         return transfer.restore(self._core, self._session, found, progress, dry_run=dry_run)
 
-    def subjects(self, *, due_within_ms: int | None = None) -> Iterator[SubjectInfo]:
-        """Yield subjects and their grants, or those with a grant that ends within a time."""
-        return status.subjects(self._core, self._session, due_within_ms=due_within_ms)
+    def subjects(
+        self, *, due_within_ms: int | None = None, progress: Progress | None = None
+    ) -> Iterator[SubjectInfo]:
+        """Yield subjects and their grants, or those with a grant that ends within a time.
+
+        ``progress`` is called with (grants read, grants in all).
+        """
+        return status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
 
     def status(self) -> JsonObject:
         """State of the vault, with warnings and their remedies."""

@@ -7,6 +7,7 @@ import click
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
+from facekeep.cli.progress import Progress
 from facekeep.cli.times import span_ms, written
 from facekeep.operations.status import SubjectInfo
 
@@ -21,8 +22,8 @@ def command(state: State, due: str | None) -> None:
     One line a grant: id, scope, live or not_yet or expired, end, regions, photographs, model.
     """
     within = None if due is None else span_ms(due)
-    with open_vault(state) as vault:
-        found = list(vault.subjects(due_within_ms=within))
+    with open_vault(state) as vault, Progress("opening records") as progress:
+        found = list(vault.subjects(due_within_ms=within, progress=progress))
     if state.json:
         output.json_line({"subjects": [_told(each) for each in found]})
         return

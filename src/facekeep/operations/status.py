@@ -11,6 +11,7 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.formats.terms import Scope
 from facekeep.operations.rows import LivingGrant, living
 
 Progress = Callable[[int, int], None]
@@ -51,17 +52,21 @@ def subjects(
     view = core.view()
     now = core.clock.now_ms()
     total = core.data.count()
-    by_tag: dict[bytes, list[LivingGrant]] = {}
+    by_tag: dict[bytes, tuple[str, list[GrantInfo]]] = {}  # and not the rows: a million take gigabytes
     for done, row in enumerate(core.data.rows()):
         if progress is not None and done % 1_000 == 0:
             progress(done, total)
         grant = living(core, view, row)
         if grant is not None:
-            by_tag.setdefault(row.tag, []).append(grant)
-    for tag, grants in sorted(by_tag.items()):
-        if due_within_ms is None or any(each.terms.expires_at_ms <= now + due_within_ms for each in grants):
-            infos = tuple(_info(each, now) for each in sorted(grants, key=lambda each: each.scope))
-            yield SubjectInfo(grants[0].subject, tag.hex(), infos)
+            by_tag.setdefault(row.tag, (grant.subject, []))[1].append(_info(grant, now))
+    for tag in sorted(by_tag):
+        subject, grants = by_tag[tag]
+        if due_within_ms is None or any(each.expires_at_ms <= now + due_within_ms for each in grants):
+            yield SubjectInfo(subject, tag.hex(), tuple(sorted(grants, key=_scope)))
+
+
+def _scope(grant: GrantInfo) -> Scope:
+    return Scope.from_word(grant.scope)
 
 
 def _info(grant: LivingGrant, now: int) -> GrantInfo:
