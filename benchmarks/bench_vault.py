@@ -68,6 +68,7 @@ class Bench:
             for scope in (Scope.VERIFY, Scope.IDENTIFY)
         }
         self.vault = Vault.create(folder / "bench.vault", root=f"file:{folder / 'bench.root'}")
+        self.token = self.vault.token or ""
         self.vectors = np.random.default_rng(7).normal(size=(10_000, 128)).astype(np.float32)
         self.rows: list[Row] = []
 
@@ -198,11 +199,25 @@ class Bench:
             f"verify by {THREADS} threads", f"{together:,.0f}/s", f"one thread {alone:,.0f}/s", f"{ratio:.1f}"
         )
 
+    def reopen(self) -> None:
+        """What a new process finds: nothing in memory."""
+        self.vault.close()
+        self.vault = Vault.open(self.folder / "bench.vault", token=self.token)
+
+    def status(self) -> None:
+        """Opening included: the first time after the enrolment, when the log is read; then any process."""
+        for when in ("first after an enrolment", "later"):
+            spent = timed(self.reopen) + timed(self.vault.status)
+            self.add(f"open, and status, {when}, {self.subjects:,}", f"{spent:.2f} s", "", "")
+
     def shred(self) -> None:
         """One subject among all, and a thousand together; the peer is five fsyncs."""
-        self.vault.shred("s0")  # the first one of a process reads the log
+        self.reopen()
+        spent = timed(lambda: self.vault.shred("s0"))
+        self.add(f"first shred of a process, of {self.subjects:,}", f"{spent:.2f} s", "", "")
         ours, theirs = [], []
-        for number in range(1, 21):
+        few = min(200, self.subjects // 10)
+        for number in range(1, 1 + few):
             ours.append(timed(lambda n=number: self.vault.shred(f"s{n}")))  # type: ignore[misc] # bound at once
             theirs.append(timed(self.five_fsyncs))
         one, five = statistics.median(ours), statistics.median(theirs)
@@ -212,8 +227,8 @@ class Bench:
             f"five fsyncs {1e3 * five:.1f} ms",
             f"{1e3 * (one - five):.1f} ms more",
         )
-        step = max(1, (self.subjects - 100) // 1_000)
-        names = [f"s{number}" for number in range(100, self.subjects, step)][:1_000]
+        step = max(1, (self.subjects - few) // 1_001)
+        names = [f"s{number}" for number in range(1 + few, self.subjects, step)][:1_000]
         spent = timed(lambda: self.vault.shred(*names))
         self.add(f"shred {len(names):,} together", f"{spent:.2f} s", "", "")
 
@@ -244,7 +259,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         bench = Bench(folder, options.subjects)
-        for part in (bench.enrol, bench.open_all, bench.gallery, bench.verify, bench.shred):
+        for part in (bench.enrol, bench.open_all, bench.gallery, bench.verify, bench.status, bench.shred):
             part()
         bench.vault.close()
     finally:
