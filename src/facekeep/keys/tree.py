@@ -35,7 +35,7 @@ from facekeep.formats.nodes import (
     root_fingerprint,
 )
 from facekeep.keys.provider import Candidate
-from facekeep.keys.slots import Int64, Slots, runs, sorted_slots, unsorted
+from facekeep.keys.slots import Int64, Slots, runs, slot_array, sorted_slots, unsorted
 from facekeep.store.keysdb import KeysStore, NodeRow, TopRow
 
 _CACHED_NODES: Final = 512  # nodes of 4 kB: two megabytes
@@ -149,7 +149,7 @@ class KeyTree:
     def alive(self, slots: Slots) -> npt.NDArray[np.bool_]:
         """Whether each slot lives, bool (n,). Opens stored nodes only. Raises IntegrityError."""
         if len(slots) <= _FEW:
-            return np.array([self._lives(int(slot)) for slot in slots], dtype=np.bool_)
+            return np.array([self._lives(slot) for slot in slot_array(slots).tolist()], dtype=np.bool_)
         alive = np.zeros(len(slots), dtype=np.bool_)
         ordered, order = sorted_slots(slots)
         for branch, index, at in self._runs(ordered):
