@@ -12,7 +12,7 @@ import pytest
 from facekeep.errors import FacekeepError, FormatError, RootError, StoreError, UsageError, VaultExists
 from facekeep.formats.canonical import dumps
 from facekeep.formats.nodes import root_fingerprint
-from facekeep.formats.rootfile import FILE_LEN, SLOT_LEN, RootSlot, SlotState, decode_slot, encode_slot
+from facekeep.formats.rootfile import FILE_LEN, SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys import file_provider
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.holders import PROVIDERS, provider_from_uri
@@ -430,3 +430,18 @@ def test_every_scheme_in_the_table_has_a_class_of_that_scheme() -> None:
         module, name = where.split(":")
         assert getattr(importlib.import_module(module), name).scheme == scheme
     assert file_provider.FileProvider.klass == "erasing"
+
+
+def test_the_root_before_is_in_neither_slot_after_a_promotion(tmp_path: Path) -> None:
+    """Both slots hold the current root between two swaps; both are overwritten by the next."""
+    provider = prepared(tmp_path / "root", "promote")
+    provider.promote(mark(NEW))
+    assert OLD not in provider.path.read_bytes()
+    assert provider.path.read_bytes().count(NEW) == SLOTS
+    provider.stage(NEXT)
+    assert held(provider) == {NEW: "current", NEXT: "staged"}
+    provider.promote(mark(NEXT))
+    assert NEW not in provider.path.read_bytes()
+    provider.drop(mark(NEXT))
+    assert held(provider) == {}
+    assert NEXT not in provider.path.read_bytes()

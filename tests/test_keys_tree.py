@@ -13,6 +13,7 @@ from facekeep.errors import FormatError, IntegrityError, RootError, SlotDead
 from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.nodes import EMPTY_PIN, Kind, row_id
 from facekeep.keys import tree as tree_module
+from facekeep.keys.provider import Candidate
 from facekeep.keys.tree import TreeStale, open_tree
 from facekeep.store.keysdb import KeysStore
 from keys_help import VAULT, Lab, candidate, sql, verify_slot
@@ -236,3 +237,36 @@ def test_a_million_neighbouring_slot_keys_take_well_under_two_seconds(lab: Lab) 
     assert time.perf_counter() - began < 2  # 0.2 s on two idle cores; a wide margin for a loaded machine
     assert alive.all()
     assert bytes(keys[777_777]) == lab.tree.slot_key(verify_slot(777_777))
+
+
+def test_a_known_tree_serves_only_while_its_root_node_and_its_root_stand(lab: Lab) -> None:
+    known, held = lab.tree, lab.provider.candidates()
+    assert open_tree(lab.store, VAULT, held, known)[0] is known
+    for roots in (
+        [],
+        [candidate(os.urandom(32))],
+        [Candidate(held[0].fingerprint, "current", os.urandom(32))],
+    ):
+        with pytest.raises(RootError):
+            open_tree(lab.store, VAULT, roots, known)
+    with KeysStore.open(lab.path, VAULT) as other:
+        again = open_tree(other, VAULT, held, known)[0]
+        assert again is not known
+        assert again.slot_key(verify_slot(5)) == known.slot_key(verify_slot(5))
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_damage_is_found_beside_a_known_tree(lab: Lab, copy: int) -> None:
+    known, held = lab.tree, lab.provider.candidates()
+    sql(lab.path, "UPDATE top SET blob = zeroblob(length(blob)) WHERE copy = ?", (copy,))
+    again = open_tree(lab.store, VAULT, held, known)[0]
+    assert again is not known
+    assert again.damage == (f"keys.db: root node, copy {copy}",)
+
+
+def test_a_known_tree_of_an_older_epoch_is_not_believed(lab: Lab) -> None:
+    old = lab.tree
+    lab.shred(verify_slot(5))
+    new = open_tree(lab.store, VAULT, lab.provider.candidates(), old)[0]
+    assert new.epoch == old.epoch + 1
+    assert not new.alive([verify_slot(5)])[0]
