@@ -195,7 +195,7 @@ class Core:
         """Slots of living, completed grants that have no row in vault.db, ascending."""
         granted = self.ledger.all_slots()
         granted = granted[view.tree.alive(granted) & ~view.pending.mask(granted)]
-        return np.setdiff1d(granted, self.data.slots(), assume_unique=True)
+        return np.setdiff1d(granted, self.data.slot_array(), assume_unique=True)
 
     def _head_and_tree(self, head: Head) -> Head:
         """Return the log's head, with the tree that belongs to it in ``_tree``; raises IntegrityError.

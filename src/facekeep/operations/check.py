@@ -239,7 +239,7 @@ def _check_index(core: Core, view: View, report: CheckReport) -> None:
 
 
 def _living_tags(core: Core, view: View) -> Iterator[bytes]:
-    slots = core.data.slots()
+    slots = core.data.slot_array()
     alive = set(slots[view.tree.alive(slots)].tolist()) if len(slots) else set()
     seen = set()
     for row in core.data.rows():

@@ -137,8 +137,12 @@ class VaultStore:
             while rows := cursor.fetchmany(chunk):
                 yield rows
 
-    def slots(self) -> npt.NDArray[np.int64]:
-        """Every slot that has a row, ascending, int64 of shape (n,); a second for many millions."""
+    def slots(self) -> list[int]:
+        """Every slot that has a row, ascending."""
+        return self.slot_array().tolist()
+
+    def slot_array(self) -> npt.NDArray[np.int64]:
+        """Every slot that has a row, ascending, int64 of shape (n,): 0.3 s for a million."""
         with translated(self.database.name):
             cursor = self.database.connection().execute("SELECT slot FROM grants")  # reads an index only
             return np.sort(np.fromiter((row[0] for row in cursor), np.int64))
