@@ -139,7 +139,7 @@ class VaultStore:
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""
-        return self.slot_array().tolist()
+        return [int(slot) for slot in self.slot_array()]
 
     def slot_array(self) -> npt.NDArray[np.int64]:
         """Every slot that has a row, ascending, int64 of shape (n,): 0.3 s for a million."""
