@@ -96,20 +96,22 @@ def test_attack_every_file_of_the_day_before_opens_nothing(lab: OnServer) -> Non
         pass
 
 
-def test_without_its_only_holder_a_vault_matches_and_erases_nothing(lab: OnServer) -> None:
+def test_without_its_only_holder_an_open_vault_matches_and_an_erasure_waits(lab: OnServer) -> None:
     server = openbao_help.server()
     with lab.open() as vault:
         server.seal()
         assert lab.matches(vault, "ada")
-        with pytest.raises(RootError, match="sealed") as caught:
+        with pytest.raises(ErasurePending, match="sealed") as caught:
             vault.shred("ada")
         assert "unseal" in caught.value.next
+        with pytest.raises(Denied):
+            lab.matches(vault, "ada")
+        assert lab.matches(vault, "grace")
     with pytest.raises(RootError, match="sealed"), lab.open():
         pass
     server.unseal()
     with lab.open() as vault:
-        assert lab.matches(vault, "ada")
-        vault.shred("ada")
+        assert vault.status()["pending"] == 0  # opening has finished it
     lab.clean()
 
 

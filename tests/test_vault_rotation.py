@@ -518,3 +518,22 @@ def test_a_holder_that_was_cut_off_before_it_held_anything_is_made_anew(lab: Lab
         vault.keys.move(Holders(root_uri=uri(lab, "new.root")))
         everybody_matches(vault)
     lab.clean()
+
+
+def test_the_only_holder_is_away_and_the_erasure_waits_denied(lab: Lab) -> None:
+    with lab.open() as vault:
+        lab.root.rename(lab.base / "away")
+        with pytest.raises(ErasurePending):
+            vault.shred("cy")
+        assert reason(vault, "cy") == "withdrawn"
+        assert matches(vault, "ada")  # who is open goes on
+        vault.enroll_many([lab.enrolment("dora")])
+        assert vault.status()["pending"] == 1
+        with pytest.raises(RootError):
+            lab.do(lambda other: other.status())
+        (lab.base / "away").rename(lab.root)
+        vault.keys.resume()
+        assert reason(vault, "cy") == "subject_unknown"
+        assert matches(vault, "dora")
+    lab.clean()
+    audited(lab)

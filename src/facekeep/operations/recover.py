@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
 from facekeep.keys.holders import held
+from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
@@ -58,12 +59,19 @@ def recover(core: Core) -> bool:
 def _drop_strays(core: Core) -> None:
     """Have every holder keep the root that opens keys.db and no other."""
     current = core.view().tree.fingerprint
-    if any(each.fingerprint != current or each.state != "current" for each in held(core.providers)):
+    if any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
         _settle(core)
 
 
+def _held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
+    try:
+        return held(providers)
+    except FacekeepError as error:
+        raise ErasurePending(f"no root holder can be reached: {error}", next=error.next) from error
+
+
 def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
-    _, winner = open_tree(core.keys, core.vault_id, held(core.readers))
+    _, winner = open_tree(core.keys, core.vault_id, _held(core.readers))
     receipts = settle(core.keys, winner, core.providers, previous=previous, leaving=core.leaving)
     return [receipt.to_json() for receipt in receipts]
 
