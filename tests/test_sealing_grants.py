@@ -181,6 +181,6 @@ def test_only_two_places_ask_the_gate_for_more_than_one_decision() -> None:
         name: {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if name in names_in(path)}
         for name in ("permit_reseal", "permit_gallery")
     }
-    assert users["permit_reseal"] - {"access/gate.py"} == {"operations/enrol.py"}
+    assert users["permit_reseal"] - {"access/gate.py"} == {"operations/sources.py"}
     assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}
     assert permit_reseal.__doc__ is not None
