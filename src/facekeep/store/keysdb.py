@@ -15,6 +15,7 @@ from typing import Self
 
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats.nodes import row_id
+from facekeep.store.bulk import insert_many
 from facekeep.store.keyscopies import Copies, CopyState, stand_of
 from facekeep.store.keysrows import (
     DROP_INDEX,
@@ -169,10 +170,24 @@ class KeysStore:
                 found.update(execute(SELECT_MANY.format(",".join("?" * len(some))), some))
         return [blob_value(found[row_key]) if row_key in found else None for row_key in row_keys]
 
-    def index_put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand."""
-        kept = list(rows)
-        self._write(lambda connection: connection.executemany(PUT_INDEX, kept))
+    def index_put_many(
+        self, rows: Iterable[tuple[bytes, bytes]], ready: Callable[[], object] = lambda: None
+    ) -> None:
+        """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand.
+
+        ``ready`` is called before the commit: it waits for what must be durable first, or raises.
+        """
+        kept = sorted(rows)  # neighbours in the index follow one another: each page is sought once
+
+        def apply(connection: sqlite3.Connection) -> None:
+            insert_many(connection, PUT_INDEX, kept)
+            ready()
+
+        self._write(apply)
+
+    def lend(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """Lend this thread's connection to keys.db to another thread; see ``Database.lend``."""
+        return self._primary.lend()
 
     def index_delete(self, hashes: Iterable[bytes]) -> None:
         """Delete rows; those that are not there are no error."""
@@ -185,7 +200,7 @@ class KeysStore:
 
         def apply(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM subject_index")
-            connection.executemany(PUT_INDEX, kept)
+            insert_many(connection, PUT_INDEX, kept)
 
         self._write(apply)
 

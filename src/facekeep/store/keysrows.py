@@ -99,7 +99,7 @@ def _first_schema(database: SqliteUtils) -> None:
 MIGRATIONS: Final = (_first_schema,)
 _PUT_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?)"
 _PUT_TOP = "INSERT OR REPLACE INTO top VALUES (?, ?, ?, ?)"
-PUT_INDEX = "INSERT OR REPLACE INTO subject_index VALUES (?, ?)"
+PUT_INDEX = "INSERT OR REPLACE INTO subject_index (hash, sealed)"
 _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"

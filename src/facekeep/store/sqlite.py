@@ -136,6 +136,26 @@ class Database:
             self._all.add(holder)
         return connection
 
+    def lend(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """Lend this thread's connection, with the pages it has read, to another thread.
+
+        Inside the context manager that the result makes there, ``connection`` returns it. Meanwhile this
+        thread must leave the file alone.
+        """
+        self.connection()
+        local = self._local
+        holder: _Holder = local.holder
+
+        @contextlib.contextmanager
+        def borrowed() -> Iterator[None]:
+            local.holder = holder
+            try:
+                yield
+            finally:
+                del local.holder
+
+        return borrowed
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error."""

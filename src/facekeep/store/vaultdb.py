@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS
+from facekeep.store.bulk import insert_many
 from facekeep.store.sqlite import Database, translated
 
 
@@ -40,6 +42,7 @@ def _first(db: SqliteUtils) -> None:
 
 MIGRATIONS = (_first,)
 _COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
+_INSERT = f"INSERT INTO grants ({_COLUMNS})"
 
 
 class GrantRow(NamedTuple):
@@ -73,7 +76,18 @@ class VaultStore:
     def add(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows in one durable transaction."""
         with self.database.transaction() as connection:
-            connection.executemany("INSERT INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
+            insert_many(connection, _INSERT, list(rows))
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[Callable[[Sequence[GrantRow]], None]]:
+        """Give a function that inserts rows; they are durable on leaving, all or none.
+
+        Nothing of them is in any file before: pages stay in memory until the commit. The function may be
+        called in another thread, by one at a time.
+        """
+        self.database.connection().execute("PRAGMA cache_spill=OFF")
+        with self.database.transaction() as connection:
+            yield partial(insert_many, connection, _INSERT)
 
     def merge(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows, replacing a row that stands in the same slot, in one durable transaction."""
