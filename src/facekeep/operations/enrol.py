@@ -14,8 +14,16 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.consent.consent import Consent, Holding, build_record, subject_tag
+from facekeep.consent.consent import (
+    Consent,
+    Holding,
+    RecordForm,
+    build_record,
+    subject_tag,
+    subject_tags,
+)
 from facekeep.crypto import primitives as p
+from facekeep.crypto.many import random_many
 from facekeep.errors import UsageError
 from facekeep.formats.ids import SALT_LEN, check_subject_id
 from facekeep.formats.terms import Scope
@@ -50,9 +58,11 @@ class Enrolment:
     consent: Consent
 
 
-class _Known(NamedTuple):
-    """What a whole batch looks up at once, for one subject."""
+class _Asked(NamedTuple):
+    """One subject of a batch, with what the whole batch looked up at once."""
 
+    what: Enrolment
+    consent: Consent
     subject: bytes
     hashed: bytes
     tag: bytes | None
@@ -66,26 +76,34 @@ def enroll(
 
     Raises UsageError, ConsentError; nothing is enrolled then.
     """
-    with writing(core, session, Action.ENROLL) as view:
+    with writing(core, session, Action.ENROLL) as view, contextlib.ExitStack() as cleanup:
         now = core.clock.now_ms()
-        if len({each.subject for each in enrolments}) != len(enrolments):
-            raise UsageError("a subject stands twice in one enrolment")
-        subjects = [check_subject_id(each.subject) for each in enrolments]
-        consents = {id(each.consent): each.consent for each in enrolments}
-        settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
-        hashes = [core.index.hash(subject) for subject in subjects]
-        twins = check_indexed(core, view, exactly=False)
-        if any(hashed in twins for hashed in hashes):
-            raise twice_enrolled()
-        tags = core.index.lookup_many(hashes)
-        ready = _ready(enrolments)
-        with contextlib.ExitStack() as cleanup:
-            prepared = [
-                _prepare(core, view, each, settled[id(each.consent)], known, existing, now, cleanup)
-                for each, known in zip(enrolments, map(_Known, subjects, hashes, tags, ready), strict=True)
-            ]
-            with changing(core, tags.count(None)):
-                return carry_out(core, view, session, "enroll", prepared)
+        asked = _asked(core, view, enrolments, now)
+        newcomers = iter(_newcomers(core, [each for each in asked if each.tag is None], now))
+        prepared = [
+            next(newcomers)
+            if each.tag is None
+            else _known(core, view, each, each.tag, existing, now, cleanup)
+            for each in asked
+        ]
+        with changing(core, sum(each.tag is None for each in asked)):
+            return carry_out(core, view, session, "enroll", prepared)
+
+
+def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) -> list[_Asked]:
+    if len({each.subject for each in enrolments}) != len(enrolments):
+        raise UsageError("a subject stands twice in one enrolment")
+    subjects = [check_subject_id(each.subject) for each in enrolments]
+    consents = {id(each.consent): each.consent for each in enrolments}
+    settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
+    hashes = core.index.hash_many(subjects)
+    twins = check_indexed(core, view, exactly=False)
+    if any(hashed in twins for hashed in hashes):
+        raise twice_enrolled()
+    tags = core.index.lookup_many(hashes)
+    given = [settled[id(each.consent)] for each in enrolments]
+    columns = (enrolments, given, subjects, hashes, tags, _ready(enrolments))
+    return [_Asked(*each) for each in zip(*columns, strict=True)]
 
 
 def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
@@ -107,25 +125,62 @@ def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
     return [whole[at * width : (at + 1) * width] for at in range(len(enrolments))]
 
 
-def _prepare(
+def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
+    """Prepare subjects who have no row in the index: what many share is encoded once for all of them."""
+    salts = random_many(len(asked), SALT_LEN)
+    tags = subject_tags(core.vault_id, salts, [each.subject for each in asked])
+    index_rows = core.index.rows([each.hashed for each in asked], tags)
+    blinds = iter(random_many(sum(len(each.consent.scopes) for each in asked), p.KEY_LEN))
+    forms: dict[tuple[int, int, int], list[tuple[str, Scope, RecordForm]]] = {}
+    prepared = []
+    for (what, consent, _, _, _, ready), salt, tag, row in zip(asked, salts, tags, index_rows, strict=True):
+        images = len(what.embeddings)
+        key = (id(consent), id(what.model), images)
+        shared = forms.get(key)
+        if shared is None:
+            shared = forms[key] = _forms(what.model, consent, images, now)
+        grants = []
+        for model, scope, form in shared:
+            record, terms = form.fill(what.subject, salt, next(blinds))
+            grants.append(NewGrant(tag, model, scope, terms, record, ready))
+        prepared.append(Prepared(what.subject, tag, salt, tuple(grants), row))
+    return prepared
+
+
+def _forms(model: Model, consent: Consent, images: int, now: int) -> list[tuple[str, Scope, RecordForm]]:
+    """Model id, scope and form of the records of everybody with that many photographs and that consent."""
+    return [
+        (model.id, scope, RecordForm(consent, scope, _holding(model, "", b"", images), now))
+        for scope in consent.scopes
+    ]
+
+
+def _holding(model: Model, subject: str, salt: bytes, images: int) -> Holding:
+    count = images if images == 1 else images + 1
+    if count > LIMITS.templates:
+        raise UsageError(f"a subject can have {LIMITS.templates - 1} photographs at the most")
+    return Holding(subject, salt, images, model.id, model.metric, model.dimension, count)
+
+
+def _known(
     core: Core,
     view: View,
-    what: Enrolment,
-    consent: Consent,
-    known: _Known,
+    asked: _Asked,
+    tag: bytes,
     existing: Existing,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> Prepared:
-    subject, hashed, tag, ready = known
-    grants = [] if tag is None else living_of(core, view, tag)
-    lacking = [] if tag is None else without_rows(core, view, tag, grants)
+    """Prepare a subject who has a row in the index, and perhaps living grants."""
+    what, consent, subject, hashed, _, ready = asked
+    grants = living_of(core, view, tag)
+    lacking = without_rows(core, view, tag, grants)
     if grants:
         lacking = [slot for slot in lacking if view.kind_of(slot) in consent.scopes]
     if lacking and existing is not Existing.REPLACE:
         raise rows_lacking()
     index_row = None
-    if tag is None or not grants:
+    if not grants:
         salt = p.random_bytes(SALT_LEN)
         tag = subject_tag(core.vault_id, salt, subject)
         index_row = core.index.row(hashed, tag)
@@ -167,13 +222,9 @@ def _fresh_grant(
     if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))
-    count = images if images == 1 else images + 1
-    if count > LIMITS.templates:
-        raise UsageError(f"a subject can have {LIMITS.templates - 1} photographs at the most")
-    holding = Holding(what.subject, salt, images, model.id, model.metric, model.dimension, count)
-    record, terms = build_record(consent, scope, holding, now)
+    record, terms = build_record(consent, scope, _holding(model, what.subject, salt, images), now)
     if old is None:
-        return NewGrant(tag, model.id, scope, terms, record, lambda: ready)
+        return NewGrant(tag, model.id, scope, terms, record, ready)
 
     def combined() -> memoryview:
         before = opened(core, view, old, cleanup)

@@ -5,30 +5,36 @@ Every new key a subject gets comes through ``make_grants``, for one grant or for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from facekeep.access.core import Core, View
 from facekeep.crypto import primitives as p
+from facekeep.crypto.many import cut
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
-from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, slot_id, split_slot
+from facekeep.formats.grantparts import Element, grant_parts
+from facekeep.formats.ids import BRANCH_SLOTS, slot_id, split_slot
 from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy, finish, intent
 from facekeep.operations.steps import reached
+from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.store.vaultdb import GrantRow
 
-_MANY = 64  # grants from which a second thread pays
+_MANY: Final = 64  # grants from which threads pay
+_CHUNK: Final = 512  # grants sealed before the next are written
+
+Templates: TypeAlias = Callable[[], memoryview] | memoryview
 
 
 class NewGrant(NamedTuple):
-    """A grant to be made. ``terms`` are packed.
+    """A grant to be made. ``terms`` are packed, ``templates`` little-endian float32.
 
-    ``templates`` gives the little-endian float32 bytes when they are needed, after the intent is
-    durable: for a re-sealed grant that is when the old one (slot ``source``) is opened.
+    The templates of a grant that is sealed again are given by a function: it opens the old one (slot
+    ``source``), and is called after the intent is durable.
     """
 
     tag: bytes
@@ -36,22 +42,29 @@ class NewGrant(NamedTuple):
     scope: Scope
     terms: bytes
     record: bytes
-    templates: Callable[[], memoryview]
+    templates: Templates
     source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One grant operation: what is made, which index rows go with it, which old grants it replaces."""
+    """One grant operation: what is made, which index rows go with it, which old grants it replaces.
+
+    ``opening``, where it is given, opens the templates of some of the grants together, in order, instead of
+    each grant's own function; what it returned before may be overwritten then.
+    """
 
     op: str
     grants: Sequence[NewGrant]
     index_rows: Sequence[tuple[bytes, bytes]] = ()
     retire: Sequence[int] = ()
     retire_op: str = "renew"
+    opening: Callable[[Sequence[NewGrant]], Sequence[memoryview]] | None = None
 
-
-_Place: TypeAlias = tuple[NewGrant, int, bytes, tuple[bytes, bytes]]
+    @property
+    def opens(self) -> bool:
+        """Whether living grants are opened for it: nothing is sealed then before the intent is durable."""
+        return self.opening is not None or any(grant.source is not None for grant in self.grants)
 
 
 def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
@@ -61,68 +74,112 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
-    raw = keys.tobytes()
-    slot_keys = [raw[at : at + p.KEY_LEN] for at in range(0, len(raw), p.KEY_LEN)]
-    raw = p.random_bytes(GRANT_ID_LEN * len(slots))
-    ids = [raw[at : at + GRANT_ID_LEN] for at in range(0, len(raw), GRANT_ID_LEN)]
-    keyed = [
-        core.sealer.keys(key, slot, grant_id)
-        for slot, key, grant_id in zip(slots, slot_keys, ids, strict=True)
-    ]
-    places = list(zip(batch.grants, slots, ids, keyed, strict=True))
-    items = [_item(*place) for place in places]
-    first, rows = _announce_and_seal(core, by, batch, items, places)
-    core.data.add(rows)
+    where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN))
+    run = _Run(core, by, batch, where)
+    first, rows = run.few() if len(where) < _MANY else run.many()
     reached("grant.written")
     _complete(core, by, first, batch)
     return rows
 
 
-def _announce_and_seal(
-    core: Core, by: str | None, batch: Batch, items: list[JsonObject], places: list[_Place]
-) -> tuple[int, list[GrantRow]]:
-    """Make the intent and the index rows durable, and seal; returns the intent's index and the rows.
+class _Run:
+    """The way of one batch to the disk: its intent, its index rows, its rows, in this order."""
 
-    Many fresh photographs are sealed while the disk is busy: sealing in memory is no effect yet. A grant that
-    opens another one is sealed only after the intent that names it.
-    """
+    def __init__(self, core: Core, by: str | None, batch: Batch, where: Sequence[Place]) -> None:
+        self._core = core
+        self._by = by
+        self._batch = batch
+        self._where = where
 
-    def announce() -> int:
-        now = core.clock.now_ms()
-        first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
-        reached("grant.announced")
-        if batch.index_rows:
-            core.keys.index_put_many(batch.index_rows)
+    def few(self) -> tuple[int, list[GrantRow]]:
+        """Do one after another; returns the index of the intent, and the rows."""
+        first = self._announce()
+        self._put_index()
+        rows = self._seal(0, len(self._where))
+        self._core.data.add(rows)
+        return first, rows
+
+    def many(self) -> tuple[int, list[GrantRow]]:
+        """Do the same while other threads have SQLite work on rows and index rows, without the interpreter.
+
+        What they write is committed, and so in any file, in the same order. Fresh photographs are sealed
+        before the intent: in memory that is no effect yet. Living grants are opened after it.
+        """
+        writes: list[Future[None]] = []
+        with self._core.data.adding() as add, ThreadPoolExecutor(1, "facekeep-rows") as writer:
+            if self._batch.opens:
+                first = self._announce()
+                self._put_index()
+                rows = self._seal_all(lambda some: writes.append(writer.submit(add, some)))
+            else:
+                with self._indexing() as announced:
+                    rows = self._seal_all(lambda some: writes.append(writer.submit(add, some)))
+                    first = self._announce()
+                    announced.set_result(first)
+            for write in writes:
+                write.result()
+        return first, rows
+
+    @contextlib.contextmanager
+    def _indexing(self) -> Iterator[Future[int]]:
+        """Have a thread put the index rows; it commits once the result it is given here is set."""
+        announced: Future[int] = Future()
+        if not self._batch.index_rows:
+            yield announced
+            return
+        borrowed, keys = self._core.keys.lend(), self._core.keys
+
+        def put() -> None:
+            with borrowed():
+                keys.index_put_many(self._batch.index_rows, announced.result)
+
+        with ThreadPoolExecutor(1, "facekeep-index") as indexer:
+            put_index = indexer.submit(put)
+            try:
+                yield announced
+            finally:
+                announced.cancel()  # no effect once the result is set; else nothing is put
+            put_index.result()
+        reached("grant.indexed")
+
+    def _put_index(self) -> None:
+        if self._batch.index_rows:
+            self._core.keys.index_put_many(self._batch.index_rows)
             reached("grant.indexed")
+
+    def _announce(self) -> int:
+        """Make the intent durable; returns its index."""
+        elements = [
+            Element(*place[:2], grant.tag, place.commitment, grant.terms, grant.model, grant.source)
+            for grant, place in zip(self._batch.grants, self._where, strict=True)
+        ]
+        parts = grant_parts(self._batch.op, elements, by=self._by, time_ms=self._core.clock.now_ms())
+        first = self._core.log.append_parts(parts)[0]
+        reached("grant.announced")
         return first
 
-    def seal() -> list[GrantRow]:
-        return [
-            core.sealer.seal_grant(
-                pair, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
-            )
-            for grant, slot, grant_id, pair in places
+    def _seal_all(self, write: Callable[[list[GrantRow]], None]) -> list[GrantRow]:
+        """Seal chunk by chunk, and hand each over to be written."""
+        rows: list[GrantRow] = []
+        for start in range(0, len(self._where), _CHUNK):
+            some = self._seal(start, start + _CHUNK)
+            write(some)
+            rows += some
+        return rows
+
+    def _seal(self, start: int, stop: int) -> list[GrantRow]:
+        grants = self._batch.grants[start:stop]
+        opening = self._batch.opening
+        templates = [_own(grant) for grant in grants] if opening is None else opening(grants)
+        plain = [
+            Plain(grant.tag, grant.model, grant.terms, grant.record, each)
+            for grant, each in zip(grants, templates, strict=True)
         ]
-
-    if len(places) < _MANY or any(grant.source is not None for grant in batch.grants):
-        first = announce()
-        return first, seal()
-    with ThreadPoolExecutor(1, "facekeep-enrol") as pool:
-        announced = pool.submit(announce)
-        rows = seal()
-        return announced.result(), rows
+        return seal_grants(self._core.sealer, self._where[start:stop], plain)
 
 
-def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes]) -> JsonObject:
-    return entries.grant_item(
-        slot=slot,
-        grant=grant_id,
-        tag=grant.tag,
-        commitment=pair[1],
-        terms=grant.terms,
-        model=grant.model,
-        source=grant.source,
-    )
+def _own(grant: NewGrant) -> memoryview:
+    return grant.templates() if callable(grant.templates) else grant.templates
 
 
 def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
