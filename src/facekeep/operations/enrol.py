@@ -25,7 +25,7 @@ from facekeep.consent.consent import (
 from facekeep.crypto import primitives as p
 from facekeep.crypto.many import random_many
 from facekeep.errors import UsageError
-from facekeep.formats.ids import SALT_LEN, check_subject_id
+from facekeep.formats.ids import SALT_LEN, check_subject_id, check_subject_ids
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
 from facekeep.matching.model import Model, reference_stack
@@ -35,7 +35,7 @@ from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
-from facekeep.operations.writing import writing
+from facekeep.operations.writing import uncollected, writing
 from facekeep.sealing.sealer import template_bytes
 
 
@@ -76,7 +76,11 @@ def enroll(
 
     Raises UsageError, ConsentError; nothing is enrolled then.
     """
-    with writing(core, session, Action.ENROLL) as view, contextlib.ExitStack() as cleanup:
+    with (
+        writing(core, session, Action.ENROLL) as view,
+        contextlib.ExitStack() as cleanup,
+        uncollected(len(enrolments)),
+    ):
         now = core.clock.now_ms()
         asked = _asked(core, view, enrolments, now)
         newcomers = iter(_newcomers(core, [each for each in asked if each.tag is None], now))
@@ -93,12 +97,12 @@ def enroll(
 def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) -> list[_Asked]:
     if len({each.subject for each in enrolments}) != len(enrolments):
         raise UsageError("a subject stands twice in one enrolment")
-    subjects = [check_subject_id(each.subject) for each in enrolments]
+    subjects = check_subject_ids([each.subject for each in enrolments])
     consents = {id(each.consent): each.consent for each in enrolments}
     settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
     hashes = core.index.hash_many(subjects)
     twins = check_indexed(core, view, exactly=False)
-    if any(hashed in twins for hashed in hashes):
+    if twins and not twins.keys().isdisjoint(hashes):
         raise twice_enrolled()
     tags = core.index.lookup_many(hashes)
     given = [settled[id(each.consent)] for each in enrolments]

@@ -6,10 +6,12 @@ Every new key a subject gets comes through ``make_grants``, for one grant or for
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from queue import SimpleQueue
+from typing import Final, NamedTuple, ParamSpec, TypeAlias
 
 from facekeep.access.core import Core, View
 from facekeep.crypto import primitives as p
@@ -17,16 +19,17 @@ from facekeep.crypto.many import cut
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.grantparts import Element, grant_parts
-from facekeep.formats.ids import BRANCH_SLOTS, slot_id, split_slot
 from facekeep.formats.terms import Scope
-from facekeep.operations.destroy import Destruction, destroy, finish, intent
+from facekeep.operations.allocation import allocate
+from facekeep.operations.destroy import Destruction, finish, intent
 from facekeep.operations.steps import reached
 from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.store.vaultdb import GrantRow
 
 _MANY: Final = 64  # grants from which threads pay
-_CHUNK: Final = 512  # grants sealed before the next are written
+_CHUNK: Final = 256  # grants sealed before the next are written
 
+_P = ParamSpec("_P")
 Templates: TypeAlias = Callable[[], memoryview] | memoryview
 
 
@@ -67,8 +70,17 @@ class Batch:
         return self.opening is not None or any(grant.source is not None for grant in self.grants)
 
 
-def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
-    """Carry out a grant operation; the writer lock must be held. Returns the new rows in order."""
+def make_grants(
+    core: Core,
+    view: View,
+    by: str | None,
+    batch: Batch,
+    meanwhile: Callable[[Sequence[Place]], None] = lambda _: None,
+) -> None:
+    """Carry out a grant operation; the writer lock must be held. On return it is durable and complete.
+
+    ``meanwhile`` is told the grants' places, in order, while the disk is busy with them.
+    """
     slots = allocate(core, view, by, [grant.scope for grant in batch.grants])
     view = core.view()
     keys, alive = view.tree.slot_keys(slots)
@@ -76,10 +88,13 @@ def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[Gr
         raise IntegrityError("a slot that was never given out is dead")
     where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN))
     run = _Run(core, by, batch, where)
-    first, rows = run.few() if len(where) < _MANY else run.many()
+    if len(where) < _MANY:
+        first = run.few()
+        meanwhile(where)
+    else:
+        first = run.many(meanwhile)
     reached("grant.written")
     _complete(core, by, first, batch)
-    return rows
 
 
 class _Run:
@@ -91,61 +106,55 @@ class _Run:
         self._batch = batch
         self._where = where
 
-    def few(self) -> tuple[int, list[GrantRow]]:
-        """Do one after another; returns the index of the intent, and the rows."""
+    def few(self) -> int:
+        """Do one after another; returns the index of the intent."""
         first = self._announce()
-        self._put_index()
-        rows = self._seal(0, len(self._where))
-        self._core.data.add(rows)
-        return first, rows
+        self._put_index(lambda: None)
+        self._core.data.add(self._seal(0, len(self._where)))
+        return first
 
-    def many(self) -> tuple[int, list[GrantRow]]:
-        """Do the same while other threads have SQLite work on rows and index rows, without the interpreter.
+    def many(self, meanwhile: Callable[[Sequence[Place]], None]) -> int:
+        """Do the same with two more threads, in which SQLite works without the interpreter's lock.
 
-        What they write is committed, and so in any file, in the same order. Fresh photographs are sealed
+        What they write is committed, and so in any file, in the order above. Fresh photographs are sealed
         before the intent: in memory that is no effect yet. Living grants are opened after it.
         """
-        writes: list[Future[None]] = []
-        with self._core.data.adding() as add, ThreadPoolExecutor(1, "facekeep-rows") as writer:
-            if self._batch.opens:
-                first = self._announce()
-                self._put_index()
-                rows = self._seal_all(lambda some: writes.append(writer.submit(add, some)))
-            else:
-                with self._indexing() as announced:
-                    rows = self._seal_all(lambda some: writes.append(writer.submit(add, some)))
-                    first = self._announce()
-                    announced.set_result(first)
-            for write in writes:
-                write.result()
-        return first, rows
-
-    @contextlib.contextmanager
-    def _indexing(self) -> Iterator[Future[int]]:
-        """Have a thread put the index rows; it commits once the result it is given here is set."""
         announced: Future[int] = Future()
-        if not self._batch.index_rows:
-            yield announced
-            return
-        borrowed, keys = self._core.keys.lend(), self._core.keys
-
-        def put() -> None:
-            with borrowed():
-                keys.index_put_many(self._batch.index_rows, announced.result)
-
-        with ThreadPoolExecutor(1, "facekeep-index") as indexer:
-            put_index = indexer.submit(put)
+        sealed: SimpleQueue[list[GrantRow] | None] = SimpleQueue()
+        with ThreadPoolExecutor(2, "facekeep-grants") as pool:
+            indexed = pool.submit(_lent(self._core.keys.lend(), self._put_index), announced.result)
+            written = pool.submit(_lent(self._core.data.database.lend(), self._write), sealed, indexed)
             try:
-                yield announced
-            finally:
-                announced.cancel()  # no effect once the result is set; else nothing is put
-            put_index.result()
-        reached("grant.indexed")
+                if self._batch.opens:
+                    announced.set_result(self._announce())
+                    indexed.result()  # from here on this thread reads keys.db again
+                self._seal_all(sealed)
+                if not announced.done():
+                    announced.set_result(self._announce())
+            except BaseException:
+                announced.cancel()
+                sealed.put(None)
+                raise
+            sealed.put([])
+            meanwhile(self._where)
+            indexed.result()
+            written.result()
+        return announced.result()
 
-    def _put_index(self) -> None:
+    def _put_index(self, ready: Callable[[], object]) -> None:
+        """Put the index rows; they are committed after ``ready``."""
         if self._batch.index_rows:
-            self._core.keys.index_put_many(self._batch.index_rows)
+            self._core.keys.index_put_many(self._batch.index_rows, ready)
             reached("grant.indexed")
+
+    def _write(self, sealed: SimpleQueue[list[GrantRow] | None], indexed: Future[None]) -> None:
+        """Write rows as they come, and commit them after the index rows; [] is the end, None gives up."""
+        with self._core.data.adding() as add:
+            while rows := sealed.get():
+                add(rows)
+            if rows is None:
+                raise CancelledError
+            indexed.result()
 
     def _announce(self) -> int:
         """Make the intent durable; returns its index."""
@@ -158,14 +167,12 @@ class _Run:
         reached("grant.announced")
         return first
 
-    def _seal_all(self, write: Callable[[list[GrantRow]], None]) -> list[GrantRow]:
-        """Seal chunk by chunk, and hand each over to be written."""
-        rows: list[GrantRow] = []
+    def _seal_all(self, sealed: SimpleQueue[list[GrantRow] | None]) -> None:
         for start in range(0, len(self._where), _CHUNK):
-            some = self._seal(start, start + _CHUNK)
-            write(some)
-            rows += some
-        return rows
+            sealed.put(self._seal(start, start + _CHUNK))
+            time.sleep(
+                0
+            )  # lets the others take the interpreter for a statement, for which they wait 5 ms else
 
     def _seal(self, start: int, stop: int) -> list[GrantRow]:
         grants = self._batch.grants[start:stop]
@@ -176,6 +183,18 @@ class _Run:
             for grant, each in zip(grants, templates, strict=True)
         ]
         return seal_grants(self._core.sealer, self._where[start:stop], plain)
+
+
+def _lent(
+    borrowed: Callable[[], contextlib.AbstractContextManager[None]], work: Callable[_P, None]
+) -> Callable[_P, None]:
+    """Have ``work`` use the connection that the calling thread lends."""
+
+    def done(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with borrowed():
+            work(*args, **kwargs)
+
+    return done
 
 
 def _own(grant: NewGrant) -> memoryview:
@@ -193,47 +212,3 @@ def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
     indices = core.log.append(closing + intent(core, by, what))
     reached("grant.completed")
     finish(core, by, indices[1], what)
-
-
-def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
-    """Return a fresh slot for each scope, above every slot seen; take branches where one is full."""
-    free: dict[Scope, list[int]] = {}
-    for scope in set(scopes):
-        wanted = sum(1 for each in scopes if each is scope)
-        newest = max(view.branches_of(scope), default=0)
-        found = _free(core, view, scope, wanted, newest)
-        while len(found) < wanted:
-            destroy(core, by, Destruction("extend", (), take=(int(scope),)))
-            view = core.view()
-            found = _free(core, view, scope, wanted, newest)
-        free[scope] = found[::-1]
-    return [free[scope].pop() for scope in scopes]
-
-
-def _free(core: Core, view: View, scope: int, wanted: int, newest: int) -> list[int]:
-    """Free slots of the branches from ``newest`` on: an older one may be known to whoever had an old root."""
-    found: list[int] = []
-    for branch in view.branches_of(scope):
-        if branch < newest:
-            continue
-        start = next_index(core, view, branch)
-        count = min(wanted - len(found), BRANCH_SLOTS - start)
-        found.extend(slot_id(branch, index) for index in range(start, start + max(count, 0)))
-        if len(found) == wanted:
-            break
-    return found
-
-
-def next_index(core: Core, view: View, branch: int) -> int:
-    """Lowest index of a branch that the log has not given out.
-
-    Raises IntegrityError when vault.db has a row above it: a forged row must not burn slots.
-    """
-    free = view.head.alloc.get(branch, 0)
-    top = core.data.top_slot(branch)
-    if top is not None and split_slot(top)[1] >= free:
-        raise IntegrityError(
-            "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
-            next="put the live copy of log.db back; 'facekeep check' names the rows",
-        )
-    return free

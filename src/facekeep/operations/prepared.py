@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from facekeep.access.core import Core, View
 from facekeep.access.session import Session
+from facekeep.formats.terms import Scope, expires_at
 from facekeep.operations.granting import Batch, NewGrant, make_grants
 from facekeep.operations.receipts import GrantReceipt, Receipt
-from facekeep.store.vaultdb import GrantRow
+from facekeep.sealing.many import Place
+
+_WORDS: Final = {scope: scope.word for scope in Scope}
 
 
 class Prepared(NamedTuple):
@@ -37,14 +39,24 @@ def carry_out(
     grants = [grant for each in prepared for grant in each.grants]
     index_rows = [each.index_row for each in prepared if each.index_row is not None]
     retire = [slot for each in prepared for slot in each.retire]
-    batch = Batch(op, grants, index_rows, retire, retire_op)
-    made = iter(make_grants(core, view, session.by, batch) if grants else ())
-    return [_receipt(each, list(itertools.islice(made, len(each.grants)))) for each in prepared]
+    told: list[Receipt] = []
+
+    def tell(places: Sequence[Place]) -> None:
+        told.extend(_receipts(prepared, places))
+
+    if grants:
+        make_grants(core, view, session.by, Batch(op, grants, index_rows, retire, retire_op), tell)
+    else:
+        tell(())
+    return told
 
 
-def _receipt(each: Prepared, rows: Sequence[GrantRow]) -> Receipt:
-    grants = tuple(
-        GrantReceipt(grant.scope.word, row.grant_id.hex(), row.slot, int.from_bytes(row.terms[12:20], "big"))
-        for grant, row in zip(each.grants, rows, strict=True)
-    )
-    return Receipt(each.subject, each.tag.hex(), each.salt.hex(), grants, each.skipped)
+def _receipts(prepared: Sequence[Prepared], places: Sequence[Place]) -> Iterator[Receipt]:
+    at = 0
+    for each in prepared:
+        grants = tuple(
+            GrantReceipt(_WORDS[grant.scope], place.grant_id.hex(), place.slot, expires_at(grant.terms))
+            for grant, place in zip(each.grants, places[at : at + len(each.grants)], strict=True)
+        )
+        at += len(grants)
+        yield Receipt(each.subject, each.tag.hex(), each.salt.hex(), grants, each.skipped)
