@@ -1,4 +1,4 @@
-"""Sealing the grants of a batch: as ``Sealer.seal_grant``, for all of them at once (SPEC.md §5)."""
+"""Sealing the grants of a batch, one or thousands (SPEC.md §5)."""
 
 from __future__ import annotations
 
