@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, NamedTuple, ParamSpec, TypeAlias
@@ -116,26 +116,26 @@ class _Run:
     def many(self, meanwhile: Callable[[Sequence[Place]], None]) -> int:
         """Do the same with two more threads, in which SQLite works without the interpreter's lock.
 
-        What they write is committed, and so in any file, in the order above. Fresh photographs are sealed
-        before the intent: in memory that is no effect yet. Living grants are opened after it.
+        What they write is committed, and so in any file, in the order above.
         """
         announced: Future[int] = Future()
+        committing: Future[None] = Future()
         sealed: SimpleQueue[list[GrantRow] | None] = SimpleQueue()
         with ThreadPoolExecutor(2, "facekeep-grants") as pool:
             indexed = pool.submit(_lent(self._core.keys.lend(), self._put_index), announced.result)
-            written = pool.submit(_lent(self._core.data.database.lend(), self._write), sealed, indexed)
+            write = _lent(self._core.data.database.lend(), self._write)
+            written = pool.submit(write, sealed, indexed, committing)
             try:
+                announced.set_result(self._announce())
                 if self._batch.opens:
-                    announced.set_result(self._announce())
-                    indexed.result()  # from here on this thread reads keys.db again
+                    indexed.result()  # this thread needs keys.db to open what the intent names
                 self._seal_all(sealed)
-                if not announced.done():
-                    announced.set_result(self._announce())
             except BaseException:
                 announced.cancel()
                 sealed.put(None)
                 raise
             sealed.put([])
+            wait((committing, written), return_when=FIRST_COMPLETED)
             meanwhile(self._where)
             indexed.result()
             written.result()
@@ -147,7 +147,12 @@ class _Run:
             self._core.keys.index_put_many(self._batch.index_rows, ready)
             reached("grant.indexed")
 
-    def _write(self, sealed: SimpleQueue[list[GrantRow] | None], indexed: Future[None]) -> None:
+    def _write(
+        self,
+        sealed: SimpleQueue[list[GrantRow] | None],
+        indexed: Future[None],
+        committing: Future[None],
+    ) -> None:
         """Write rows as they come, and commit them after the index rows; [] is the end, None gives up."""
         with self._core.data.adding() as add:
             while rows := sealed.get():
@@ -155,6 +160,7 @@ class _Run:
             if rows is None:
                 raise CancelledError
             indexed.result()
+            committing.set_result(None)
 
     def _announce(self) -> int:
         """Make the intent durable; returns its index."""

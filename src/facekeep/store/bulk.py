@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 MANY: Final = 32  # rows from which it pays
 _MOST: Final = 1 << 28  # bytes bound at once: far below SQLITE_MAX_LENGTH
 _DIGITS: Final = 16  # of a whole number below 10^16
-_COUNTER: Final = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1) "
+#: Rows 0 to ?1 - 1 of a table ``n``.
+COUNTER: Final = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1) "
 
 
 class _Column(NamedTuple):
@@ -37,7 +38,7 @@ def insert_many(connection: sqlite3.Connection, into: str, rows: Sequence[Sequen
         return
     select = ", ".join(column.expression for column in columns)
     values = [value for column in columns for value in column.values]
-    connection.execute(f"{_COUNTER}{into} SELECT {select} FROM n", (len(rows), *values))
+    connection.execute(f"{COUNTER}{into} SELECT {select} FROM n", (len(rows), *values))
 
 
 def _columns(given: list[tuple[object, ...]]) -> list[_Column] | None:

@@ -12,6 +12,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
 from facekeep.formats.nodes import row_id, row_span
+from facekeep.store.bulk import COUNTER
 from facekeep.store.sqlite import translated
 
 _BATCH: Final = 128  # node rows a statement: about half a megabyte
@@ -105,7 +106,9 @@ DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
 SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
-SELECT_MANY = "SELECT hash, sealed FROM subject_index WHERE hash IN ({})"
+SELECT_MANY = (
+    f"{COUNTER}SELECT i, sealed FROM n CROSS JOIN subject_index ON hash = substr(?2, 32 * i + 1, 32)"
+)
 SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
 
 
