@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from sqlite_utils import Database as SqliteUtils
 
-from facekeep.formats.ids import SLOT_BITS
+from facekeep.formats.ids import SLOT_BITS, to_ranges
 from facekeep.store.bulk import insert_many
 from facekeep.store.sqlite import Database, translated
 
@@ -96,8 +96,9 @@ class VaultStore:
 
     def delete(self, slots: Sequence[int]) -> None:
         """Delete the rows of these slots in one durable transaction."""
+        spans = [(first, first + count) for first, count in to_ranges(list(slots))]
         with self.database.transaction() as connection:
-            connection.executemany("DELETE FROM grants WHERE slot = ?", ((slot,) for slot in slots))
+            connection.executemany("DELETE FROM grants WHERE slot >= ? AND slot < ?", spans)
 
     def by_tag(self, tag: bytes) -> list[GrantRow]:
         """Rows of one subject tag, by slot."""
