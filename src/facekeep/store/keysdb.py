@@ -160,7 +160,7 @@ class KeysStore:
         """Sealed values under many keyed hashes (32 bytes each), in order; None where there is none."""
         self._primary.check_identity()
         with translated(self._primary.name):
-            parameters = (len(row_keys), b"".join(row_keys))
+            parameters = {"count": len(row_keys), "hashes": b"".join(row_keys)}
             found = dict(self._primary.connection().execute(SELECT_MANY, parameters)) if row_keys else {}
         return [blob_value(found[at]) if at in found else None for at in range(len(row_keys))]
 

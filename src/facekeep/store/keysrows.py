@@ -107,7 +107,7 @@ DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
 SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
 SELECT_MANY = (
-    f"{COUNTER}SELECT i, sealed FROM n CROSS JOIN subject_index ON hash = substr(?2, 32 * i + 1, 32)"
+    f"{COUNTER}SELECT i, sealed FROM n CROSS JOIN subject_index ON hash = substr(:hashes, 32 * i + 1, 32)"
 )
 SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
 

@@ -267,6 +267,7 @@ def _connect(path: Path, *, read_only: bool = False, fresh: bool = False) -> sql
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
         connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB, one sync less for each 4 MiB
         connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA temp_store=MEMORY")

@@ -80,12 +80,7 @@ class VaultStore:
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Callable[[Sequence[GrantRow]], None]]:
-        """Give a function that inserts rows; they are durable on leaving, all or none.
-
-        Nothing of them is in any file before: pages stay in memory until the commit. The function may be
-        called in another thread, by one at a time.
-        """
-        self.database.connection().execute("PRAGMA cache_spill=OFF")
+        """Give a function that inserts rows, in one thread at a time; all are durable on leaving, or none."""
         with self.database.transaction() as connection:
             yield partial(insert_many, connection, _INSERT)
 
