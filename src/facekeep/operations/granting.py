@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def opens(self) -> bool:
-        """Whether living grants are opened for it: nothing is sealed then before the intent is durable."""
+        """Whether living grants are opened for it, which takes keys from the tree in keys.db."""
         return self.opening is not None or any(grant.source is not None for grant in self.grants)
 
 
@@ -121,11 +121,12 @@ class _Run:
         announced: Future[int] = Future()
         committing: Future[None] = Future()
         sealed: SimpleQueue[list[GrantRow] | None] = SimpleQueue()
+        put_index = _lent(self._core.keys.lend(), self._put_index)
+        write = _lent(self._core.data.database.lend(), self._write)
         with ThreadPoolExecutor(2, "facekeep-grants") as pool:
-            indexed = pool.submit(_lent(self._core.keys.lend(), self._put_index), announced.result)
-            write = _lent(self._core.data.database.lend(), self._write)
-            written = pool.submit(write, sealed, indexed, committing)
             try:
+                indexed = pool.submit(put_index, announced.result)
+                written = pool.submit(write, sealed, indexed, committing)
                 announced.set_result(self._announce())
                 if self._batch.opens:
                     indexed.result()  # this thread needs keys.db to open what the intent names
@@ -174,11 +175,10 @@ class _Run:
         return first
 
     def _seal_all(self, sealed: SimpleQueue[list[GrantRow] | None]) -> None:
+        """Seal chunk by chunk; between two of them the others may have the interpreter for a statement."""
         for start in range(0, len(self._where), _CHUNK):
             sealed.put(self._seal(start, start + _CHUNK))
-            time.sleep(
-                0
-            )  # lets the others take the interpreter for a statement, for which they wait 5 ms else
+            time.sleep(0)  # gives up the interpreter's lock, for which they would wait 5 ms
 
     def _seal(self, start: int, stop: int) -> list[GrantRow]:
         grants = self._batch.grants[start:stop]
