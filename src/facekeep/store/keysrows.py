@@ -12,7 +12,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
 from facekeep.formats.nodes import row_id, row_span
-from facekeep.store.bulk import COUNTER
+from facekeep.store.bulk import COUNTER, insert_many
 from facekeep.store.sqlite import translated
 
 _BATCH: Final = 128  # node rows a statement: about half a megabyte
@@ -146,7 +146,7 @@ def _replace_index(
     while batch := list(itertools.islice(index, _INDEX_BATCH)):
         for name, connection in targets:
             with translated(name):
-                connection.executemany(PUT_INDEX, batch)
+                insert_many(connection, PUT_INDEX, batch)
 
 
 def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> None:
