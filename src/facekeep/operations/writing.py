@@ -14,7 +14,7 @@ from facekeep.errors import ClockError
 from facekeep.limits import LIMITS
 from facekeep.operations.recover import recover
 
-_MANY: Final = 512  # subjects
+_MANY: Final = 512  # grants or subjects
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def check_clock(core: Core, view: View) -> None:
 
 @contextlib.contextmanager
 def uncollected(count: int) -> Iterator[None]:
-    """Pause Python's search for cycles while ``count`` subjects are worked on, where they are many.
+    """Pause Python's search for cycles while ``count`` grants or subjects are worked on, where they are many.
 
     Their values hold no cycles, and are there all at once: looking through them takes a tenth of the time.
     """
