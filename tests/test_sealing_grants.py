@@ -206,12 +206,15 @@ def test_only_the_gate_mints_permits(name: str) -> None:
     assert users == ({"access/gate.py"} if name == "mint" else {"sealing/permit.py"})
 
 
-def test_only_two_places_ask_the_gate_for_more_than_one_decision() -> None:
+def test_only_resealing_and_galleries_ask_the_gate_for_more_than_one_decision() -> None:
     """Re-sealing under a logged grant, and the gallery: nothing else gets a permit without ``evaluate``."""
     users = {
         name: {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if name in names_in(path)}
         for name in ("permit_reseal", "permit_gallery")
     }
-    assert users["permit_reseal"] - {"access/gate.py"} == {"operations/sources.py"}
+    assert users["permit_reseal"] - {"access/gate.py"} == {
+        "operations/rotate_templates.py",
+        "operations/sources.py",
+    }
     assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}
     assert permit_reseal.__doc__ is not None
