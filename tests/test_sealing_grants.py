@@ -15,6 +15,7 @@ from facekeep.access.gate import permit_reseal
 from facekeep.consent.consent import Consent, Holding, Notice, build_record, subject_tag
 from facekeep.errors import FacekeepError, FormatError, IntegrityError
 from facekeep.formats.terms import Scope, Terms
+from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.sealing.permit import Permit, mint
 from facekeep.sealing.sealer import Sealer, template_bytes, view_templates
 from facekeep.store.vaultdb import GrantRow
@@ -31,10 +32,13 @@ def sealed(sealer: Sealer | None = None, slot: int = SLOT) -> GrantRow:
     holding = Holding("alice", b"s" * 32, 1, "raw:m/1", "l2", 4, 2)
     record, terms = build_record(consent, Scope.VERIFY, holding, 1_000)
     sealer = sealer or Sealer.of(VAULT)
-    keys = sealer.keys(KEY, slot, b"g" * 16)
     tag = subject_tag(VAULT, b"s" * 32, b"alice")
-    raw = template_bytes(STACK)
-    return sealer.seal_grant(keys, slot, b"g" * 16, tag, "raw:m/1", terms, raw, record)
+    plain = Plain(tag, "raw:m/1", terms, record, template_bytes(STACK))
+    return seal_grants(sealer, [place(sealer, slot)], [plain])[0]
+
+
+def place(sealer: Sealer, slot: int) -> Place:
+    return Place(slot, b"g" * 16, *sealer.keys(KEY, slot, b"g" * 16))
 
 
 def opened(row: GrantRow, key: bytes = KEY, sealer: Sealer | None = None) -> np.ndarray:
@@ -111,12 +115,39 @@ def test_another_key_vault_or_slot_opens_nothing() -> None:
 def test_terms_must_describe_what_is_sealed() -> None:
     sealer = Sealer.of(VAULT)
     row = sealed()
-    keys = sealer.keys(KEY, SLOT, b"g" * 16)
     for stack, record in ((STACK[:1], b"x"), (STACK, b"another record")):
+        plain = Plain(row.tag, row.model, row.terms, record, template_bytes(stack))
         with pytest.raises(FormatError):
-            sealer.seal_grant(
-                keys, SLOT, b"g" * 16, row.tag, row.model, row.terms, template_bytes(stack), record
-            )
+            seal_grants(sealer, [place(sealer, SLOT)], [plain])
+
+
+def test_many_are_sealed_each_in_its_place() -> None:
+    sealer = Sealer.of(VAULT)
+    keys = [bytes((at,)) * 32 for at in range(1, 41)]
+    where = places(sealer, range(SLOT, SLOT + 40), keys)
+    assert len({each.grant_id for each in where}) == 40
+    consent = Consent((Scope.VERIFY,), Notice(b"n" * 32, "en"), 2_000_000).settled(1_000, "DE")
+    plain = []
+    for at in range(40):
+        stack = np.full((1 + at % 3, 4), at + 1, np.float32)
+        model = f"raw:m/{at % 2}"
+        holding = Holding(f"person {at}", b"s" * 32, 1, model, "l2", 4, len(stack))
+        record, terms = build_record(consent, Scope.VERIFY, holding, 1_000)
+        plain.append(Plain(bytes((at,)) * 32, model, terms, record, template_bytes(stack)))
+    rows = seal_grants(sealer, where, plain)
+    assert len({row.templates[2:14] for row in rows} | {row.record[2:14] for row in rows}) == 80
+    for at, (row, key) in enumerate(zip(rows, keys, strict=True)):
+        assert row[:5] == (SLOT + at, where[at].grant_id, *plain[at][:3])
+        assert sealer.open_record(key, row)["subject"] == f"person {at}"
+        out = bytearray(16 * (1 + at % 3))
+        permit = mint(frozenset((row.slot,)), 2, 0, 2**53)
+        sealer.open_templates(permit, sealer.row_key(key, row), row, memoryview(out))
+        assert set(view_templates(memoryview(out), 1 + at % 3, 4).ravel()) == {at + 1}
+
+
+def test_no_place_is_given_for_a_destroyed_key() -> None:
+    with pytest.raises(IntegrityError, match="destroyed"):
+        places(Sealer.of(VAULT), [SLOT, SLOT + 1], [KEY, bytes(32)])
 
 
 def test_principals_are_bound_to_their_slot_and_grant() -> None:
@@ -175,12 +206,15 @@ def test_only_the_gate_mints_permits(name: str) -> None:
     assert users == ({"access/gate.py"} if name == "mint" else {"sealing/permit.py"})
 
 
-def test_only_two_places_ask_the_gate_for_more_than_one_decision() -> None:
+def test_only_resealing_and_galleries_ask_the_gate_for_more_than_one_decision() -> None:
     """Re-sealing under a logged grant, and the gallery: nothing else gets a permit without ``evaluate``."""
     users = {
         name: {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if name in names_in(path)}
         for name in ("permit_reseal", "permit_gallery")
     }
-    assert users["permit_reseal"] - {"access/gate.py"} == {"operations/enrol.py"}
+    assert users["permit_reseal"] - {"access/gate.py"} == {
+        "operations/rotate_templates.py",
+        "operations/sources.py",
+    }
     assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}
     assert permit_reseal.__doc__ is not None

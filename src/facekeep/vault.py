@@ -53,6 +53,7 @@ from facekeep.operations import (
     people,
     probing,
     proving,
+    reseal,
     status,
     transfer,
 )
@@ -61,12 +62,13 @@ from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
 from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
-from facekeep.operations.enrol import Enrolment, Existing, Receipt
+from facekeep.operations.enrol import Enrolment, Existing
 from facekeep.operations.erase import Erasure
 from facekeep.operations.keyops import Holders, Keys, Moved, Resealed, Rotated, Selection, Why
 from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
+from facekeep.operations.receipts import Receipt
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import BackupReport, RestoreReport
@@ -262,11 +264,11 @@ class Vault:
 
     def grant(self, subject: str, consent: Consent) -> Receipt:
         """Add scopes: opens a living grant once, under the new consent, and says so in the log."""
-        return enrol.grant(self._core, self._session, subject, consent)
+        return reseal.grant(self._core, self._session, subject, consent)
 
     def renew(self, subject: str, consent: Consent) -> Receipt:
         """Give scopes new terms: a new slot each, the old ones shredded."""
-        return enrol.renew(self._core, self._session, subject, consent)
+        return reseal.renew(self._core, self._session, subject, consent)
 
     def withdraw(self, subject: str, scopes: Sequence[Scope]) -> Erasure:
         """Destroy the keys of a subject's scopes; when it returns nothing opens them."""

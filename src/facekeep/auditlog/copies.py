@@ -6,8 +6,9 @@ has what the log has not is evidence of a rolled-back log, and is never written 
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -220,15 +221,11 @@ def _agree(theirs: bytes | None, ours: bytes | None) -> None:
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[logdb.Row]) -> None:
-    def noting() -> Iterator[logdb.Row]:
-        for row in rows:
-            if row.control:
-                slots.extend((slot, row.idx) for slot in entries.slots_in(row.body))
-            yield row
-
-    slots: list[tuple[int, int]] = []
-    logdb.insert_rows(connection, noting())
-    logdb.insert_slots(connection, slots)
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, logdb.CHUNK)):
+        logdb.insert_rows(connection, some)
+        slots = [(slot, row.idx) for row in some if row.control for slot in entries.slots_in(row.body)]
+        logdb.insert_slots(connection, slots)
 
 
 def _refusal(path: Path, state: State) -> IntegrityError:

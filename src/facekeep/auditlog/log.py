@@ -29,6 +29,7 @@ from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
+from facekeep.formats.grantparts import Part
 from facekeep.store import logdb
 from facekeep.store.sqlite import Database, translated
 
@@ -115,11 +116,14 @@ class AuditLog:
         The caller holds the writer lock. Raises FormatError, ClockError or IntegrityError (a broken rule)
         with nothing written; StoreError when it is unknown whether they were, and the log has stopped.
         """
-        if not items:
+        return self.append_parts([Part(entry, entries.encode(entry)) for entry in items])
+
+    def append_parts(self, parts: Sequence[Part]) -> list[int]:
+        """``append`` of entries that are encoded already, by ``formats.grantparts``."""
+        if not parts:
             return []
-        request = ControlRequest([(entry, entries.encode(entry)) for entry in items])
-        first = self._group.submit(request)
-        return list(range(first, first + len(items)))
+        first = self._group.submit(ControlRequest(parts))
+        return list(range(first, first + len(parts)))
 
     def decide(
         self, decision: JsonObject | bytes, *, control_seq: int, valid_until_ms: int, allow: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from facekeep.clock import MS_PER_DAY
 from facekeep.crypto import primitives as p
 from facekeep.errors import ConsentError, FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps, encode_text
-from facekeep.formats.terms import Scope, check_regions, pack_terms
+from facekeep.formats.terms import DIGEST_LEN, Scope, check_regions, pack_terms
 from facekeep.limits import LIMITS
 
 STATUS_GIVEN = "ConsentGiven"
@@ -120,30 +121,41 @@ class Holding(NamedTuple):
     rows: int
 
 
-def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, bytes]:
-    """Return a record's plaintext and the packed terms that name it, for one scope of a settled consent.
+class RecordForm:
+    """Records and packed terms of subjects who share a settled consent, a scope, and all but their ids."""
 
-    The parts that many subjects share are encoded once: enrolment in bulk spends its time here.
-    """
-    body = b'{"consent":%b,"created_at_ms":%d,"images":%d,"model":%b,"salt":"%b","subject":%b,"v":1}' % (
-        _consent_part(consent, scope),
-        now_ms,
-        holding.images,
-        _model_part(holding.model, holding.metric, holding.dimension),
-        holding.salt.hex().encode("ascii"),
-        encode_text(holding.subject),
-    )
-    plain = p.random_bytes(p.KEY_LEN) + body
-    terms = pack_terms(
-        scope,
-        consent.not_before_ms or 0,
-        consent.expires_at_ms,
-        consent.regions or (),
-        holding.rows,
-        holding.dimension,
-        p.sha256(plain),
-    )
-    return plain, terms
+    __slots__ = ("_before", "_terms")
+
+    def __init__(self, consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> None:
+        """Encode what they share; the subject and salt of ``holding`` are nobody's here."""
+        self._before = b'{"consent":%b,"created_at_ms":%d,"images":%d,"model":%b,"salt":"' % (
+            _consent_part(consent, scope),
+            now_ms,
+            holding.images,
+            _model_part(holding.model, holding.metric, holding.dimension),
+        )
+        packed = pack_terms(
+            scope,
+            consent.not_before_ms or 0,
+            consent.expires_at_ms,
+            consent.regions or (),
+            holding.rows,
+            holding.dimension,
+            bytes(DIGEST_LEN),
+        )
+        self._terms = packed[:-DIGEST_LEN]
+
+    def fill(self, subject: str, salt: bytes, blind: bytes) -> tuple[bytes, bytes]:
+        """Return (record plaintext, packed terms); ``blind`` are 32 fresh random bytes."""
+        name, digits = encode_text(subject), salt.hex().encode("ascii")
+        plain = b'%b%b%b","subject":%b,"v":1}' % (blind, self._before, digits, name)
+        return plain, self._terms + hashlib.sha256(plain).digest()
+
+
+def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, bytes]:
+    """Return a record's plaintext and the packed terms that name it, for one scope of a settled consent."""
+    form = RecordForm(consent, scope, holding, now_ms)
+    return form.fill(holding.subject, holding.salt, p.random_bytes(p.KEY_LEN))
 
 
 @lru_cache(maxsize=64)
@@ -175,3 +187,9 @@ def _consent_json(consent: Consent, scope: Scope) -> JsonObject:
 def subject_tag(vault_id: bytes, salt: bytes, subject: bytes) -> bytes:
     """Pseudonym of a subject, 32 bytes (SPEC.md §2); ``subject`` is the id's UTF-8."""
     return p.sha256(p.domain("subject-tag"), vault_id, salt, subject)
+
+
+def subject_tags(vault_id: bytes, salts: Sequence[bytes], subjects: Sequence[bytes]) -> list[bytes]:
+    """``subject_tag`` of many."""
+    prefix, sha256 = p.domain("subject-tag") + vault_id, hashlib.sha256
+    return [sha256(prefix + salt + subject).digest() for salt, subject in zip(salts, subjects, strict=True)]

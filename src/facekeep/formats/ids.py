@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -66,6 +67,15 @@ def check_subject_id(subject: str) -> bytes:
     if subject != subject.strip() or unicodedata.normalize("NFC", subject) != subject:
         raise UsageError("the subject id has spaces at an end or is not in Unicode NFC form")
     return _bounded(subject.encode("utf-8"))
+
+
+def check_subject_ids(subjects: Sequence[str]) -> list[bytes]:
+    """``check_subject_id`` of many; plain ones are looked at all at once."""
+    whole = "".join(subjects)
+    plain = whole.isascii() and whole.isprintable() and " " not in whole and all(subjects)
+    if plain and max(map(len, subjects), default=0) <= LIMITS.subject_id_bytes:
+        return [subject.encode("ascii") for subject in subjects]
+    return [check_subject_id(subject) for subject in subjects]
 
 
 def _bounded(raw: bytes) -> bytes:

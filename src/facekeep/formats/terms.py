@@ -171,6 +171,11 @@ def pack_terms(
     return _shared_part(scope, start_ms, end_ms, regions, count, dimension) + record_digest
 
 
+def expires_at(packed: bytes) -> int:
+    """Expiry in packed terms, ms."""
+    return int.from_bytes(packed[12:20], "big")
+
+
 @lru_cache(maxsize=256)
 def covering_regions(region: str) -> frozenset[str]:
     """Region codes of which any one in a grant allows processing in ``region``."""

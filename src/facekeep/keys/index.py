@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from facekeep.crypto import many
 from facekeep.crypto import primitives as p
 from facekeep.errors import IntegrityError
 from facekeep.formats.ids import TAG_LEN
@@ -21,7 +22,8 @@ class SubjectIndex:
         self._store = store
         self._prefix = _INDEX + vault_id
         self._key = key
-        self._aead = p.Aead(p.mac(key, _SEAL))
+        self._seal_key = p.mac(key, _SEAL)
+        self._aead = p.Aead(self._seal_key)
 
     def is_under(self, key: bytes) -> bool:
         """Whether this is the index under a key."""
@@ -30,6 +32,15 @@ class SubjectIndex:
     def hash(self, subject: bytes) -> bytes:
         """Row key of a subject id's UTF-8, 32 bytes."""
         return p.mac(self._key, self._prefix, subject)
+
+    def hash_many(self, subjects: Iterable[bytes]) -> list[bytes]:
+        """Row keys of many subject ids, in order."""
+        return many.mac_many(self._key, [self._prefix + subject for subject in subjects])
+
+    def rows(self, hashes: Sequence[bytes], tags: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """``row`` of many."""
+        sealed = many.seal_all(self._seal_key, tags, self._prefix, hashes)
+        return list(zip(hashes, sealed, strict=True))
 
     def row(self, hashed: bytes, tag: bytes) -> tuple[bytes, bytes]:
         """(row key, sealed tag) that binds a subject, by its row key, to a tag."""

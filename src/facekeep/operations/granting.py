@@ -5,30 +5,39 @@ Every new key a subject gets comes through ``make_grants``, for one grant or for
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from queue import SimpleQueue
+from typing import Final, NamedTuple, ParamSpec, TypeAlias
 
 from facekeep.access.core import Core, View
 from facekeep.crypto import primitives as p
+from facekeep.crypto.many import cut
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
-from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, slot_id, split_slot
+from facekeep.formats.grantparts import Element, grant_parts
 from facekeep.formats.terms import Scope
-from facekeep.operations.destroy import Destruction, destroy, finish, intent
+from facekeep.operations.allocation import allocate
+from facekeep.operations.destroy import Destruction, finish, intent
 from facekeep.operations.steps import reached
+from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.store.vaultdb import GrantRow
 
-_MANY = 64  # grants from which a second thread pays
+_MANY: Final = 64  # grants from which threads pay
+_CHUNK: Final = 256  # grants sealed before the next are written
+
+_P = ParamSpec("_P")
+Templates: TypeAlias = Callable[[], memoryview] | memoryview
 
 
 class NewGrant(NamedTuple):
-    """A grant to be made. ``terms`` are packed.
+    """A grant to be made. ``terms`` are packed, ``templates`` little-endian float32.
 
-    ``templates`` gives the little-endian float32 bytes when they are needed, after the intent is
-    durable: for a re-sealed grant that is when the old one (slot ``source``) is opened.
+    The templates of a grant that is sealed again are given by a function: it opens the old one (slot
+    ``source``), and is called after the intent is durable.
     """
 
     tag: bytes
@@ -36,93 +45,165 @@ class NewGrant(NamedTuple):
     scope: Scope
     terms: bytes
     record: bytes
-    templates: Callable[[], memoryview]
+    templates: Templates
     source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One grant operation: what is made, which index rows go with it, which old grants it replaces."""
+    """One grant operation: what is made, which index rows go with it, which old grants it replaces.
+
+    ``opening``, where it is given, opens the templates of some of the grants together, in order, instead of
+    each grant's own function; what it returned before may be overwritten then.
+    """
 
     op: str
     grants: Sequence[NewGrant]
     index_rows: Sequence[tuple[bytes, bytes]] = ()
     retire: Sequence[int] = ()
     retire_op: str = "renew"
+    opening: Callable[[Sequence[NewGrant]], Sequence[memoryview]] | None = None
+
+    @property
+    def opens(self) -> bool:
+        """Whether living grants are opened for it, which takes keys from the tree in keys.db."""
+        return self.opening is not None or any(grant.source is not None for grant in self.grants)
 
 
-_Place: TypeAlias = tuple[NewGrant, int, bytes, tuple[bytes, bytes]]
+def make_grants(
+    core: Core,
+    view: View,
+    by: str | None,
+    batch: Batch,
+    meanwhile: Callable[[Sequence[Place]], None] = lambda _: None,
+) -> None:
+    """Carry out a grant operation; the writer lock must be held. On return it is durable and complete.
 
-
-def make_grants(core: Core, view: View, by: str | None, batch: Batch) -> list[GrantRow]:
-    """Carry out a grant operation; the writer lock must be held. Returns the new rows in order."""
+    ``meanwhile`` is told the grants' places, in order, while the disk is busy with them.
+    """
     slots = allocate(core, view, by, [grant.scope for grant in batch.grants])
     view = core.view()
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
-    raw = keys.tobytes()
-    slot_keys = [raw[at : at + p.KEY_LEN] for at in range(0, len(raw), p.KEY_LEN)]
-    raw = p.random_bytes(GRANT_ID_LEN * len(slots))
-    ids = [raw[at : at + GRANT_ID_LEN] for at in range(0, len(raw), GRANT_ID_LEN)]
-    keyed = [
-        core.sealer.keys(key, slot, grant_id)
-        for slot, key, grant_id in zip(slots, slot_keys, ids, strict=True)
-    ]
-    places = list(zip(batch.grants, slots, ids, keyed, strict=True))
-    items = [_item(*place) for place in places]
-    first, rows = _announce_and_seal(core, by, batch, items, places)
-    core.data.add(rows)
+    where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN))
+    run = _Run(core, by, batch, where)
+    if len(where) < _MANY:
+        first = run.few()
+        meanwhile(where)
+    else:
+        first = run.many(meanwhile)
     reached("grant.written")
     _complete(core, by, first, batch)
-    return rows
 
 
-def _announce_and_seal(
-    core: Core, by: str | None, batch: Batch, items: list[JsonObject], places: list[_Place]
-) -> tuple[int, list[GrantRow]]:
-    """Make the intent and the index rows durable, and seal; returns the intent's index and the rows.
+class _Run:
+    """The way of one batch to the disk: its intent, its index rows, its rows, in this order."""
 
-    Many fresh photographs are sealed while the disk is busy: sealing in memory is no effect yet. A grant that
-    opens another one is sealed only after the intent that names it.
-    """
+    def __init__(self, core: Core, by: str | None, batch: Batch, where: Sequence[Place]) -> None:
+        self._core = core
+        self._by = by
+        self._batch = batch
+        self._where = where
 
-    def announce() -> int:
-        now = core.clock.now_ms()
-        first = core.log.append(entries.grant_entries(batch.op, items, by=by, time_ms=now))[0]
-        reached("grant.announced")
-        if batch.index_rows:
-            core.keys.index_put_many(batch.index_rows)
-            reached("grant.indexed")
+    def few(self) -> int:
+        """Do one after another; returns the index of the intent."""
+        first = self._announce()
+        self._put_index(lambda: None)
+        self._core.data.add(self._seal(0, len(self._where)))
         return first
 
-    def seal() -> list[GrantRow]:
-        return [
-            core.sealer.seal_grant(
-                pair, slot, grant_id, grant.tag, grant.model, grant.terms, grant.templates(), grant.record
-            )
-            for grant, slot, grant_id, pair in places
+    def many(self, meanwhile: Callable[[Sequence[Place]], None]) -> int:
+        """Do the same with two more threads, in which SQLite works without the interpreter's lock.
+
+        What they write is committed, and so in any file, in the order above.
+        """
+        announced: Future[int] = Future()
+        committing: Future[None] = Future()
+        sealed: SimpleQueue[list[GrantRow] | None] = SimpleQueue()
+        write = _lent(self._core.data.database.lend(), self._write)
+        with ThreadPoolExecutor(2, "facekeep-grants") as pool:
+            try:
+                indexed = pool.submit(self._put_index, announced.result)
+                written = pool.submit(write, sealed, indexed, committing)
+                announced.set_result(self._announce())
+                if self._batch.opens:
+                    indexed.result()  # this thread needs keys.db to open what the intent names
+                self._seal_all(sealed)
+            except BaseException:
+                announced.cancel()
+                sealed.put(None)
+                raise
+            sealed.put([])
+            wait((committing, written), return_when=FIRST_COMPLETED)
+            meanwhile(self._where)
+            indexed.result()
+            written.result()
+        return announced.result()
+
+    def _put_index(self, ready: Callable[[], object]) -> None:
+        """Put the index rows; they are committed after ``ready``."""
+        if self._batch.index_rows:
+            self._core.keys.index_put_many(self._batch.index_rows, ready)
+            reached("grant.indexed")
+
+    def _write(
+        self,
+        sealed: SimpleQueue[list[GrantRow] | None],
+        indexed: Future[None],
+        committing: Future[None],
+    ) -> None:
+        """Write rows as they come, and commit them after the index rows; [] is the end, None gives up."""
+        with self._core.data.adding() as add:
+            while rows := sealed.get():
+                add(rows)
+            if rows is None:
+                raise CancelledError
+            indexed.result()
+            committing.set_result(None)
+
+    def _announce(self) -> int:
+        """Make the intent durable; returns its index."""
+        elements = [
+            Element(*place[:2], grant.tag, place.commitment, grant.terms, grant.model, grant.source)
+            for grant, place in zip(self._batch.grants, self._where, strict=True)
         ]
+        parts = grant_parts(self._batch.op, elements, by=self._by, time_ms=self._core.clock.now_ms())
+        first = self._core.log.append_parts(parts)[0]
+        reached("grant.announced")
+        return first
 
-    if len(places) < _MANY or any(grant.source is not None for grant in batch.grants):
-        first = announce()
-        return first, seal()
-    with ThreadPoolExecutor(1, "facekeep-enrol") as pool:
-        announced = pool.submit(announce)
-        rows = seal()
-        return announced.result(), rows
+    def _seal_all(self, sealed: SimpleQueue[list[GrantRow] | None]) -> None:
+        """Seal chunk by chunk; between two of them the others may have the interpreter for a statement."""
+        for start in range(0, len(self._where), _CHUNK):
+            sealed.put(self._seal(start, start + _CHUNK))
+            time.sleep(0)  # gives up the interpreter's lock, for which they would wait 5 ms
+
+    def _seal(self, start: int, stop: int) -> list[GrantRow]:
+        grants = self._batch.grants[start:stop]
+        opening = self._batch.opening
+        templates = [_own(grant) for grant in grants] if opening is None else opening(grants)
+        plain = [
+            Plain(grant.tag, grant.model, grant.terms, grant.record, each)
+            for grant, each in zip(grants, templates, strict=True)
+        ]
+        return seal_grants(self._core.sealer, self._where[start:stop], plain)
 
 
-def _item(grant: NewGrant, slot: int, grant_id: bytes, pair: tuple[bytes, bytes]) -> JsonObject:
-    return entries.grant_item(
-        slot=slot,
-        grant=grant_id,
-        tag=grant.tag,
-        commitment=pair[1],
-        terms=grant.terms,
-        model=grant.model,
-        source=grant.source,
-    )
+def _lent(
+    borrowed: Callable[[], contextlib.AbstractContextManager[None]], work: Callable[_P, None]
+) -> Callable[_P, None]:
+    """Have ``work`` use the connection that the calling thread lends."""
+
+    def done(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with borrowed():
+            work(*args, **kwargs)
+
+    return done
+
+
+def _own(grant: NewGrant) -> memoryview:
+    return grant.templates() if callable(grant.templates) else grant.templates
 
 
 def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
@@ -136,47 +217,3 @@ def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
     indices = core.log.append(closing + intent(core, by, what))
     reached("grant.completed")
     finish(core, by, indices[1], what)
-
-
-def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
-    """Return a fresh slot for each scope, above every slot seen; take branches where one is full."""
-    free: dict[Scope, list[int]] = {}
-    for scope in set(scopes):
-        wanted = sum(1 for each in scopes if each is scope)
-        newest = max(view.branches_of(scope), default=0)
-        found = _free(core, view, scope, wanted, newest)
-        while len(found) < wanted:
-            destroy(core, by, Destruction("extend", (), take=(int(scope),)))
-            view = core.view()
-            found = _free(core, view, scope, wanted, newest)
-        free[scope] = found[::-1]
-    return [free[scope].pop() for scope in scopes]
-
-
-def _free(core: Core, view: View, scope: int, wanted: int, newest: int) -> list[int]:
-    """Free slots of the branches from ``newest`` on: an older one may be known to whoever had an old root."""
-    found: list[int] = []
-    for branch in view.branches_of(scope):
-        if branch < newest:
-            continue
-        start = next_index(core, view, branch)
-        count = min(wanted - len(found), BRANCH_SLOTS - start)
-        found.extend(slot_id(branch, index) for index in range(start, start + max(count, 0)))
-        if len(found) == wanted:
-            break
-    return found
-
-
-def next_index(core: Core, view: View, branch: int) -> int:
-    """Lowest index of a branch that the log has not given out.
-
-    Raises IntegrityError when vault.db has a row above it: a forged row must not burn slots.
-    """
-    free = view.head.alloc.get(branch, 0)
-    top = core.data.top_slot(branch)
-    if top is not None and split_slot(top)[1] >= free:
-        raise IntegrityError(
-            "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
-            next="put the live copy of log.db back; 'facekeep check' names the rows",
-        )
-    return free

@@ -16,8 +16,8 @@ from facekeep.errors import UsageError
 from facekeep.formats import entries
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.ids import GRANT_ID_LEN, slot_id
+from facekeep.operations.allocation import next_index
 from facekeep.operations.destroy import Destruction, destroy
-from facekeep.operations.granting import next_index
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store.keysdb import PrincipalRow

@@ -30,7 +30,7 @@ from facekeep.operations.destroy import Destruction, destroy, idle_branches
 from facekeep.operations.granting import Batch, NewGrant, make_grants
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
-from facekeep.operations.writing import writing
+from facekeep.operations.writing import uncollected, writing
 from facekeep.store.vaultdb import GrantRow
 
 Progress = Callable[[int, int], None]
@@ -122,7 +122,7 @@ def rotate_templates(
     done = 0
     position = 0
     while True:
-        with writing(core, session, Action.KEYS) as view:
+        with writing(core, session, Action.KEYS) as view, uncollected(_BATCH):
             if all(each.first != bounds.first for each in view.head.rotations):
                 return Resealed(bounds.first, resumed, done, _left(core, view, bounds))  # another ended it
             rows = _next_rows(core, view, bounds, position)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
+from typing import Final
 
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
@@ -11,6 +13,8 @@ from facekeep.access.session import Session
 from facekeep.errors import ClockError
 from facekeep.limits import LIMITS
 from facekeep.operations.recover import recover
+
+_MANY: Final = 512  # grants or subjects
 
 
 @contextlib.contextmanager
@@ -32,3 +36,19 @@ def check_clock(core: Core, view: View) -> None:
     behind = view.head.high_ms - core.clock.now_ms()
     if behind > LIMITS.clock_slack_ms:
         raise ClockError(f"the clock stands {behind // 1000} s before the last log entry; nothing was done")
+
+
+@contextlib.contextmanager
+def uncollected(count: int) -> Iterator[None]:
+    """Pause Python's search for cycles while ``count`` grants or subjects are worked on, where they are many.
+
+    Their values hold no cycles, and are there all at once: looking through them takes a tenth of the time.
+    """
+    pause = count >= _MANY and gc.isenabled()
+    if pause:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if pause:
+            gc.enable()

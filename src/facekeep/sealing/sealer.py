@@ -1,4 +1,4 @@
-"""Sealing and opening of one grant's blobs (SPEC.md §5).
+"""Keys and opening of one grant's blobs, and sealing of principals (SPEC.md §5); ``many`` seals grants.
 
 The sealer knows neither the gate nor the tree: it is given a slot key, a row, and for templates a Permit.
 """
@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.crypto import primitives as p
-from facekeep.errors import FormatError, IntegrityError
+from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject, dumps, loads
-from facekeep.formats.ids import check_model_id
 from facekeep.formats.terms import TERMS_LEN, Terms
 from facekeep.sealing.permit import Permit
 from facekeep.store.vaultdb import GrantRow
@@ -24,7 +23,6 @@ KIND_RECORD: Final = b"\2"
 KIND_PRINCIPAL: Final = b"\3"
 RECORD_SALT_LEN: Final = 32
 _SUITE: Final = p.SUITE.to_bytes(2, "big")
-_DIGEST: Final = slice(56, TERMS_LEN)
 _NO_TAG: Final = bytes(32)
 _NO_TERMS: Final = bytes(TERMS_LEN)
 
@@ -59,32 +57,6 @@ class Sealer:
     def keys(self, slot_key: bytes, slot: int, grant_id: bytes) -> tuple[bytes, bytes]:
         """(encryption key, commitment) of a grant's slot."""
         return p.slot_kdf(slot_key, self._kdf_prefix + slot.to_bytes(8, "big") + grant_id)
-
-    def seal_grant(
-        self,
-        keys: tuple[bytes, bytes],
-        slot: int,
-        grant_id: bytes,
-        tag: bytes,
-        model: str,
-        terms: bytes,
-        templates: memoryview,
-        record: bytes,
-    ) -> GrantRow:
-        """Seal one grant under ``keys(...)`` of its slot; ``terms`` are packed.
-
-        ``templates`` is little-endian float32 of count x dimension, ``record`` its plaintext. Raises
-        FormatError when shapes or the record digest disagree with the terms.
-        """
-        if templates.nbytes != 4 * _elements(terms) or terms[_DIGEST] != p.sha256(record):
-            raise FormatError("terms do not describe what is being sealed")
-        key, commitment = keys
-        tail = slot.to_bytes(8, "big") + grant_id + tag + terms + _lp(check_model_id(model))
-        sealed = p.seal(key, templates, self._aad_prefixes[KIND_TEMPLATES] + tail)
-        record_aad = self._aad_prefixes[KIND_RECORD] + tail + p.sha256(sealed)
-        return GrantRow(
-            slot, grant_id, tag, model, terms, commitment, sealed, p.seal(key, record, record_aad)
-        )
 
     def row_key(self, slot_key: bytes, row: GrantRow) -> bytes:
         """Encryption key of a row; raises IntegrityError when its commitment is another's."""
@@ -147,10 +119,6 @@ class Sealer:
                 _lp(row.model),
             )
         )
-
-
-def _elements(terms: bytes) -> int:
-    return int.from_bytes(terms[52:54], "big") * int.from_bytes(terms[54:56], "big")
 
 
 def _lp(text: str) -> bytes:

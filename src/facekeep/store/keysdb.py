@@ -16,6 +16,7 @@ from typing import Self
 
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats.nodes import row_id
+from facekeep.store.bulk import insert_many
 from facekeep.store.keyscopies import Copies, CopyState, stand_of
 from facekeep.store.keysrows import (
     DROP_INDEX,
@@ -53,7 +54,6 @@ __all__ = [
 ]
 
 
-_TOGETHER = 500  # keys looked up by one statement
 _PIECE = 4_096  # rows read at a time
 
 
@@ -170,20 +170,27 @@ class KeysStore:
         return None if row is None else blob_value(row[0])
 
     def index_get_many(self, row_keys: Sequence[bytes]) -> list[bytes | None]:
-        """Sealed values under many keyed hashes, in order; None where there is none."""
+        """Sealed values under many keyed hashes (32 bytes each), in order; None where there is none."""
         self._primary.check_identity()
         with translated(self._primary.name):
-            execute = self._primary.connection().execute
-            found: dict[bytes, object] = {}
-            for start in range(0, len(row_keys), _TOGETHER):
-                some = row_keys[start : start + _TOGETHER]
-                found.update(execute(SELECT_MANY.format(",".join("?" * len(some))), some))
-        return [blob_value(found[row_key]) if row_key in found else None for row_key in row_keys]
+            parameters = {"count": len(row_keys), "hashes": b"".join(row_keys)}
+            found = dict(self._primary.connection().execute(SELECT_MANY, parameters)) if row_keys else {}
+        return [blob_value(found[at]) if at in found else None for at in range(len(row_keys))]
 
-    def index_put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand."""
-        kept = list(rows)
-        self._write(lambda connection: connection.executemany(PUT_INDEX, kept))
+    def index_put_many(
+        self, rows: Iterable[tuple[bytes, bytes]], ready: Callable[[], object] = lambda: None
+    ) -> None:
+        """Put (keyed hash, sealed value) rows in one transaction; replaces those that stand.
+
+        ``ready`` is called before the commit: it waits for what must be durable first, or raises.
+        """
+        kept = sorted(rows)  # neighbours in the index follow one another: each page is sought once
+
+        def apply(connection: sqlite3.Connection) -> None:
+            insert_many(connection, PUT_INDEX, kept)
+            ready()
+
+        self._write(apply)
 
     def index_delete(self, hashes: Iterable[bytes]) -> None:
         """Delete rows; those that are not there are no error."""
@@ -196,7 +203,7 @@ class KeysStore:
 
         def apply(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM subject_index")
-            connection.executemany(PUT_INDEX, kept)
+            insert_many(connection, PUT_INDEX, kept)
 
         self._write(apply)
 

@@ -12,6 +12,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
 from facekeep.formats.nodes import row_id, row_span
+from facekeep.store.bulk import COUNTER, insert_many
 from facekeep.store.sqlite import translated
 
 _BATCH: Final = 128  # node rows a statement: about half a megabyte
@@ -99,13 +100,15 @@ def _first_schema(database: SqliteUtils) -> None:
 MIGRATIONS: Final = (_first_schema,)
 _PUT_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?)"
 _PUT_TOP = "INSERT OR REPLACE INTO top VALUES (?, ?, ?, ?)"
-PUT_INDEX = "INSERT OR REPLACE INTO subject_index VALUES (?, ?)"
+PUT_INDEX = "INSERT OR REPLACE INTO subject_index (hash, sealed)"
 _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
 SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
-SELECT_MANY = "SELECT hash, sealed FROM subject_index WHERE hash IN ({})"
+SELECT_MANY = (
+    f"{COUNTER}SELECT i, sealed FROM n CROSS JOIN subject_index ON hash = substr(:hashes, 32 * i + 1, 32)"
+)
 SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
 
 
@@ -143,7 +146,7 @@ def _replace_index(
     while batch := list(itertools.islice(index, _INDEX_BATCH)):
         for name, connection in targets:
             with translated(name):
-                connection.executemany(PUT_INDEX, batch)
+                insert_many(connection, PUT_INDEX, batch)
 
 
 def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
+from facekeep.store.bulk import insert_many
 from facekeep.store.sqlite import Database, Migration
 
 KIND: Final = "log"
@@ -103,14 +104,14 @@ def write_head(connection: sqlite3.Connection, body: bytes, mac: bytes) -> None:
         connection.execute("INSERT INTO head (id, body, mac) VALUES (1, ?, ?)", (body, mac))
 
 
-def insert_rows(connection: sqlite3.Connection, rows: Iterable[Sequence[object]]) -> None:
+def insert_rows(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
     """Append entry rows."""
-    connection.executemany("INSERT INTO entry (idx, control, body, leaf, chain) VALUES (?, ?, ?, ?, ?)", rows)
+    insert_many(connection, f"INSERT INTO entry ({_COLUMNS})", rows)
 
 
-def insert_slots(connection: sqlite3.Connection, pairs: Iterable[tuple[int, int]]) -> None:
+def insert_slots(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
     """Append (slot, idx) pairs to the projection."""
-    connection.executemany("INSERT INTO grant_entry (slot, idx) VALUES (?, ?)", pairs)
+    insert_many(connection, "INSERT INTO grant_entry (slot, idx)", pairs)
 
 
 def row_at(connection: sqlite3.Connection, idx: int) -> Row | None:

@@ -161,6 +161,26 @@ class Database:
                 self._all.add(self._shared)
             return self._shared.connection
 
+    def lend(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """Lend this thread's connection, with the pages it has read, to another thread.
+
+        Inside the context manager that the result makes there, ``connection`` returns it. Meanwhile this
+        thread must leave the file alone.
+        """
+        self.connection()
+        local = self._local
+        holder: _Holder = local.holder
+
+        @contextlib.contextmanager
+        def borrowed() -> Iterator[None]:
+            local.holder = holder
+            try:
+                yield
+            finally:
+                del local.holder
+
+        return borrowed
+
     @contextlib.contextmanager
     def transaction(self, shared: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error.
@@ -275,6 +295,7 @@ def _connect(path: Path, *, read_only: bool = False, fresh: bool = False) -> sql
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
         connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB, one sync less for each 4 MiB
         connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA temp_store=MEMORY")

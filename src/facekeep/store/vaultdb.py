@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -16,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from sqlite_utils import Database as SqliteUtils
 
-from facekeep.formats.ids import SLOT_BITS
+from facekeep.formats.ids import SLOT_BITS, to_ranges
+from facekeep.store.bulk import insert_many
 from facekeep.store.sqlite import Database, translated
 
 
@@ -42,6 +44,7 @@ def _first(db: SqliteUtils) -> None:
 
 MIGRATIONS = (_first,)
 _COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
+_INSERT = f"INSERT INTO grants ({_COLUMNS})"
 
 
 class GrantRow(NamedTuple):
@@ -75,7 +78,13 @@ class VaultStore:
     def add(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows in one durable transaction."""
         with self.database.transaction() as connection:
-            connection.executemany("INSERT INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
+            insert_many(connection, _INSERT, list(rows))
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[Callable[[Sequence[GrantRow]], None]]:
+        """Give a function that inserts rows, in one thread at a time; all are durable on leaving, or none."""
+        with self.database.transaction() as connection:
+            yield partial(insert_many, connection, _INSERT)
 
     def merge(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows, replacing a row that stands in the same slot, in one durable transaction."""
@@ -84,8 +93,9 @@ class VaultStore:
 
     def delete(self, slots: Sequence[int]) -> None:
         """Delete the rows of these slots in one durable transaction."""
+        spans = [(first, first + count) for first, count in to_ranges(list(slots))]
         with self.database.transaction() as connection:
-            connection.executemany("DELETE FROM grants WHERE slot = ?", ((slot,) for slot in slots))
+            connection.executemany("DELETE FROM grants WHERE slot >= ? AND slot < ?", spans)
 
     def by_tag(self, tag: bytes) -> list[GrantRow]:
         """Rows of one subject tag, by slot."""

@@ -1,0 +1,55 @@
+"""Fresh slots: above every slot that the log has given out, in a branch of their scope (docs/adr/0004)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from facekeep.access.core import Core, View
+from facekeep.errors import IntegrityError
+from facekeep.formats.ids import BRANCH_SLOTS, slot_id, split_slot
+from facekeep.formats.terms import Scope
+from facekeep.operations.destroy import Destruction, destroy
+
+
+def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
+    """Return a fresh slot for each scope, above every slot seen; take branches where one is full."""
+    free: dict[Scope, list[int]] = {}
+    for scope, wanted in Counter(scopes).items():
+        newest = max(view.branches_of(scope), default=0)
+        found = _free(core, view, scope, wanted, newest)
+        while len(found) < wanted:
+            destroy(core, by, Destruction("extend", (), take=(int(scope),)))
+            view = core.view()
+            found = _free(core, view, scope, wanted, newest)
+        free[scope] = found[::-1]
+    return [free[scope].pop() for scope in scopes]
+
+
+def _free(core: Core, view: View, scope: int, wanted: int, newest: int) -> list[int]:
+    """Free slots of the branches from ``newest`` on: an older one may be known to whoever had an old root."""
+    found: list[int] = []
+    for branch in view.branches_of(scope):
+        if branch < newest:
+            continue
+        start = next_index(core, view, branch)
+        count = min(wanted - len(found), BRANCH_SLOTS - start)
+        found.extend(slot_id(branch, index) for index in range(start, start + max(count, 0)))
+        if len(found) == wanted:
+            break
+    return found
+
+
+def next_index(core: Core, view: View, branch: int) -> int:
+    """Lowest index of a branch that the log has not given out.
+
+    Raises IntegrityError when vault.db has a row above it: a forged row must not burn slots.
+    """
+    free = view.head.alloc.get(branch, 0)
+    top = core.data.top_slot(branch)
+    if top is not None and split_slot(top)[1] >= free:
+        raise IntegrityError(
+            "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
+            next="put the live copy of log.db back; 'facekeep check' names the rows",
+        )
+    return free

@@ -1,0 +1,49 @@
+"""Living grants of a subject whose templates are opened to be sealed again, and those that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from facekeep.access.core import Core, View
+from facekeep.access.gate import permit_reseal
+from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import UsageError
+from facekeep.operations.erase import living_slots
+from facekeep.operations.rows import LivingGrant
+from facekeep.sealing.sealer import view_templates
+
+
+def opened(
+    core: Core, view: View, grant: LivingGrant, cleanup: contextlib.ExitStack
+) -> npt.NDArray[np.float32]:
+    """Open a living grant's templates to seal them again; called after the intent names it."""
+    size = 4 * grant.terms.count * grant.terms.dimension
+    buffer = cleanup.enter_context(LockedBuffer(size))
+    key = core.sealer.row_key(core.slot_key(view, grant.row.slot), grant.row)
+    core.sealer.open_templates(permit_reseal(view, grant.row), key, grant.row, buffer.view)
+    return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
+
+
+def without_rows(core: Core, view: View, tag: bytes, grants: Sequence[LivingGrant]) -> list[int]:
+    """Living slots of a subject, by the log, that are not among its grants in vault.db.
+
+    A second grant made beside one of them would outlive the subject's next renewal or erasure.
+    """
+    known = {grant.row.slot for grant in grants}
+    return [
+        slot
+        for slot in living_slots(core, view, tag)
+        if slot not in known and not view.pending.destroying(slot)
+    ]
+
+
+def rows_lacking() -> UsageError:
+    """Error for a subject who lives by the log, but not in vault.db."""
+    return UsageError(
+        "the subject has living grants whose rows are missing from vault.db",
+        next="restore a backup that has them; or enrol with --existing replace, or shred the subject",
+    )

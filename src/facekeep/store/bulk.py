@@ -1,0 +1,97 @@
+"""Many rows by one statement: SQLite works on them without the interpreter's lock, and other threads go on.
+
+``executemany`` gives the lock back and takes it again for every row, and beside a busy thread it waits each
+time. Here the columns are bound whole, and SQLite cuts the rows out of them itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+MANY: Final = 32  # rows from which it pays
+_MOST: Final = 1 << 28  # bytes bound at once: far below SQLITE_MAX_LENGTH
+_DIGITS: Final = 16  # of a whole number below 10^16
+#: Rows 0 to ``:count`` - 1 of a table ``n``.
+COUNTER: Final = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count) "
+
+
+class _Column(NamedTuple):
+    """An SQL expression of row number ``i``, and its parameters."""
+
+    expression: str
+    values: dict[str, object]
+
+
+def insert_many(connection: sqlite3.Connection, into: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows of integers, bytes and text in their order; ``into`` is ``INSERT INTO table (columns)``.
+
+    Few rows, and rows of other or mixed types, go one by one.
+    """
+    if not rows:
+        return
+    columns = _columns(list(zip(*rows, strict=True))) if len(rows) >= MANY else None
+    if columns is None:
+        connection.executemany(f"{into} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        return
+    select = ", ".join(column.expression for column in columns)
+    values: dict[str, object] = {"count": len(rows)}
+    for column in columns:
+        values |= column.values
+    connection.execute(f"{COUNTER}{into} SELECT {select} FROM n", values)
+
+
+def _columns(given: list[tuple[object, ...]]) -> list[_Column] | None:
+    """Columns to bind, None where some value has no place in them."""
+    columns: list[_Column] = []
+    size = 0
+    for number, values in enumerate(given):
+        column = _column(values, f"c{number}")
+        if column is None:
+            return None
+        columns.append(column)
+        size += sum(len(value) for value in column.values.values() if isinstance(value, bytes))
+    return columns if size <= _MOST else None
+
+
+def _column(values: tuple[object, ...], name: str) -> _Column | None:
+    kinds = set(map(type, values))
+    if kinds == {bytes}:
+        return _blobs(values, name)  # type: ignore[arg-type] # as was just seen
+    if len(set(values)) == 1 and kinds <= {str, int}:
+        return _Column(f":{name}", {name: values[0]})
+    if kinds == {int}:
+        return _integers(values, name)  # type: ignore[arg-type] # as was just seen
+    return None
+
+
+def _integers(values: tuple[int, ...], name: str) -> _Column | None:
+    if min(values) < 0 or max(values) >= 10**_DIGITS:
+        return None
+    return _Column(_integer(name), {name: _digits(values)})
+
+
+def _blobs(values: tuple[bytes, ...], name: str) -> _Column:
+    whole, lengths = b"".join(values), [len(value) for value in values]
+    width = lengths[0]
+    if not whole:
+        return _Column("x''", {})
+    if lengths.count(width) == len(lengths):
+        return _Column(f"substr(:{name}, {width} * i + 1, {width})", {name: whole})
+    starts, sizes = f"{name}_starts", f"{name}_sizes"
+    places = _digits(tuple(itertools.accumulate(lengths[:-1], initial=1)))
+    return _Column(
+        f"substr(:{name}, {_integer(starts)}, {_integer(sizes)})",
+        {name: whole, starts: places, sizes: _digits(tuple(lengths))},
+    )
+
+
+def _digits(values: tuple[int, ...]) -> bytes:
+    """Numbers of one width, one after another: as a blob, in which SQLite need not count characters."""
+    return (f"%0{_DIGITS}d" * len(values) % values).encode("ascii")
+
+
+def _integer(name: str) -> str:
+    return f"CAST(substr(:{name}, {_DIGITS} * i + 1, {_DIGITS}) AS INTEGER)"
