@@ -18,9 +18,10 @@ from facekeep.auditlog.head import Head
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
-from facekeep.auditlog.prints import entry_print, grant_print
+from facekeep.auditlog.prints import entry_print, grant_prints
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError, SettingsChanged
+from facekeep.formats.columns import each_row
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
 from facekeep.keys.holders import held
@@ -31,7 +32,8 @@ from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
-from facekeep.store.vaultdb import GrantRow, SealedRow, VaultStore
+from facekeep.store.sealedrows import SealedRows
+from facekeep.store.vaultdb import GrantRow, VaultStore
 
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
@@ -171,13 +173,13 @@ class Core:
             self._logged[slot] = mark
         return mark
 
-    def are_logged(self, rows: Sequence[SealedRow]) -> npt.NDArray[np.bool_]:
+    def are_logged(self, rows: SealedRows) -> npt.NDArray[np.bool_]:
         """Mask of the rows that are what the log gave their slots to; for many, it reads the whole log once.
 
         Compared are grant id, subject tag, terms, model and commitment.
         """
-        prints = self.ledger.prints(np.array([row[0] for row in rows], np.int64))
-        own = b"".join([grant_print(row[1], row[2], row[3]) for row in rows])
+        prints = self.ledger.prints(rows.slots)
+        own = b"".join(grant_prints(each_row(rows.heads), rows.models))
         return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
     def _renew(self, head: Head) -> View:

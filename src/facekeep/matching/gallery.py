@@ -34,20 +34,20 @@ from facekeep.errors import (
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, SLOT_BITS, TAG_LEN, from_ranges, to_ranges
-from facekeep.formats.terms import TERMS_DTYPE, TERMS_LEN, Scope, valid_now
+from facekeep.formats.ids import SLOT_BITS, from_ranges, to_ranges
+from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
 from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
 from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model, distances
 from facekeep.matching.threshold import Threshold
 from facekeep.sealing.bulk import open_references
-from facekeep.store.vaultdb import SealedRow
+from facekeep.store.sealedrows import SealedRows
+from facekeep.store.vaultdb import without_records
 
 Progress = Callable[[int, int], None]
 ATTEMPTS = 64
 _CHUNK = 4_096
-_HEAD = GRANT_ID_LEN + TAG_LEN + TERMS_LEN
 _WATCH_S = 0.4
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
@@ -275,7 +275,7 @@ class Gallery:
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
         wanted = self._granted(view)
         mine = sorted(wanted - set(self._rows.known()) - self._excluded - self._omitted)
-        self._open(view, [row.without_record() for row in self._core.data.by_slots(mine)])
+        self._open(view, without_records(self._core.data.by_slots(mine)))
         self._account(wanted)
         self._mark(view)
 
@@ -316,31 +316,30 @@ class Gallery:
         self._account(self._granted(view))
         self._mark(view)
 
-    def _open(self, view: View, rows: list[SealedRow]) -> None:
+    def _open(self, view: View, rows: SealedRows) -> None:
         """Open those rows that are the log's and that the rules let through; note whom terms exclude."""
-        rows = [row for row in rows if _is_sound(row) and row[0] not in self._rows]
-        if rows:
-            rows = [row for row, true in zip(rows, self._core.are_logged(rows).tolist(), strict=True) if true]
-        if not rows:
+        rows = rows.only(np.array([slot not in self._rows for slot in rows.slots.tolist()], np.bool_))
+        rows = rows.only(self._core.are_logged(rows))
+        if not len(rows):
             return
-        slots = np.array([row[0] for row in rows], np.int64)
+        slots = rows.slots
         keys, alive = view.tree.slot_keys(slots)
-        heads = np.frombuffer(b"".join([row[1] for row in rows]), np.uint8).reshape(len(rows), _HEAD)
-        terms = np.ascontiguousarray(heads[:, _HEAD - TERMS_LEN :]).view(TERMS_DTYPE).ravel()
+        terms = np.ascontiguousarray(rows.terms).view(TERMS_DTYPE).ravel()
         living = alive & ~view.pending.mask(slots) & _given_out(view, slots)
         now = self._now()
         fit = valid_now(terms, self.scope, self.region, now)
-        fit &= np.array([row[2] == self.model.id for row in rows], np.bool_)
+        model = self.model.id.encode("ascii")
+        fit &= np.array([each == model for each in rows.models], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
         self._excluded.update(slots[living & ~fit].tolist())  # by terms that are the log's
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):
             self._wake_ms = min(self._wake_ms, int(later.min()))
-        chosen = np.flatnonzero(living & fit)
-        if not len(chosen):
+        chosen = living & fit
+        if not chosen.any():
             return
-        wanted = [rows[at] for at in chosen]
-        permit = permit_gallery(view, self.scope, frozenset(slots[chosen].tolist()))
+        wanted = rows.only(chosen)
+        permit = permit_gallery(view, self.scope, frozenset(wanted.slots.tolist()))
         self._rows.add(
             wanted,
             terms["expires_at_ms"][chosen].astype(np.int64),
@@ -362,11 +361,6 @@ def _living(view: View, array: npt.NDArray[np.int64]) -> list[int]:
     """Those of the slots that were given out and are neither destroyed nor pending."""
     mask = view.tree.alive(array) & ~view.pending.mask(array) & _given_out(view, array)
     return cast("list[int]", array[mask].tolist())
-
-
-def _is_sound(row: SealedRow) -> bool:
-    """Whether the columns have their lengths together, so that many rows can be looked at as one array."""
-    return len(row[1]) == _HEAD
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:
