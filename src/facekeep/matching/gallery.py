@@ -305,15 +305,16 @@ class Gallery:
         self._excluded.clear()
         self._omitted.clear()
         self._wake_ms = FOREVER
-        total = self._core.data.count()
-        done = 0
+        total, done = self._core.data.count(), 0
+        granted = self._granted(view)
+        self._rows.reserve(len(granted))
         for branch in view.branches_of(self.scope):
             for chunk in self._core.data.branch_rows(branch, _CHUNK):
                 self._open(view, chunk)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
-        self._account(self._granted(view))
+        self._account(granted)
         self._mark(view)
 
     def _open(self, view: View, rows: SealedRows) -> None:

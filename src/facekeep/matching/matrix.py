@@ -73,7 +73,7 @@ class Matrix:
         fill: Callable[[memoryview], list[int]],
     ) -> list[int]:
         """Append rows, filled in place by ``fill``; returns the slots that failed."""
-        self._reserve(self.count + len(rows))
+        self.reserve(self.count + len(rows))
         start, end = self.count, self.count + len(rows)
         width = 4 * self.dimension
         slots = rows.slots.tolist()
@@ -126,7 +126,8 @@ class Matrix:
     def _whole(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(self._buffer.view, "<f4").reshape(self._capacity, self.dimension)
 
-    def _reserve(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` rows: once for many costs less than again and again."""
         if count <= self._capacity:
             return
         capacity = max(count, self._capacity * 2, 1_024)
