@@ -246,6 +246,7 @@ class Gallery:
             raise UsageError("the gallery is closed", next="open another one")
         for _ in range(ATTEMPTS):
             view = self._core.view()
+            self._core.check_files()
             try:
                 self._catch_up(view, progress)
             except TreeStale:
