@@ -11,7 +11,7 @@ import pytest
 
 from facekeep.errors import StoreError
 from facekeep.formats.ids import SLOT_BITS
-from facekeep.store import vaultdb
+from facekeep.store import sealedrows, vaultdb
 from facekeep.store.sealedrows import SealedRows, ahead
 from facekeep.store.sqlite import Database
 from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
@@ -91,6 +91,29 @@ def test_one_short_column_costs_its_own_row(store: VaultStore) -> None:
     rows = [row(at) for at in range(50)]
     store.add([each._replace(tag=b"short") if at == 20 else each for at, each in enumerate(rows)])
     assert read(store, 4_096) == listed(without_records([*rows[:20], *rows[21:]]))
+
+
+def test_a_window_is_not_longer_than_memory_allows(
+    store: VaultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(at) for at in range(30)]
+    store.add(rows)
+    monkeypatch.setattr(sealedrows, "_WINDOW_BYTES", 2_000)
+    assert max(len(window) for window in store.branch_rows(3, 4_096)) < 8
+    assert read(store, 4_096) == listed(without_records(rows))
+
+
+def test_rows_that_sqlite_cannot_join_are_read_in_parts(store: VaultStore) -> None:
+    rows = [row(at) for at in range(30)]
+    store.add(rows)
+    connection = store.database.connection()
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
+    found = [
+        each
+        for window in sealedrows.windows(connection, FIRST, FIRST + 4_096, 4_096)
+        for each in listed(window)
+    ]
+    assert found == listed(without_records(rows))
 
 
 def test_a_mask_leaves_the_others_as_they_were() -> None:

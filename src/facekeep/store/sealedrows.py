@@ -35,7 +35,8 @@ _ONE: Final = (
     "SELECT slot, CAST(grant_id || tag || terms || commitment AS BLOB), CAST(model AS BLOB),"
     " CAST(templates AS BLOB) FROM grants WHERE slot >= ? AND slot < ?"
 )
-_NEXT: Final = "SELECT min(slot) FROM grants WHERE slot >= ? AND slot < ?"
+_NEXT: Final = "SELECT slot, length(templates) FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot LIMIT 1"
+_WINDOW_BYTES: Final = 32 * 2**20  # of sealed templates in a window, if they are as long as its first ones
 _Heads = npt.NDArray[np.uint8]
 
 
@@ -101,9 +102,10 @@ class SealedRows:
 
 
 def windows(connection: sqlite3.Connection, low: int, high: int, width: int) -> Iterator[SealedRows]:
-    """Rows with ``low <= slot < high`` by slot, of ``width`` slots at a time; each is one read snapshot."""
-    while (first := connection.execute(_NEXT, (low, high)).fetchone()[0]) is not None:
-        low = first + width
+    """Rows with ``low <= slot < high`` by slot, of at most ``width`` slots; each is one read snapshot."""
+    while (found := connection.execute(_NEXT, (low, high)).fetchone()) is not None:
+        first, size = found
+        low = first + max(1, min(width, _WINDOW_BYTES // max(size or 0, 1)))
         yield from _window(connection, first, min(low, high))
 
 
@@ -121,12 +123,14 @@ def ahead(rows: Iterator[SealedRows]) -> Iterator[SealedRows]:
 
 def _window(connection: sqlite3.Connection, low: int, high: int) -> Iterator[SealedRows]:
     """One window; where a column is not what it should be, halves of it, down to the row that is wrong."""
-    count, *columns = connection.execute(_WINDOW, (low, high)).fetchone()
-    if not count:
-        return
-    rows = _split(count, *[each or b"" for each in columns])
+    try:
+        count, *columns = connection.execute(_WINDOW, (low, high)).fetchone()
+        rows = _split(count, *[each or b"" for each in columns])
+    except sqlite3.DataError:  # longer together than SQLite's longest string
+        rows = None
     if rows is not None:
-        yield rows
+        if len(rows):
+            yield rows
     elif high - low > 1:
         middle = (low + high) // 2
         yield from _window(connection, low, middle)
@@ -140,7 +144,7 @@ def _split(
     count: int, slots: bytes, heads: bytes, models: bytes, sizes: bytes, sealed: bytes
 ) -> SealedRows | None:
     """Columns from what SQLite joined, None if there is not exactly one value a row."""
-    names = models.split(_END)
+    names = models.split(_END) if count else []
     numbers, lengths = _numbers(slots), _numbers(sizes)
     if not len(names) == len(numbers) == len(lengths) == count or len(heads) != count * _HEAD:
         return None
