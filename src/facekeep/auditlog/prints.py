@@ -34,9 +34,7 @@ def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:
 
 def grant_prints(heads: Iterable[bytes], models: Iterable[bytes]) -> list[bytes]:
     """Return prints of many rows' grants; a head is identity || commitment, a model UTF-8."""
-    return [
-        p.sha256(b"g" + head + model)[:PRINT_LEN] for head, model in zip(heads, models, strict=True)
-    ]
+    return [p.sha256(b"g" + head + model)[:PRINT_LEN] for head, model in zip(heads, models, strict=True)]
 
 
 def principal_print(principal: bytes, grant: bytes, commitment: bytes, roles: Iterable[str]) -> bytes:
