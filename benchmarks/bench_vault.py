@@ -113,9 +113,8 @@ class Bench:
         begun = time.perf_counter()
         for branch in view.branches_of(Scope.IDENTIFY):
             for chunk in core.data.branch_rows(branch, 4_096):
-                slots = np.array([each[0] for each in chunk], np.int64)
-                keys, _ = view.tree.slot_keys(slots)
-                permit = permit_gallery(view, Scope.IDENTIFY, frozenset(slots.tolist()))
+                keys, _ = view.tree.slot_keys(chunk.slots)
+                permit = permit_gallery(view, Scope.IDENTIFY, frozenset(chunk.slots.tolist()))
                 if open_references(core.sealer, permit, chunk, keys, out[: len(chunk) * 512], 128):
                     raise SystemExit("a template did not open")
                 opened += len(chunk)

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from facekeep.errors import UsageError
-from facekeep.matching.model import _ROWS, Floats, Metric, Model, distances, mean_template, reference_stack
+from facekeep.matching.model import (
+    _ROWS,
+    Floats,
+    Metric,
+    Model,
+    distance,
+    distances,
+    mean_template,
+    reference_stack,
+)
 
 METRICS: tuple[Metric, ...] = ("l2", "cosine")
 
@@ -46,6 +55,15 @@ def test_distances_are_exact_across_chunks(metric: Metric, count: int) -> None:
     found = distances(model(metric, 8), probe, gallery)
     assert found.shape == (count,)
     np.testing.assert_allclose(found, exact(metric, probe, gallery), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_distance_is_the_first_of_many(metric: Metric) -> None:
+    probe, gallery = some(1, 8)[0], some(5, 8, seed=2)
+    many = distances(model(metric, 8), probe, gallery)
+    assert distance(model(metric, 8), probe, gallery[0]) == pytest.approx(float(many[0]), rel=1e-6)
+    with pytest.raises(UsageError, match="8 numbers"):
+        distance(model(metric, 8), probe[:1], gallery[0])
 
 
 def test_near_duplicates_keep_their_digits() -> None:

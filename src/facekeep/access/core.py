@@ -18,20 +18,24 @@ from facekeep.auditlog.head import Head
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
-from facekeep.auditlog.prints import entry_print, grant_print
+from facekeep.auditlog.prints import entry_print, grant_prints
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError, SettingsChanged
+from facekeep.formats.columns import each_row
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
+from facekeep.formats.terms import Terms
 from facekeep.keys.holders import held
 from facekeep.keys.index import SubjectIndex
 from facekeep.keys.provider import RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.sealing.permit import Permit
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
-from facekeep.store.vaultdb import GrantRow, SealedRow, VaultStore
+from facekeep.store.sealedrows import SealedRows
+from facekeep.store.vaultdb import GrantRow, VaultStore
 
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
@@ -50,6 +54,14 @@ def is_tree_of(tree: KeyTree, head: Head) -> bool:
     return 0 < tree.epoch - head.epoch <= sum(each.type == "destroy" for each in head.open)
 
 
+class Proven(NamedTuple):
+    """A row that is the one the log gave its slot to, its terms, and the permit while they hold."""
+
+    row: GrantRow
+    terms: Terms
+    permit: Permit
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One state of the vault: the log's head, the tree of that epoch, what is pending."""
@@ -59,6 +71,7 @@ class View:
     pending: Pending
     kinds: Mapping[int, int]
     found: dict[bytes, tuple[bytes, list[GrantRow]]] = field(repr=False)  # tag and rows of subjects looked up
+    proven: dict[int, Proven] = field(repr=False)  # by slot, of rows in ``found``
 
     def branches_of(self, kind: int) -> list[int]:
         """Branch numbers of a kind, ascending."""
@@ -117,6 +130,7 @@ class Core:
         self._tree_is_doubted = False
         self._state: View | None = None
         self._refresh = threading.Lock()
+        log.guard(self.check_files)
 
     def view(self) -> View:
         """Return the present state; raises when a file was replaced, altered or rolled back."""
@@ -126,7 +140,7 @@ class Core:
             return self._renew(head)
         if state.head is head:
             return state
-        return View(head, state.tree, state.pending, state.kinds, state.found)
+        return View(head, state.tree, state.pending, state.kinds, state.found, state.proven)
 
     def recent_view(self) -> View:
         """Return the state last seen, without reading the log: for a decision's first attempt.
@@ -136,12 +150,14 @@ class Core:
         return self._state or self.view()
 
     def lookup(self, view: View, subject: bytes) -> tuple[bytes | None, list[GrantRow]]:
-        """Tag and rows of a subject id's UTF-8; remembered until the vault's state moves."""
-        self.data.database.check_identity()
-        self.keys.check_identity()
+        """Tag and rows of a subject id's UTF-8; remembered until the vault's state moves.
+
+        What is remembered is no answer yet: the append looks at the files again, for everybody in it.
+        """
         known = view.found.get(subject)
         if known is not None:
             return known
+        self.check_files()
         tag = self.index.lookup(subject)
         if tag is None and not view.tree.is_current():  # the index may have another key since
             self.forget_tree()
@@ -152,8 +168,14 @@ class Core:
         rows = self.data.by_tag(tag)
         if len(view.found) >= _REMEMBERED:
             view.found.clear()
+            view.proven.clear()
         view.found[subject] = (tag, rows)
         return tag, rows
+
+    def check_files(self) -> None:
+        """Raise IntegrityError if vault.db or keys.db was removed or replaced."""
+        self.data.database.check_identity()
+        self.keys.check_identity()
 
     def logged(self, slot: int) -> bytes | None:
         """Print (``auditlog.ledger``) of the grant or principal that the log gave a slot to, or None.
@@ -171,13 +193,13 @@ class Core:
             self._logged[slot] = mark
         return mark
 
-    def are_logged(self, rows: Sequence[SealedRow]) -> npt.NDArray[np.bool_]:
+    def are_logged(self, rows: SealedRows) -> npt.NDArray[np.bool_]:
         """Mask of the rows that are what the log gave their slots to; for many, it reads the whole log once.
 
         Compared are grant id, subject tag, terms, model and commitment.
         """
-        prints = self.ledger.prints(np.array([row[0] for row in rows], np.int64))
-        own = b"".join([grant_print(row[1], row[2], row[3]) for row in rows])
+        prints = self.ledger.prints(rows.slots)
+        own = b"".join(grant_prints(each_row(rows.heads), rows.models))
         return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
     def _renew(self, head: Head) -> View:
@@ -188,7 +210,7 @@ class Core:
                 raise SettingsChanged("the vault's settings were changed since it was opened here")
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
             # Pending is read after the head: at worst it is newer, and the append notices.
-            self._state = View(head, self._tree, self.log.pending(), kinds, {})
+            self._state = View(head, self._tree, self.log.pending(), kinds, {}, {})
             return self._state
 
     def missing(self, view: View) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from facekeep.access.core import Core, View
+from facekeep.access.core import Core, Proven, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.prints import grant_print
@@ -41,14 +41,21 @@ class Verdict(NamedTuple):
     permit: Permit | None = None
 
 
-def evaluate(core: Core, session: Session, ask: Ask, subject: bytes, view: View) -> Verdict:
-    """Decide on one subject (1:1) in one state of the vault. ``subject`` is the id's UTF-8."""
+def evaluate(
+    core: Core, session: Session, ask: Ask, subject: bytes, view: View, *, again: bool = True
+) -> Verdict:
+    """Decide on one subject (1:1) in one state of the vault. ``subject`` is the id's UTF-8.
+
+    ``again`` looks at the files now, so that a replaced one becomes the reason; the append does it anyway.
+    """
     now = core.clock.now_ms()
     reason = admit(session, view, ask.action, now)
     if reason is not Reason.OK:
         return Verdict(reason, view, now)
     tag = None
     try:
+        if again:
+            core.check_files()
         tag, rows = core.lookup(view, subject)
         if tag is None:
             return Verdict(Reason.SUBJECT_UNKNOWN, view, now)
@@ -94,9 +101,9 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
         return refuse(Reason.SCOPE)
     try:
         slot_key = core.slot_key(view, row.slot)
-        terms = Terms.unpack(row.terms)
         key = core.sealer.row_key(slot_key, row)
-        logged = _is_logged(core, row)
+        proven = _prove(core, view, ask, row)
+        terms = Terms.unpack(row.terms) if proven is None else proven.terms
     except SlotDead:
         return refuse(Reason.DESTROYED)
     except IntegrityError:
@@ -104,10 +111,22 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
     reason = check_terms(terms, row.model, ask, now)
     if reason is not Reason.OK and not _authentic(core, slot_key, row):
         return refuse(Reason.TERMS)
-    if not logged or reason is not Reason.OK:
-        return refuse(reason if logged else Reason.INTEGRITY)
+    if proven is None or reason is not Reason.OK:
+        return refuse(Reason.INTEGRITY if proven is None else reason)
+    return Verdict(Reason.OK, view, now, row.tag, row, terms, key, proven.permit)
+
+
+def _prove(core: Core, view: View, ask: Ask, row: GrantRow) -> Proven | None:
+    """Hold a row against the log, once in a view; None if the log gave its slot to another one."""
+    known = view.proven.get(row.slot)
+    if known is not None and known.row is row and known.permit.scope == ask.scope:
+        return known
+    terms = Terms.unpack(row.terms)
+    if not _is_logged(core, row):
+        return None
     permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
-    return Verdict(Reason.OK, view, now, row.tag, row, terms, key, permit)
+    view.proven[row.slot] = proven = Proven(row, terms, permit)
+    return proven
 
 
 def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -105,6 +105,10 @@ class AuditLog:
         """Return the present head, read afresh; a few microseconds while nothing moved."""
         return self._seen().head
 
+    def guard(self, check: Callable[[], None]) -> None:
+        """Have ``check`` called before an allowing decision is appended: if it raises, evaluate again."""
+        self._writer.guard = check
+
     def _seen(self) -> Seen:
         self._watch.alive()
         with translated(self._database.name):
@@ -130,8 +134,9 @@ class AuditLog:
     ) -> int:
         """Append one decision made by ``formats.decisions``, durably; return its index. Shares commits.
 
-        Raises ControlMoved if ``control_seq`` is no longer the head's, or the clock has reached
-        ``valid_until_ms``: evaluate again. ClockError for an allowing decision before the log's time.
+        Raises ControlMoved if ``control_seq`` is no longer the head's, the clock has reached
+        ``valid_until_ms``, or the guard objects: evaluate again. ClockError for an allowing decision before
+        the log's time.
         """
         body = decision if isinstance(decision, bytes) else entries.decision_body(decision)
         time_ms = entries.decision_time_ms(body)

@@ -28,8 +28,13 @@ _BACKUP: Final = b',"type":"backup","v":1}'
 
 
 def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:
-    """Print of a grant or of its row; ``identity`` is grant id || tag || packed terms, as in a SealedRow."""
+    """Print of a grant or of its row; ``identity`` is grant id || tag || packed terms."""
     return p.sha256(b"g" + identity + commitment + model.encode("utf-8"))[:PRINT_LEN]
+
+
+def grant_prints(heads: Iterable[bytes], models: Iterable[bytes]) -> list[bytes]:
+    """Return prints of many rows' grants; a head is identity || commitment, a model UTF-8."""
+    return [p.sha256(b"g" + head + model)[:PRINT_LEN] for head, model in zip(heads, models, strict=True)]
 
 
 def principal_print(principal: bytes, grant: bytes, commitment: bytes, roles: Iterable[str]) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from facekeep.crypto.sethash import SET_LEN, set_digest, set_element
+from facekeep.crypto.sethash import SET_LEN, set_digest, set_element, set_elements
 
 
 class SetDigest:
@@ -31,9 +31,7 @@ class SetDigest:
 
     def add_many(self, slots: Iterable[int], grant_ids: Iterable[bytes]) -> None:
         """Put many grants in: slots and grant ids in the same order; ValueError if one is longer."""
-        total = self._sum
-        for slot, grant_id in zip(slots, grant_ids, strict=True):
-            np.add(total, set_element(slot, grant_id), out=total)
+        np.add(self._sum, set_elements(slots, grant_ids), out=self._sum)
 
     def copy(self) -> SetDigest:
         """Return an independent copy."""

@@ -48,6 +48,7 @@ class Writer:
         self._watch = watch
         self._copies = copies
         self.exclusive = threading.Lock()  # held while the connection is in use
+        self.guard: Callable[[], None] = _no_objection
 
     def commit(self, batch: Sequence[Request]) -> None:
         """Append what may be appended; sets each request's ``first`` or ``error`` once it is durable.
@@ -91,7 +92,14 @@ class Writer:
     def _append(self, batch: Sequence[Request]) -> None:
         with translated(self._name):
             before = self._watch.head(self._connection).head
-            pass_ = _Pass(self._connection, self._key, State(before), self._clock.now_ms())
+            allowing = any(isinstance(each, DecisionRequest) and each.allow for each in batch)
+            pass_ = _Pass(
+                self._connection,
+                self._key,
+                State(before),
+                self._clock.now_ms(),
+                may_allow=allowing and self._unobjected(),
+            )
             placed = [(request, pass_.place(request)) for request in batch]
             if not pass_.rows:
                 self._connection.execute("ROLLBACK")
@@ -102,6 +110,13 @@ class Writer:
         for request, first in placed:
             request.first = first
         self._copies.push(Batch(pass_.rows, before.chain, seen.body, seen.mac))
+
+    def _unobjected(self) -> bool:
+        try:
+            self.guard()
+        except FacekeepError:
+            return False
+        return True
 
     def _write(self, pass_: _Pass) -> Seen:
         logdb.insert_rows(self._connection, pass_.rows)
@@ -118,13 +133,16 @@ class Writer:
 class _Pass:
     """One walk over a batch inside its transaction: rows to write, and the state they lead to."""
 
-    def __init__(self, connection: sqlite3.Connection, key: LogKey, state: State, now_ms: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, key: LogKey, state: State, now_ms: int, *, may_allow: bool
+    ) -> None:
         self.state = state
         self.rows: list[Row] = []
         self.slots: list[tuple[int, int]] = []
         self._connection = connection
         self._key = key
         self._now_ms = now_ms
+        self._may_allow = may_allow
 
     def place(self, request: Request) -> int:
         """Return the index of the request's first entry; -1 if it was refused, and its ``error`` is set."""
@@ -135,6 +153,9 @@ class _Pass:
     def _decision(self, request: DecisionRequest) -> int:
         state = self.state
         if request.control_seq != state.control_seq or self._now_ms >= request.valid_until_ms:
+            request.error = ControlMoved()
+            return -1
+        if request.allow and not self._may_allow:
             request.error = ControlMoved()
             return -1
         if request.allow and too_early(state.high_ms, request.time_ms):
@@ -185,6 +206,10 @@ class _Pass:
             return entries.parse(body or b"")
 
         check_voids([entry for entry, _ in items], entry_at)
+
+
+def _no_objection() -> None:
+    """Stand for a guard that nobody set."""
 
 
 def behind(high_ms: int, time_ms: int) -> ClockError:

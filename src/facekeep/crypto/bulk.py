@@ -1,4 +1,4 @@
-"""Opening many small blobs, each under its own slot key: ``slot_kdf`` and ``open_into`` as one loop.
+"""Opening many small blobs, each under its own slot key: ``slot_kdf`` and ``open_into``, a table at a time.
 
 The same bytes as in ``primitives``, without a function call or an intermediate object that can be spared:
 a gallery of a million templates is filled here.
@@ -7,52 +7,80 @@ a gallery of a million templates is filled here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from facekeep.crypto.primitives import BLOB_OVERHEAD, KEY_LEN, SUITE, compare
-from facekeep.formats.ids import GRANT_ID_LEN
+from facekeep.crypto.primitives import BLOB_OVERHEAD, KEY_LEN, NONCE_LEN, SUITE
+from facekeep.errors import IntegrityError
+from facekeep.formats.columns import Table, each_row, side_by_side
 
 _SUITE = SUITE.to_bytes(2, "big")
+_COUNTER = b"\0\0\0\1"
+_HEADER = len(_SUITE) + NONCE_LEN
+
+#: Suite, nonce, and ciphertext with tag.
+Blob = tuple[bytes, bytes, bytes]
+
+
+def derive_many(slot_keys: Table, infos: Table) -> tuple[list[bytes], Table]:
+    """Return ``slot_kdf`` of each row, as 64 bytes (encryption key, commitment), and the commitments (n, 32).
+
+    ``slot_keys`` are (n, 32), ``infos`` (n, m). Raises IntegrityError for a zero key.
+    """
+    if not slot_keys.any(axis=1).all():
+        raise IntegrityError("a destroyed key was about to be used")
+    inputs = side_by_side(len(slot_keys), _COUNTER, slot_keys, infos)
+    sha512 = hashlib.sha512
+    derived = [sha512(each).digest() for each in each_row(inputs)]
+    inputs.fill(0)
+    return derived, np.frombuffer(b"".join(derived), np.uint8).reshape(-1, 2 * KEY_LEN)[:, KEY_LEN:]
+
+
+def blobs(sealed: bytes, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Iterator[Blob]:
+    """Cut sealed blobs out of one string: ``sizes[at]`` bytes at ``starts[at]``."""
+    size = int(sizes[0]) if len(sizes) else 0
+    if size >= _HEADER and len(sealed) == size * len(sizes) and (sizes == size).all():
+        return struct.iter_unpack(f"{len(_SUITE)}s{NONCE_LEN}s{size - _HEADER}s", sealed)
+    return (
+        (sealed[at : at + 2], sealed[at + 2 : at + _HEADER], sealed[at + _HEADER : at + size])
+        for at, size in zip(starts.tolist(), sizes.tolist(), strict=True)
+    )
 
 
 def open_many(
-    rows: Iterable[tuple[int, bytes, str, bytes, bytes]],
-    keys: bytes,
-    covered: Container[int],
-    prefixes: tuple[bytes, bytes],
-    tail: bytes,
+    keys: Sequence[bytes],
+    allowed: Sequence[bool],
+    parts: Iterable[Blob],
+    aads: Iterable[bytes],
     out: memoryview,
     width: int,
     scratch: memoryview,
 ) -> list[int]:
-    """Open the first ``width`` bytes of each row's templates into its place in ``out``.
+    """Open the first ``width`` bytes of each blob into its place in ``out``.
 
-    ``rows`` are (slot, grant id || tag || terms, model, commitment, sealed); ``keys`` their slot keys, none
-    of them zero; ``covered`` the permitted slots; ``prefixes`` and ``tail`` the constant parts of KDF input
-    and associated data (SPEC.md §5.1, §5.2). Returns the positions that failed; their place is zero.
+    ``keys`` begin with the 32 bytes of an encryption key; what is not ``allowed`` is not opened. ``scratch``
+    takes a longer blob. Returns the positions that failed; their place is zero.
     """
-    kdf_prefix, aad_prefix = prefixes
     failed: list[int] = []
-    sha512, aesgcm, single = hashlib.sha512, AESGCM, width + BLOB_OVERHEAD
-    for at, (slot, head, _, commitment, sealed) in enumerate(rows):
-        number = slot.to_bytes(8, "big")
-        start = at * KEY_LEN
-        key = b"\0\0\0\1" + keys[start : start + KEY_LEN]
-        derived = sha512(key + kdf_prefix + number + head[:GRANT_ID_LEN]).digest()
-        size = len(sealed)
-        target = out[at * width : (at + 1) * width] if size == single else scratch[: size - BLOB_OVERHEAD]
+    aesgcm, suite, single = AESGCM, _SUITE, width + BLOB_OVERHEAD - _HEADER
+    places = range(0, width * len(keys), width)
+    for key, may, (header, nonce, sealed), aad, at in zip(keys, allowed, parts, aads, places, strict=True):
         try:
-            if compare(derived[KEY_LEN:], commitment) and sealed[:2] == _SUITE and slot in covered:
-                aad = aad_prefix + number + head + tail
-                aesgcm(derived[:KEY_LEN]).decrypt_into(sealed[2:14], sealed[14:], aad, target)
-                if size != single:
-                    out[at * width : (at + 1) * width] = target[:width]
+            if may and header == suite:
+                if len(sealed) == single:
+                    aesgcm(key[:KEY_LEN]).decrypt_into(nonce, sealed, aad, out[at : at + width])
+                else:
+                    target = scratch[: len(sealed) - single + width]
+                    aesgcm(key[:KEY_LEN]).decrypt_into(nonce, sealed, aad, target)
+                    out[at : at + width] = target[:width]
                 continue
         except (InvalidTag, ValueError):
             pass
-        out[at * width : (at + 1) * width] = bytes(width)
-        failed.append(at)
+        out[at : at + width] = bytes(width)
+        failed.append(at // width)
     return failed

@@ -40,7 +40,7 @@ def random_bytes(count: int) -> bytes:
 
 def sha256(*parts: bytes) -> bytes:
     """SHA-256 of the parts, one after another."""
-    return hashlib.sha256(b"".join(parts)).digest()
+    return hashlib.sha256(parts[0] if len(parts) == 1 else b"".join(parts)).digest()
 
 
 def mac(key: bytes, *parts: bytes) -> bytes:

@@ -6,7 +6,6 @@ order; ``decision_time_ms`` and ``decision_allow`` read canonical bytes by that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,6 +13,7 @@ from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, encode_trusted
 from facekeep.formats.entryrules import INDEX_MASK, SAFE, validate
 from facekeep.formats.ids import BRANCH_SLOTS, TAG_LEN, to_ranges
+from facekeep.formats.nonces import entry_nonce
 
 _SHAPES = 4096
 _shapes: set[tuple[object, ...]] = set()  # words of verify decisions that ``validate`` has passed
@@ -46,7 +46,7 @@ def decision_verify(
         "count": None,
         "excluded": None,
         "model": model,
-        "nonce": nonce or os.urandom(16).hex(),
+        "nonce": nonce or entry_nonce(),
         "omitted": None,
         "op": "verify",
         "reason": str(reason),
@@ -111,7 +111,7 @@ def decision_identify(
         "count": count,
         "excluded": excluded,
         "model": model,
-        "nonce": nonce or os.urandom(16).hex(),
+        "nonce": nonce or entry_nonce(),
         "omitted": None if omitted is None else cast("JsonValue", to_ranges(list(omitted))),
         "op": "identify",
         "reason": str(reason),

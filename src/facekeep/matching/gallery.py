@@ -34,20 +34,20 @@ from facekeep.errors import (
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, SLOT_BITS, TAG_LEN, from_ranges, to_ranges
-from facekeep.formats.terms import TERMS_DTYPE, TERMS_LEN, Scope, valid_now
+from facekeep.formats.ids import SLOT_BITS, from_ranges, to_ranges
+from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
 from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
 from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model, distances
 from facekeep.matching.threshold import Threshold
 from facekeep.sealing.bulk import open_references
-from facekeep.store.vaultdb import SealedRow
+from facekeep.store.sealedrows import SealedRows
+from facekeep.store.vaultdb import without_records
 
 Progress = Callable[[int, int], None]
 ATTEMPTS = 64
 _CHUNK = 4_096
-_HEAD = GRANT_ID_LEN + TAG_LEN + TERMS_LEN
 _WATCH_S = 0.4
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
@@ -246,6 +246,7 @@ class Gallery:
             raise UsageError("the gallery is closed", next="open another one")
         for _ in range(ATTEMPTS):
             view = self._core.view()
+            self._core.check_files()
             try:
                 self._catch_up(view, progress)
             except TreeStale:
@@ -275,7 +276,7 @@ class Gallery:
         self._rows.drop([slot for slot in self._rows.known() if view.pending.destroying(slot)])
         wanted = self._granted(view)
         mine = sorted(wanted - set(self._rows.known()) - self._excluded - self._omitted)
-        self._open(view, [row.without_record() for row in self._core.data.by_slots(mine)])
+        self._open(view, without_records(self._core.data.by_slots(mine)))
         self._account(wanted)
         self._mark(view)
 
@@ -305,42 +306,42 @@ class Gallery:
         self._excluded.clear()
         self._omitted.clear()
         self._wake_ms = FOREVER
-        total = self._core.data.count()
-        done = 0
+        total, done = self._core.data.count(), 0
+        granted = self._granted(view)
+        self._rows.reserve(len(granted))
         for branch in view.branches_of(self.scope):
             for chunk in self._core.data.branch_rows(branch, _CHUNK):
                 self._open(view, chunk)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
-        self._account(self._granted(view))
+        self._account(granted)
         self._mark(view)
 
-    def _open(self, view: View, rows: list[SealedRow]) -> None:
+    def _open(self, view: View, rows: SealedRows) -> None:
         """Open those rows that are the log's and that the rules let through; note whom terms exclude."""
-        rows = [row for row in rows if _is_sound(row) and row[0] not in self._rows]
-        if rows:
-            rows = [row for row, true in zip(rows, self._core.are_logged(rows).tolist(), strict=True) if true]
-        if not rows:
+        rows = rows.only(np.array([slot not in self._rows for slot in rows.slots.tolist()], np.bool_))
+        rows = rows.only(self._core.are_logged(rows))
+        if not len(rows):
             return
-        slots = np.array([row[0] for row in rows], np.int64)
+        slots = rows.slots
         keys, alive = view.tree.slot_keys(slots)
-        heads = np.frombuffer(b"".join([row[1] for row in rows]), np.uint8).reshape(len(rows), _HEAD)
-        terms = np.ascontiguousarray(heads[:, _HEAD - TERMS_LEN :]).view(TERMS_DTYPE).ravel()
+        terms = np.ascontiguousarray(rows.terms).view(TERMS_DTYPE).ravel()
         living = alive & ~view.pending.mask(slots) & _given_out(view, slots)
         now = self._now()
         fit = valid_now(terms, self.scope, self.region, now)
-        fit &= np.array([row[2] == self.model.id for row in rows], np.bool_)
+        model = self.model.id.encode("ascii")
+        fit &= np.array([each == model for each in rows.models], np.bool_)
         fit &= terms["dimension"] == self.model.dimension
         self._excluded.update(slots[living & ~fit].tolist())  # by terms that are the log's
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):
             self._wake_ms = min(self._wake_ms, int(later.min()))
-        chosen = np.flatnonzero(living & fit)
-        if not len(chosen):
+        chosen = living & fit
+        if not chosen.any():
             return
-        wanted = [rows[at] for at in chosen]
-        permit = permit_gallery(view, self.scope, frozenset(slots[chosen].tolist()))
+        wanted = rows.only(chosen)
+        permit = permit_gallery(view, self.scope, frozenset(wanted.slots.tolist()))
         self._rows.add(
             wanted,
             terms["expires_at_ms"][chosen].astype(np.int64),
@@ -362,11 +363,6 @@ def _living(view: View, array: npt.NDArray[np.int64]) -> list[int]:
     """Those of the slots that were given out and are neither destroyed nor pending."""
     mask = view.tree.alive(array) & ~view.pending.mask(array) & _given_out(view, array)
     return cast("list[int]", array[mask].tolist())
-
-
-def _is_sound(row: SealedRow) -> bool:
-    """Whether the columns have their lengths together, so that many rows can be looked at as one array."""
-    return len(row[1]) == _HEAD
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:

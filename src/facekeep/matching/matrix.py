@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.crypto.memory import LockedBuffer
+from facekeep.formats.columns import each_row
 from facekeep.formats.ids import GRANT_ID_LEN
-from facekeep.store.vaultdb import SealedRow
+from facekeep.store.sealedrows import SealedRows
 
 FOREVER: Final = 2**53
 
@@ -66,25 +67,23 @@ class Matrix:
 
     def add(
         self,
-        rows: Sequence[SealedRow],
+        rows: SealedRows,
         expires: npt.NDArray[np.int64],
         means: npt.NDArray[np.bool_],
         fill: Callable[[memoryview], list[int]],
     ) -> list[int]:
         """Append rows, filled in place by ``fill``; returns the slots that failed."""
-        self._reserve(self.count + len(rows))
+        self.reserve(self.count + len(rows))
         start, end = self.count, self.count + len(rows)
         width = 4 * self.dimension
-        failed = [rows[at][0] for at in fill(self._buffer.view[start * width : end * width])]
-        self._slots[start:end] = [row[0] for row in rows]
+        slots = rows.slots.tolist()
+        failed = [slots[at] for at in fill(self._buffer.view[start * width : end * width])]
+        self._slots[start:end] = rows.slots
         self._expires[start:end] = expires
         self._means[start:end] = means
-        ids = np.frombuffer(b"".join(row[1][:GRANT_ID_LEN] for row in rows), np.uint8).reshape(
-            -1, GRANT_ID_LEN
-        )
-        self._grants[start:end] = ids
-        self._where.update((row[0], start + at) for at, row in enumerate(rows))
-        self.digest.add_many([row[0] for row in rows], [row[1][:GRANT_ID_LEN] for row in rows])
+        self._grants[start:end] = rows.grant_ids
+        self._where.update(zip(slots, range(start, end), strict=True))
+        self.digest.add_many(slots, each_row(rows.grant_ids))
         self.count = end
         self.drop(failed)
         return failed
@@ -127,7 +126,8 @@ class Matrix:
     def _whole(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(self._buffer.view, "<f4").reshape(self._capacity, self.dimension)
 
-    def _reserve(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` rows: once for many costs less than again and again."""
         if count <= self._capacity:
             return
         capacity = max(count, self._capacity * 2, 1_024)

@@ -99,6 +99,14 @@ def reference_stack(model: Model, templates: Floats) -> Floats:
     return np.concatenate((mean_template(model, checked)[None], checked))
 
 
+def distance(model: Model, probe: Floats, reference: Floats) -> float:
+    """Distance of a probe (d,) to one reference (d,); raises UsageError as ``distances`` does."""
+    if model.metric != "l2" or probe.shape != reference.shape:
+        return float(distances(model, probe, reference[None])[0])
+    gap = reference - probe
+    return float(np.sqrt(gap @ gap))
+
+
 def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     """Distance of a probe (d,) to each row of a gallery (n, d): float32 of shape (n,), exact, in chunks.
 
@@ -108,9 +116,6 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     """
     if gallery.ndim != 2 or probe.shape != gallery.shape[1:]:  # noqa: PLR2004 - axes
         raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers")
-    if len(gallery) == 1 and model.metric == "l2":
-        gap = gallery[0] - probe
-        return np.array([np.sqrt(gap @ gap)], np.float32)
     out = np.empty(len(gallery), np.float32)
     for start in range(0, len(gallery), _ROWS):
         rows = gallery[start : start + _ROWS]

@@ -17,9 +17,9 @@ from facekeep.errors import ClockError, Denied, IntegrityError, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.matching.model import Model, distances
+from facekeep.matching.model import Model, distance
 from facekeep.matching.threshold import Threshold
-from facekeep.sealing.sealer import view_templates
+from facekeep.sealing.sealer import first_template
 
 ATTEMPTS = 64
 
@@ -49,21 +49,21 @@ def verify(core: Core, session: Session, subject: bytes, question: Question) -> 
     """Compare a probe with one subject; raises Denied. Returns the answer and the distance."""
     for attempt in range(ATTEMPTS):
         view = core.view() if attempt else core.recent_view()
-        verdict = evaluate(core, session, question.ask, subject, view)
-        reason, distance = verdict.reason, 0.0
+        verdict = evaluate(core, session, question.ask, subject, view, again=attempt > 0)
+        reason, found = verdict.reason, 0.0
         if verdict.permit is not None:
             try:
-                distance = _compare(core, verdict, question)
+                found = _compare(core, verdict, question)
             except IntegrityError:
                 reason = Reason.INTEGRITY
         try:
-            decision = _record(core, session, verdict, reason, question, distance)
+            decision = _record(core, session, verdict, reason, question, found)
         except (ControlMoved, ClockError):
             continue  # the state last seen is not the present one: evaluate again
         if reason is not Reason.OK:
             raise Denied(decision=decision)
-        matched = question.threshold.matches(distance, _photographs(verdict))
-        return Verification(matched, decision, question.threshold), distance
+        matched = question.threshold.matches(found, _photographs(verdict))
+        return Verification(matched, decision, question.threshold), found
     raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
 
 
@@ -73,18 +73,17 @@ def _compare(core: Core, verdict: Verdict, question: Question) -> float:
         raise IntegrityError("a permit without a row")
     if terms.dimension != question.model.dimension:
         raise IntegrityError("a template of another dimension than its model's")
-    buffer = _buffer(4 * terms.count * terms.dimension)
-    out = buffer.view[: 4 * terms.count * terms.dimension]
+    size = 4 * terms.count * terms.dimension
+    out = _buffer(size).view[:size]
     try:
         core.sealer.open_templates(permit, verdict.key, row, out)
-        reference = view_templates(out, terms.count, terms.dimension)[:1]
-        return float(distances(question.model, question.probe, reference)[0])
+        return distance(question.model, question.probe, first_template(out, terms.dimension))
     finally:
-        buffer.wipe()
+        out[:] = bytes(size)  # not ``wipe``: ctypes gives up the interpreter lock, and other threads take it
 
 
 def _buffer(size: int) -> LockedBuffer:
-    """Return this thread's locked scratch, at least ``size`` bytes."""
+    """Return this thread's locked scratch, at least ``size`` bytes, all zero."""
     buffer: LockedBuffer | None = getattr(_scratch, "buffer", None)
     if buffer is None or not buffer.usable or len(buffer.view) < size:
         buffer = LockedBuffer(max(size, 4096))
@@ -93,7 +92,7 @@ def _buffer(size: int) -> LockedBuffer:
 
 
 def _record(
-    core: Core, session: Session, verdict: Verdict, reason: Reason, question: Question, distance: float
+    core: Core, session: Session, verdict: Verdict, reason: Reason, question: Question, found: float
 ) -> str:
     allow = reason is Reason.OK
     entry = decisions.decision_verify(
@@ -106,7 +105,7 @@ def _record(
         threshold_e6=round(question.threshold.limit(_photographs(verdict)) * 1e6) if allow else None,
         tag=verdict.tag,
         slot=None if verdict.row is None else verdict.row.slot,
-        match=question.threshold.matches(distance, _photographs(verdict)) if allow else None,
+        match=question.threshold.matches(found, _photographs(verdict)) if allow else None,
     )
     until = verdict.terms.expires_at_ms if allow and verdict.terms is not None else 2**53
     index = core.log.decide(

@@ -31,7 +31,7 @@ from facekeep.operations.granting import Batch, NewGrant, make_grants
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import uncollected, writing
-from facekeep.store.vaultdb import GrantRow
+from facekeep.store.vaultdb import GrantRow, without_records
 
 Progress = Callable[[int, int], None]
 _BATCH: Final = 4_000  # grants an operation: one root swap each
@@ -267,15 +267,16 @@ def _usable(view: View, row: GrantRow, now: int) -> bool:
 
 def _reseal(core: Core, session: Session, view: View, rows: Sequence[GrantRow]) -> int:
     """Re-seal what authenticates; an altered row stays as it is, and is counted as left in the end."""
-    logged = core.are_logged([row.without_record() for row in rows])
+    columns = without_records(rows)
+    logged = set(columns.only(core.are_logged(columns)).slots.tolist())
     grants: list[NewGrant] = []
     sizes = [len(row.templates) for row in rows]
     with contextlib.ExitStack() as cleanup:
         room = cleanup.enter_context(LockedBuffer(sum(sizes) or 1))
         at = 0
-        for row, known, size in zip(rows, logged.tolist(), sizes, strict=True):
+        for row, size in zip(rows, sizes, strict=True):
             with contextlib.suppress(FacekeepError):
-                if known:
+                if row.slot in logged:
                     grants.append(_again(core, view, row, room.view[at : at + size]))
             at += size
         if grants:

@@ -15,7 +15,7 @@ _MINT: Final = object()
 class Permit:
     """What may be opened: the slots, until when (ms, exclusive), under which state of the log."""
 
-    slots: frozenset[int] | range
+    slots: frozenset[int]
     scope: int
     control_seq: int
     valid_until_ms: int
@@ -31,6 +31,6 @@ class Permit:
         raise TypeError("a Permit cannot be copied")
 
 
-def mint(slots: frozenset[int] | range, scope: int, control_seq: int, valid_until_ms: int) -> Permit:
+def mint(slots: frozenset[int], scope: int, control_seq: int, valid_until_ms: int) -> Permit:
     """Make a Permit. For the gate only."""
     return Permit(slots, scope, control_seq, valid_until_ms, _MINT)

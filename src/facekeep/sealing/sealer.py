@@ -131,6 +131,11 @@ def template_bytes(stack: npt.NDArray[np.float32]) -> memoryview:
     return np.ascontiguousarray(stack, dtype="<f4").data.cast("B")
 
 
+def first_template(out: memoryview, dimension: int) -> npt.NDArray[np.float32]:
+    """View row 0 of opened bytes, the reference, as float32 (dimension,), without a copy."""
+    return np.frombuffer(out, dtype="<f4", count=dimension)
+
+
 def view_templates(out: memoryview, count: int, dimension: int) -> npt.NDArray[np.float32]:
     """View opened bytes as a (count, dimension) float32 array, without a copy."""
     return np.frombuffer(out, dtype="<f4").reshape(count, dimension)

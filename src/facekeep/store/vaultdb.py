@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS, to_ranges
 from facekeep.store.bulk import insert_many
+from facekeep.store.sealedrows import SealedRows, ahead, windows
 from facekeep.store.sqlite import Database, translated
 
 
@@ -59,13 +60,20 @@ class GrantRow(NamedTuple):
     templates: bytes
     record: bytes
 
-    def without_record(self) -> SealedRow:
-        """Return what a gallery opens."""
-        return self.slot, self.grant_id + self.tag + self.terms, self.model, self.commitment, self.templates
 
-
-#: What a gallery opens: slot, grant id || tag || terms (136 bytes), model, commitment, sealed templates.
-SealedRow: TypeAlias = tuple[int, bytes, str, bytes, bytes]
+def without_records(rows: Iterable[GrantRow]) -> SealedRows:
+    """Return what a gallery opens of these rows."""
+    return SealedRows.of(
+        [
+            (
+                row.slot,
+                row.grant_id + row.tag + row.terms + row.commitment,
+                row.model.encode("utf-8"),
+                row.templates,
+            )
+            for row in rows
+        ]
+    )
 
 
 class VaultStore:
@@ -134,18 +142,14 @@ class VaultStore:
             for (model,) in cursor:
                 yield str(model)
 
-    def branch_rows(self, branch: int, chunk: int) -> Iterator[list[SealedRow]]:
-        """Rows of one branch by slot, without records, in lists of ``chunk``: what a gallery opens."""
+    def branch_rows(self, branch: int, width: int) -> Iterator[SealedRows]:
+        """Rows of one branch by slot, without records, of ``width`` slots at a time: what a gallery opens."""
+        yield from ahead(self._branch_rows(branch, width))
+
+    def _branch_rows(self, branch: int, width: int) -> Iterator[SealedRows]:
         with translated(self.database.name):
-            cursor = self.database.connection().execute(
-                "SELECT slot, COALESCE(CAST(grant_id || tag || terms AS BLOB), x''),"
-                " COALESCE(CAST(model AS TEXT), ''), COALESCE(CAST(commitment AS BLOB), x''),"
-                " COALESCE(CAST(templates AS BLOB), x'')"
-                " FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot",
-                (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
-            )
-            while rows := cursor.fetchmany(chunk):
-                yield rows
+            low, high = branch << SLOT_BITS, branch + 1 << SLOT_BITS
+            yield from windows(self.database.connection(), low, high, width)
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""

@@ -1,0 +1,33 @@
+"""Tables of bytes: many byte strings of one width, joined and cut without a Python step for each."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+Table = npt.NDArray[np.uint8]
+
+
+def each_row(table: Table) -> Iterator[bytes]:
+    """Rows of a (n, w) table as byte strings; w > 0."""
+    return chain.from_iterable(struct.iter_unpack(f"{table.shape[1]}s", table.reshape(-1).data))
+
+
+def side_by_side(count: int, *parts: bytes | Table) -> Table:
+    """Table of ``count`` rows of the parts side by side; a byte string stands in every row."""
+    columns = [
+        np.broadcast_to(np.frombuffer(part, np.uint8), (count, len(part)))
+        if isinstance(part, bytes)
+        else part
+        for part in parts
+    ]
+    return np.concatenate(columns, axis=1)
+
+
+def be64(numbers: Sequence[int] | npt.NDArray[np.int64]) -> Table:
+    """Eight big-endian bytes of each number, uint8 (n, 8)."""
+    return np.asarray(numbers, dtype=">u8").view(np.uint8).reshape(-1, 8)
