@@ -47,7 +47,7 @@ def test_installed_metadata_is_this_checkouts() -> None:
 
 def test_the_extras_keep_their_names() -> None:
     extractors = {"dlib", "face-recognition", "sface", "heif"}
-    holders = {"aws", "keyring", "openbao", "pkcs11"}
+    holders = {"aws", "keyring", "openbao", "pkcs11", "recovery"}
     assert set(EXTRAS) == {"audit", "bench", "demo", "test"} | extractors | holders
 
 

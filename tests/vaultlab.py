@@ -161,6 +161,7 @@ class Lab:
 
     base: Path
     copies: bool = False
+    recovery: str | None = None
     region: str = "DE"
     clock: FakeClock = field(default_factory=FakeClock)
     token: str = ""
@@ -186,6 +187,7 @@ class Lab:
             root=f"file:{self.root}",
             copies=[self.copy_dir] if self.copies else (),
             region=self.region,
+            recovery=self.recovery,
             clock=self.clock,
         )
         assert vault.token is not None

@@ -23,7 +23,11 @@ _OPS: Final = {
     "expire": "consent expired",
     "void": "never completed, voided",
 }
-_ACTIONS: Final = {"promoted": "the new root key put in force", "destroyed": "the old root key destroyed"}
+_ACTIONS: Final = {
+    "promoted": "the new root key put in force",
+    "destroyed": "the old root key destroyed",
+    "lost": "given up as lost: nothing was destroyed by it",
+}
 _LIMITS: Final = {
     "copied_file": "whoever copied the root key's file before keeps that root key",
     "filesystem_snapshot": "a snapshot or backup of the file system may keep the old blocks",
@@ -34,6 +38,9 @@ _LIMITS: Final = {
     "server_snapshot": "a snapshot of a key server keeps the old key",
     "exportable_key": "the key server let the old key be exported or backed up in clear",
     "outer_layer": "a layer around another holder: destroys nothing by itself",
+    "holder_lost": "what became of the old root key with a holder that was given up is not known",
+    "offline_key": "whoever holds the private recovery key and an old copy of the vault's files "
+    "can open what was erased since that copy",
 }
 _NOWHERE: Final = "ZZ"  # SPEC.md §5.3
 _STYLE: Final = """

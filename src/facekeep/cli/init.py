@@ -15,6 +15,8 @@ from facekeep.cli.opened import root_uri, secrets
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.tokens import default_file, reserved
 from facekeep.errors import UsageError
+from facekeep.operations import recovering
+from facekeep.operations.recovering import key_of
 from facekeep.vault import Vault
 
 
@@ -24,6 +26,7 @@ class _Made:
     vault_id: str
     root: str
     copies: tuple[str, ...]
+    recovery: str | None
     region: str
     principal: str
     token_file: Path
@@ -38,12 +41,22 @@ class _Made:
     "--copy", "copies", multiple=True, metavar="DIR", help="Directory for live second copies; repeat it."
 )
 @click.option("--no-copy", is_flag=True, help="Accept that one lost file loses the vault.")
+@click.option(
+    "--recovery", metavar="FILE",
+    help="Public key of an offline recovery key; it weakens erasure, see 'facekeep keys recovery new'.",
+)  # fmt: skip
 @click.option("--region", default="ZZ", show_default=True, metavar="CC", help="Country of processing.")
 @click.option("--label", default="first principal", show_default=True, help="Name of the first principal.")
 @common
 @with_state
 def command(
-    state: State, root: str | None, copies: tuple[str, ...], no_copy: bool, region: str, label: str
+    state: State,
+    root: str | None,
+    copies: tuple[str, ...],
+    no_copy: bool,
+    recovery: str | None,
+    region: str,
+    label: str,
 ) -> None:
     """Make a vault, its root key and its first principal.
 
@@ -53,17 +66,21 @@ def command(
     if copies and no_copy:
         raise UsageError("--copy and --no-copy contradict each other")
     path = state.path()
+    uri = None if recovery is None else recovering.uri_of(Path(recovery))
     if not copies and not no_copy:
         copies = _ask_for_copy(as_json=state.json)
     wanted = Path(state.token_file) if state.token_file else None
     with reserved(wanted) as place:
         asked = secrets(state, new=True)
-        with Vault.create(path, root=root, copies=copies, region=region, label=label, secrets=asked) as vault:
+        with Vault.create(
+            path, root=root, copies=copies, region=region, label=label, recovery=uri, secrets=asked
+        ) as vault:
             identity, token = vault.vault_id, vault.token or ""
         file = place.keep(token, identity)
-    _tell(
-        _Made(path, identity, root_uri(path), copies, region, token.split(".")[1], file), as_json=state.json
+    made = _Made(
+        path, identity, root_uri(path), copies, uri and key_of(uri), region, token.split(".")[1], file
     )
+    _tell(made, as_json=state.json)
 
 
 def _ask_for_copy(*, as_json: bool) -> tuple[str, ...]:
@@ -82,6 +99,7 @@ def _tell(made: _Made, *, as_json: bool) -> None:
                 "path": str(made.path),
                 "root": made.root,
                 "copies": list(made.copies),
+                "recovery": made.recovery and {"key": made.recovery, "weakening": recovering.WEAKENING},
                 "region": made.region,
                 "principal": made.principal,
                 "token_file": str(made.token_file),
@@ -92,7 +110,11 @@ def _tell(made: _Made, *, as_json: bool) -> None:
     output.data("root key", made.root)
     for copy in made.copies:
         output.data("live copies", copy)
+    if made.recovery:
+        output.data("recovery key", made.recovery)
     output.data("token", made.token_file)
+    if made.recovery:
+        output.say(f"with the recovery key, {recovering.WEAKENING}")
     if not made.copies:
         output.warn(
             "keys.db and log.db have no live second copy: one lost file would lose the vault",

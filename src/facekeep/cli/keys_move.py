@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.errors import UsageError
+from facekeep.operations import recovering
 from facekeep.vault import Holders, Moved, Why
 
 
@@ -18,9 +21,12 @@ from facekeep.vault import Holders, Moved, Why
     help="A further holder of every root; repeat it. Those that are not named leave.",
 )  # fmt: skip
 @click.option("--no-mirror", is_flag=True, help="Have no mirror.")
+@click.option("--recovery", metavar="FILE", help="Public key of the recovery key from now on.")
+@click.option("--no-recovery", is_flag=True, help="Have no recovery key.")
 @click.option(
     "--lost", multiple=True, metavar="URI",
-    help="A holder that is gone for good and is not asked to destroy its root; repeat it.",
+    help="A holder that is gone for good and is not asked to destroy its root; repeat it. "
+    "'recovery:' is the file of the recovery key.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say who would join and leave; nothing is done.")
 @click.option(
@@ -34,6 +40,8 @@ def command(
     root: str | None,
     mirrors: tuple[str, ...],
     no_mirror: bool,
+    recovery: str | None,
+    no_recovery: bool,
     lost: tuple[str, ...],
     dry_run: bool,
     why: str,
@@ -45,8 +53,12 @@ def command(
     """
     if mirrors and no_mirror:
         raise UsageError("--mirror and --no-mirror contradict each other")
-    wanted = Holders(root, mirrors if mirrors or no_mirror else None, None, lost)
+    if recovery and no_recovery:
+        raise UsageError("--recovery and --no-recovery contradict each other")
+    offline = [recovering.uri_of(Path(recovery))] if recovery else [] if no_recovery else None
     with open_vault(state) as vault:
+        gone = [uri for each in lost for uri in (vault.settings.recovery if each == "recovery:" else [each])]
+        wanted = Holders(root, mirrors if mirrors or no_mirror else None, offline, gone)
         done = vault.keys.plan_move(wanted) if dry_run else vault.keys.move(wanted, Why(why))
     tell(done, as_json=state.json, dry_run=dry_run)
 
@@ -63,6 +75,8 @@ def tell(done: Moved, *, as_json: bool, dry_run: bool = False) -> None:
     else:
         output.say(f"moved, log entry {done.entry}; processes that have the vault open must open it again")
     for uri in done.holders:
-        output.data("holder", uri)
+        output.data("holder", recovering.shown(uri))
     for uri in done.left:
-        output.data("leaves" if dry_run else "left", uri)
+        output.data("leaves" if dry_run else "left", recovering.shown(uri))
+    if any(uri.startswith("recovery:") for uri in done.holders):
+        output.say(f"with the recovery key, {recovering.WEAKENING}")

@@ -7,6 +7,7 @@ import click
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
+from facekeep.operations import recovering
 
 
 @click.command("show", short_help="Show who holds the root.")
@@ -20,4 +21,4 @@ def command(state: State) -> None:
         output.json_line({"holders": [each.to_json() for each in found]})
         return
     for each in found:
-        output.data(each.klass, each.state, each.uri, ",".join(each.limits))
+        output.data(each.klass, each.state, recovering.shown(each.uri), ",".join(each.limits))

@@ -38,6 +38,8 @@ KEYS: Final[dict[str, tuple[str, str]]] = {
     "rotate": ("keys_rotate", "Replace root, tree, templates or signing keys."),
     "move": ("keys_move", "Change who holds the root."),
     "resume": ("keys_resume", "Finish what waits for a holder or was interrupted."),
+    "recovery": ("keys_recovery", "Make an offline recovery key, split it, join its shares."),
+    "recover": ("keys_recover", "Give a vault whose root is lost a new one, with the recovery key."),
 }
 
 

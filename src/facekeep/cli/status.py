@@ -46,6 +46,9 @@ def _tell(found: JsonObject) -> None:
     output.data("epoch", f"{found['epoch']}, since {written(int(str(found['swapped_at_ms'])))}")
     for holder in _objects(found["holders"]):
         output.data("root holder", f"{holder['scheme']} ({_classes(holder)})")
+    recovery = found["recovery"]
+    if isinstance(recovery, dict):
+        output.data("recovery key", f"{str(recovery['key'])[:16]}: {recovery['weakening']}")
     for copy in _objects(found["copies"]):
         output.data("live copy", f"{copy['path']}: {copy['state']}")
     backup = found["backup"]

@@ -20,6 +20,7 @@ PROVIDERS: Final = {
     "lost": "facekeep.keys.lost_holder:LostHolder",
     "openbao": "facekeep.keys.openbao_provider:OpenBaoProvider",
     "pkcs11": "facekeep.keys.pkcs11_provider:Pkcs11Provider",
+    "recovery": "facekeep.keys.recovery_holder:RecoveryHolder",
     "tpm2": "facekeep.keys.tpm2_provider:Tpm2Provider",
 }
 

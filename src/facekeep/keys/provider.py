@@ -39,11 +39,15 @@ LIMIT_WORDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a holder is used: vault id (16 bytes), the vault's parent directory, the source of secrets."""
+    """Where a holder is used: vault id (16 bytes), the vault's parent directory, the source of secrets.
+
+    ``directory`` is the vault's own, for what belongs with keys.db.
+    """
 
     vault_id: bytes
     base: Path
     secrets: Secrets = field(default_factory=Secrets, repr=False)
+    directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ def settle(
             roots = provider.candidates()
             others = {each.fingerprint for each in roots} | ({previous} if previous else set())
             _check_droppable(store, roots, winner, keep=None)
-            if winner.fingerprint not in others:
+            if winner.fingerprint not in others or provider.klass == "recovery":  # which cannot be read back
                 _hold(store, provider, winner, keep=previous)
             receipts.append(provider.promote(winner.fingerprint))
             dropped = [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]

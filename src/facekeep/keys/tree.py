@@ -321,6 +321,8 @@ def open_tree(
 
 
 def _names(vault_id: bytes, candidate: Candidate, row: TopRow) -> bool:
+    if not candidate.root:  # sealed to a recovery key: it opens nothing here
+        return False
     return root_fingerprint(vault_id, candidate.root) == candidate.fingerprint == row.fingerprint
 
 

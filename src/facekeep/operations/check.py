@@ -18,6 +18,7 @@ from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
+from facekeep.operations import recovering
 from facekeep.operations.indexed import forget
 from facekeep.operations.people import living_principals
 from facekeep.operations.rows import living
@@ -100,6 +101,11 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
         except FacekeepError as error:
             report.findings.append(Finding("root", str(error), error.next, type(error)))
         report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
+    report.findings.extend(
+        Finding("root", str(problem), problem.next, type(problem))
+        for problem in recovering.problems(core)
+        if str(problem) not in {each.message for each in report.findings}
+    )
 
 
 def _check_dead(core: Core, view: View, report: CheckReport) -> None:

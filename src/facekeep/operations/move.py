@@ -147,24 +147,38 @@ def begin(core: Core, session: Session, why: Why, holders: Holders) -> int | Non
         old, new = core.settings, wanted(core.settings, holders)
         if new == old:
             return None
-        everybody = holders_of(new, core.path, core.secrets)
-        _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
-        fresh = [each for each, uri in zip(everybody, new.holders, strict=True) if uri not in old.holders]
-        with contextlib.ExitStack() as undo:
-            for provider in fresh:
-                _provision(provider, core.vault_id)
-                undo.callback(_unprovision, provider)
-            reached("move.provisioned")
-            settingsfile.stage(core.path, new)
-            reached("move.staged")
-            undo.pop_all()  # from here on nobody knows whether the entry is on disk
-        first = core.log.append(
-            [announcement(core, session, "move", why), _settings_entry(core, session, new, old)]
-        )[0]
-        reached("move.announced")
-        settingsfile.promote(core.path)
-        reached("move.renamed")
-        return first
+        return _name(core, session, new, [announcement(core, session, "move", why)])
+
+
+def amend(core: Core, session: Session, new: Settings) -> None:
+    """Name other holders while a move is under way, because some were lost. Then as after ``begin``."""
+    try:
+        new.check()
+    except FormatError as error:
+        raise UsageError(str(error)) from None
+    with writing(core, session, Action.KEYS):
+        _name(core, session, new, [])
+
+
+def _name(core: Core, session: Session, new: Settings, before: Sequence[JsonObject]) -> int:
+    """Try the new holders, then have the settings name them; returns the index of the first entry logged."""
+    old = core.settings
+    everybody = holders_of(new, core.path, core.secrets)
+    _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+    fresh = [each for each, uri in zip(everybody, new.holders, strict=True) if uri not in old.holders]
+    with contextlib.ExitStack() as undo:
+        for provider in fresh:
+            _provision(provider, core.vault_id)
+            undo.callback(_unprovision, provider)
+        reached("move.provisioned")
+        settingsfile.stage(core.path, new)
+        reached("move.staged")
+        undo.pop_all()  # from here on nobody knows whether the entry is on disk
+    first = core.log.append([*before, _settings_entry(core, session, new, old)])[0]
+    reached("move.announced")
+    settingsfile.promote(core.path)
+    reached("move.renamed")
+    return first
 
 
 def finish(core: Core, session: Session) -> Moved:

@@ -104,14 +104,27 @@ def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootPr
         raise UsageError("a holder that was given up as lost holds no root")
     if len(set(settings.holders)) != len(settings.holders):
         raise UsageError("a root holder is named twice", next="name each holder once; nothing was changed")
-    place = Place(settings.vault_id, path.absolute().parent, secrets)
-    return tuple(provider_from_uri(uri, place) for uri in settings.holders)
+    found = {uri: provider_from_uri(uri, place_of(settings, path, secrets)) for uri in settings.holders}
+    if any(
+        len({uri in settings.recovery, provider.klass == "recovery", uri.startswith("recovery:")}) > 1
+        for uri, provider in found.items()
+    ):
+        raise UsageError(
+            "a recovery key gives no root back: it is no first holder and no mirror, nor they a recovery key",
+            next="name root holders with --root, a recovery key with --recovery",
+        )
+    return tuple(found.values())
 
 
 def leaving_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
     """Holders that are given up: the next swap destroys what they hold."""
-    place = Place(settings.vault_id, path.absolute().parent, secrets)
+    place = place_of(settings, path, secrets)
     return tuple(provider_from_uri(uri, place) for uri in settings.leaving)
+
+
+def place_of(settings: Settings, path: Path, secrets: Secrets) -> Place:
+    """Return where this vault's holders are used."""
+    return Place(settings.vault_id, path.absolute().parent, secrets, path.absolute())
 
 
 def _fill(
@@ -181,16 +194,25 @@ def _copies(settings: Settings, name: str) -> list[Path]:
     return [Path(copy) / name for copy in settings.copies]
 
 
-def open_core(path: Path, clock: Clock, secrets: Secrets, *, data_file: str = DATA_FILE) -> Core:
+def open_core(
+    path: Path,
+    clock: Clock,
+    secrets: Secrets,
+    *,
+    data_file: str = DATA_FILE,
+    stand_in: RootProvider | None = None,
+) -> Core:
     """Open a vault's files and check them against each other; finishes what a dead process left open.
 
     With another ``data_file`` than vault.db (which is lost) nothing is finished: what it lacks says nothing.
+    ``stand_in`` gives the root where no holder in vault.toml does, and leaves with the next swap; nothing is
+    finished then either.
     """
     for _ in range(_SETTINGS_ATTEMPTS):
         settings = settingsfile.read(path)
         check_present(path, settings, data_file)
         try:
-            return _open(path, settings, clock, secrets, data_file)
+            return _open(path, settings, clock, secrets, data_file, stand_in)
         except _OtherSettings as error:
             # A change of settings is at work, or was cut off between its log entry and its renaming.
             ours = data_file != DATA_FILE  # then the lock is held by us
@@ -209,13 +231,20 @@ class _OtherSettings(IntegrityError):
         self.digest = digest
 
 
-def _open(path: Path, settings: Settings, clock: Clock, secrets: Secrets, data_file: str) -> Core:
+def _open(
+    path: Path,
+    settings: Settings,
+    clock: Clock,
+    secrets: Secrets,
+    data_file: str,
+    stand_in: RootProvider | None,
+) -> Core:
     vault_id = settings.vault_id
     providers = holders_of(settings, path, secrets)
     with contextlib.ExitStack() as undo:
         keys = KeysStore.open(path / "keys.db", vault_id, _copies(settings, "keys.db"))
         undo.callback(keys.close)
-        leaving = leaving_of(settings, path, secrets)
+        leaving = leaving_of(settings, path, secrets) + (() if stand_in is None else (stand_in,))
         tree, _ = open_tree(keys, vault_id, held(providers + leaving))
         log = AuditLog(
             logdb.open_log(path / "log.db", vault_id),
@@ -230,7 +259,7 @@ def _open(path: Path, settings: Settings, clock: Clock, secrets: Secrets, data_f
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
         _check_together(core, tree)
-        if data_file == DATA_FILE:
+        if data_file == DATA_FILE and stand_in is None:
             _recover_if_alone(core)
         undo.pop_all()
     return core

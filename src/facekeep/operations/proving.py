@@ -235,7 +235,8 @@ def _statement(core: Core, said: Said | None, backups: int) -> Statement:
         importlib.metadata.version("facekeep"),
         media=f"root key held by {holders}",
         live=len(core.settings.copies),
-        mirrors=len(core.providers) - 1,
+        mirrors=sum(each.klass != "recovery" for each in core.providers) - 1,
+        recovery_keys=sum(each.klass == "recovery" for each in core.providers),
         backups=backups,
     )
     given = {} if said is None else {key: value for key, value in asdict(said).items() if value is not None}

@@ -12,6 +12,7 @@ from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.terms import Scope
+from facekeep.operations import recovering
 from facekeep.operations.rows import LivingGrant, living
 
 Progress = Callable[[int, int], None]
@@ -130,6 +131,7 @@ def status(core: Core, session: Session) -> JsonObject:
         "holders": holders,
         "missing": len(missing),
         "pending": len(head.operations),
+        "recovery": recovering.stated(core),
         "region": core.settings.region,
         "rows": core.data.count(),
         "swapped_at_ms": tree.swapped_at_ms,
@@ -162,14 +164,24 @@ def _warnings(core: Core, copies: list[JsonValue], missing: int, pending: int) -
             f"{pending} operation{'s are' if pending > 1 else ' is'} pending",
             f"any writing command finishes {'them' if pending > 1 else 'it'}",
         )
+    for message, remedy in _holder_warnings(core):
+        warn(message, remedy)
+    return found
+
+
+def _holder_warnings(core: Core) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the holders, one that is away among them, and the remedy."""
     for provider in core.providers:
         try:
             provider.candidates()
         except FacekeepError as error:
-            warn(f"a root holder cannot be reached: {error}", error.next)
+            yield f"a root holder cannot be reached: {error}", error.next
+            continue
         for damage in provider.damage:
-            warn(f"root holder {provider.scheme}: {damage}", "any shred writes the holder anew")
-    return found
+            yield f"root holder {provider.scheme}: {damage}", "any shred writes the holder anew"
+        if provider.klass == "recovery":
+            for problem in recovering.problems(core):
+                yield f"recovery key: {problem}", problem.next
 
 
 def _last_backup(core: Core) -> JsonObject | None:

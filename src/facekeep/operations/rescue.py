@@ -1,0 +1,128 @@
+"""A vault whose root holders are all lost: the recovery key opens it for a new one (SPEC.md §4.7)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from facekeep.access.core import Core
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.clock import Clock
+from facekeep.errors import FacekeepError, UsageError
+from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.keys.holders import provider_from_uri
+from facekeep.keys.provider import RootProvider
+from facekeep.keys.recovery_key import RecoveryKey
+from facekeep.keys.secrets import Secrets
+from facekeep.operations import move, recovering
+from facekeep.operations.opening import default_root_uri, holders_of, open_core, place_of
+from facekeep.operations.rotation import Why
+from facekeep.operations.steps import reached
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What was done: the root's new holder, the holders given up as lost, the epoch now."""
+
+    root_uri: str
+    lost: tuple[str, ...]
+    epoch: int
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        lost: list[JsonValue] = list(self.lost)
+        return {"epoch": self.epoch, "lost": lost, "root": self.root_uri}
+
+
+def rescue(
+    path: Path,
+    key: RecoveryKey,
+    token: str,
+    clock: Clock,
+    secrets: Secrets,
+    *,
+    root_uri: str | None = None,
+    why: Why = Why.OTHER,
+) -> Rescued:
+    """Give a vault a new root holder, every other being lost, and a fresh root at once.
+
+    May be called again after any interruption. Raises UsageError where a holder still opens the vault,
+    RootError where the recovery key does not, ErasurePending while the recovery file cannot be written.
+    """
+    standing = recovering.stand_in(path, key, secrets)
+    with contextlib.closing(open_core(path, clock, secrets, stand_in=standing)) as core:
+        session = Session(core, token)
+        session.require(Action.KEYS)
+        _begin(core, session, why, root_uri)
+    reached("rescue.begun")
+    with contextlib.closing(open_core(path, clock, secrets, stand_in=standing)) as core:
+        done = move.finish(core, Session(core, token))
+        lost = tuple(uri.removeprefix("lost:") for uri in done.left)
+        return Rescued(core.settings.root_uri, lost, done.epoch)
+
+
+def _begin(core: Core, session: Session, why: Why, root_uri: str | None) -> None:
+    """Name the new holder in the settings and the others as lost, unless a call before this one has."""
+    if any(each.op == "move" for each in core.view().head.rotations):
+        _take_over(core, session, root_uri)
+        return
+    if alive := _alive(core):
+        raise UsageError(
+            f"the {alive[0].scheme}: holder still opens this vault, so nothing was recovered",
+            next="open the vault as always; 'facekeep keys move' changes who holds the root",
+        )
+    gone = (core.settings.root_uri, *core.settings.mirrors)
+    uri = _new_uri(core, root_uri, gone)
+    move.begin(core, session, why, move.Holders(root_uri=uri, mirrors=(), lost=gone))
+
+
+def _take_over(core: Core, session: Session, root_uri: str | None) -> None:
+    """Go on with a move that was under way; what cannot be reached any more is given up in it."""
+    old = core.settings
+    gone = tuple(uri for uri in (old.root_uri, *old.mirrors) if not _reachable(core, uri))
+    leaving = tuple(uri if _reachable(core, uri) else f"lost:{uri}" for uri in old.leaving)
+    kept = tuple(uri for uri in old.mirrors if uri not in gone)
+    first = old.root_uri if old.root_uri not in gone else _new_uri(core, root_uri, gone)
+    lost = tuple(f"lost:{uri}" for uri in gone)
+    new = replace(old, root_uri=first, mirrors=kept, leaving=leaving + lost)
+    if new != old:
+        move.amend(core, session, new)
+
+
+def _reachable(core: Core, uri: str) -> bool:
+    try:
+        provider_from_uri(uri, place_of(core.settings, core.path, core.secrets)).candidates()
+    except FacekeepError:
+        return False
+    return True
+
+
+def _new_uri(core: Core, root_uri: str | None, gone: Sequence[str]) -> str:
+    uri = root_uri or _fresh_uri(core)
+    if uri in gone:
+        raise UsageError(
+            "the new root holder is one of those that are lost", next="name another place with --root"
+        )
+    return uri
+
+
+def _alive(core: Core) -> list[RootProvider]:
+    """Root holders that give the present root."""
+    current = core.view().tree.fingerprint
+    found = []
+    for provider in holders_of(core.settings, core.path, core.secrets):
+        with contextlib.suppress(FacekeepError):
+            if recovering.opens(provider.candidates(), current):
+                found.append(provider)
+    return found
+
+
+def _fresh_uri(core: Core) -> str:
+    """Return a place that is not a lost holder's, the same one each time this is tried."""
+    uri = default_root_uri(core.path, core.vault_id)
+    if uri not in core.settings.holders:
+        return uri
+    return f"{uri.removesuffix('.root')}-{core.view().tree.fingerprint.hex()[:8]}.root"
