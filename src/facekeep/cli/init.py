@@ -25,6 +25,7 @@ class _Made:
     path: Path
     vault_id: str
     root: str
+    mirrors: tuple[str, ...]
     copies: tuple[str, ...]
     recovery: str | None
     region: str
@@ -37,6 +38,9 @@ class _Made:
     "--root", metavar="URI",
     help="Where the root key goes, for example file:/mnt/keys/staff.root; by default your data directory.",
 )  # fmt: skip
+@click.option(
+    "--mirror", "mirrors", multiple=True, metavar="URI", help="A further holder of every root; repeat it."
+)
 @click.option(
     "--copy", "copies", multiple=True, metavar="DIR", help="Directory for live second copies; repeat it."
 )
@@ -52,6 +56,7 @@ class _Made:
 def command(
     state: State,
     root: str | None,
+    mirrors: tuple[str, ...],
     copies: tuple[str, ...],
     no_copy: bool,
     recovery: str | None,
@@ -73,12 +78,27 @@ def command(
     with reserved(wanted) as place:
         asked = secrets(state, new=True)
         with Vault.create(
-            path, root=root, copies=copies, region=region, label=label, recovery=uri, secrets=asked
+            path,
+            root=root,
+            mirrors=mirrors,
+            copies=copies,
+            region=region,
+            label=label,
+            recovery=uri,
+            secrets=asked,
         ) as vault:
             identity, token = vault.vault_id, vault.token or ""
         file = place.keep(token, identity)
     made = _Made(
-        path, identity, root_uri(path), copies, uri and key_of(uri), region, token.split(".")[1], file
+        path,
+        identity,
+        root_uri(path),
+        mirrors,
+        copies,
+        uri and key_of(uri),
+        region,
+        token.split(".")[1],
+        file,
     )
     _tell(made, as_json=state.json)
 
@@ -98,6 +118,7 @@ def _tell(made: _Made, *, as_json: bool) -> None:
                 "vault": made.vault_id,
                 "path": str(made.path),
                 "root": made.root,
+                "mirrors": list(made.mirrors),
                 "copies": list(made.copies),
                 "recovery": made.recovery and {"key": made.recovery, "weakening": recovering.WEAKENING},
                 "region": made.region,
@@ -108,6 +129,8 @@ def _tell(made: _Made, *, as_json: bool) -> None:
         return
     output.data("vault", made.path, made.vault_id)
     output.data("root key", made.root)
+    for mirror in made.mirrors:
+        output.data("mirror", mirror)
     for copy in made.copies:
         output.data("live copies", copy)
     if made.recovery:

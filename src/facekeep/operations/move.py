@@ -24,7 +24,7 @@ from facekeep.formats.settings import Settings
 from facekeep.keys.provider import RootProvider
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
-from facekeep.operations.opening import holders_of, leaving_of
+from facekeep.operations.opening import check_distinct, holders_of, leaving_of
 from facekeep.operations.rotation import Why, announcement
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
@@ -104,7 +104,7 @@ def plan_move(core: Core, session: Session, holders: Holders) -> Moved:
     session.require(Action.KEYS)
     new = wanted(core.settings, holders)
     everybody = holders_of(new, core.path, core.secrets)
-    _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+    check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
     return Moved(None, new.holders, new.leaving, core.view().tree.epoch)
 
 
@@ -164,7 +164,7 @@ def _name(core: Core, session: Session, new: Settings, before: Sequence[JsonObje
     """Try the new holders, then have the settings name them; returns the index of the first entry logged."""
     old = core.settings
     everybody = holders_of(new, core.path, core.secrets)
-    _check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+    check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
     fresh = [each for each, uri in zip(everybody, new.holders, strict=True) if uri not in old.holders]
     with contextlib.ExitStack() as undo:
         for provider in fresh:
@@ -227,18 +227,6 @@ def _forget_leaving(core: Core, session: Session, first: int) -> None:
 
 def _settings_entry(core: Core, session: Session, new: Settings, old: Settings) -> JsonObject:
     return entries.settings(new.digest(), old.digest(), by=session.by, time_ms=core.clock.now_ms())
-
-
-def _check_distinct(providers: Sequence[RootProvider]) -> None:
-    """Refuse two URIs of one holder: letting one of them go would destroy the root of the other."""
-    seen: set[str] = set()
-    for provider in providers:
-        if provider.identity in seen:
-            raise UsageError(
-                f"two of the root holders are one: {provider.identity}",
-                next="name each holder once, and write one that stays as it stands in vault.toml",
-            )
-        seen.add(provider.identity)
 
 
 def _provision(provider: RootProvider, vault_id: bytes) -> None:

@@ -80,6 +80,7 @@ def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
     recovery = () if plan.recovery is None else (plan.recovery,)
     settings = Settings(vault_id, uri, copies, plan.region, tuple(plan.mirrors), (), recovery)
     providers = holders_of(settings, path, secrets)
+    check_distinct(providers)
     _check_copies(path, plan.copies)
     with contextlib.ExitStack() as undo:
         with translated(path.name):
@@ -96,6 +97,18 @@ def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
         token = _fill(path, settings, providers, root, plan.label, clock, secrets)
         undo.pop_all()
     return token
+
+
+def check_distinct(providers: Sequence[RootProvider]) -> None:
+    """Refuse two URIs of one holder: letting one of them go would destroy the root of the other."""
+    seen: set[str] = set()
+    for provider in providers:
+        if provider.identity in seen:
+            raise UsageError(
+                f"two of the root holders are one: {provider.identity}",
+                next="name each holder once, and write one that stays as it stands in vault.toml",
+            )
+        seen.add(provider.identity)
 
 
 def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
