@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import resource
 import signal
@@ -152,7 +150,7 @@ def test_a_typing_error_in_vault_toml(cli: Cli, old: str, new: str) -> None:
 
 
 def test_a_mirror_of_another_time_is_brought_up_to_date(cli: Cli) -> None:
-    """Somebody put yesterday's root file back: it opens nothing, and the next writer gives it the present root."""
+    """Somebody put yesterday's root file back: it opens nothing, and the next writer mends it."""
     cli.ok("keys", "move", "--mirror", "file:mirror.root")
     stale = Path("mirror.root").read_bytes()
     cli.ok("keys", "rotate", "root")
@@ -161,7 +159,7 @@ def test_a_mirror_of_another_time_is_brought_up_to_date(cli: Cli) -> None:
     assert cli.verify("ada", "ada-again").code == 0
     cli.ok("keys", "rotate", "root")
     assert [each["state"] for each in cli.ok("keys", "show")["holders"]] == ["current", "current"]
-    assert stale not in {Path("mirror.root").read_bytes()}
+    assert stale != Path("mirror.root").read_bytes()
     sound(cli)
 
 
@@ -170,8 +168,7 @@ def test_a_bare_json_error_names_the_next_command(cli: Cli) -> None:
     Path("mirror.root").rename("away")
     ran = cli.run("keys", "rotate", "root", "--json")
     assert ran.error["code"] == "erasure_pending"
-    with contextlib.suppress(json.JSONDecodeError):
-        assert "mirror.root" in ran.error["message"]
+    assert "mirror.root" in ran.error["message"]
     Path("away").rename("mirror.root")
     assert cli.ok("keys", "resume")["pending"] == []
     sound(cli)
