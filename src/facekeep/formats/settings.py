@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps
 from facekeep.formats.ids import VAULT_ID_LEN, from_hex
+from facekeep.formats.schedule import Schedule
 from facekeep.formats.terms import check_regions
 
 _DOMAIN = b"facekeep/v1/settings\0"
@@ -35,6 +36,7 @@ class Settings:
     mirrors: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     recovery: tuple[str, ...] = ()
+    schedule: Schedule = field(default_factory=Schedule)
 
     @property
     def holders(self) -> tuple[str, ...]:
@@ -55,13 +57,15 @@ class Settings:
         for key in _LISTS:
             if found := getattr(self, key):
                 root[key] = list(found)
-        return {
+        document: JsonObject = {
             "copies": {"paths": paths},
             "format": 1,
             "root": root,
             "settings": {"region": self.region},
             "vault": self.vault_id.hex(),
         }
+        schedule = self.schedule.document()
+        return document | ({"schedule": schedule} if schedule else {})
 
     def digest(self) -> bytes:
         """Hash that the log's head authenticates, 32 bytes."""
@@ -69,7 +73,7 @@ class Settings:
 
     def encode(self) -> str:
         """Return the text of vault.toml."""
-        for text in (*self.holders, *self.leaving, *self.copies):
+        for text in (*self.holders, *self.leaving, *self.copies, self.schedule.checkpoints):
             if not text.isprintable():
                 raise FormatError("a path in vault.toml has unprintable characters")
         lists = "".join(f"{key} = {_array(getattr(self, key))}\n" for key in _LISTS if getattr(self, key))
@@ -78,6 +82,7 @@ class Settings:
             f"[root]\nuri = {_quote(self.root_uri)}\n{lists}\n"
             f"[copies]\npaths = {_array(self.copies)}\n\n"
             f"[settings]\nregion = {_quote(self.region)}\n"
+            f"{_schedule(self.schedule)}"
         )
 
     @staticmethod
@@ -90,7 +95,8 @@ class Settings:
                 _text(document["root"]["uri"]),
                 tuple(_text(path) for path in document["copies"]["paths"]),
                 _text(document["settings"]["region"]),
-                *(tuple(_text(uri) for uri in document["root"].get(key, ())) for key in _LISTS),
+                **{key: tuple(map(_text, document["root"].get(key, ()))) for key in _LISTS},
+                schedule=Schedule.parse(document.get("schedule", {})),
             )
             check_regions((settings.region,))
             settings.check()
@@ -105,6 +111,15 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise FormatError("vault.toml has a value of the wrong type, or one that cannot be printed")
     return value
+
+
+def _schedule(schedule: Schedule) -> str:
+    """Text of the section, empty where all is by default."""
+    lines = [
+        f"{key} = {_quote(value) if isinstance(value, str) else value}\n"
+        for key, value in schedule.document().items()
+    ]
+    return "".join(["\n[schedule]\n", *lines]) if lines else ""
 
 
 def _array(texts: tuple[str, ...]) -> str:

@@ -39,15 +39,22 @@ class SettingsChange:
 
 
 def change(
-    core: Core, session: Session, *, region: str | None = None, copies: Sequence[Path] | None = None
+    core: Core,
+    session: Session,
+    *,
+    region: str | None = None,
+    copies: Sequence[Path] | None = None,
+    schedule: Sequence[str] = (),
 ) -> SettingsChange:
-    """Change the region, or the whole list of copy directories; new ones get their live copies at once.
+    """Change the region, the whole list of copy directories, the schedule (``root_days=7``).
+
+    New copy directories get their live copies at once.
 
     Raises UsageError with nothing changed. Afterwards ``core`` answers nothing more: open the vault again.
     """
     with writing(core, session, Action.SETTINGS):
         old = core.settings
-        new = _wanted(core, region, copies)
+        new = _scheduled(_wanted(core, region, copies), schedule)
         if new == old:
             return SettingsChange(old, None)
         added = tuple(each for each in new.copies if each not in old.copies)
@@ -91,6 +98,16 @@ def _wanted(core: Core, region: str | None, copies: Sequence[Path] | None) -> Se
             raise UsageError("the copy directory is the vault itself", next="name another, on another disk")
         new = replace(new, copies=paths)
     return new
+
+
+def _scheduled(settings: Settings, words: Sequence[str]) -> Settings:
+    try:
+        schedule = settings.schedule.changed(tuple(words))
+    except FormatError as error:
+        raise UsageError(str(error), next="correct the schedule; nothing was changed") from None
+    if schedule.checkpoints and not Path(schedule.checkpoints).is_absolute():
+        raise UsageError("checkpoints is not an absolute path", next="name the directory from / on")
+    return replace(settings, schedule=schedule)
 
 
 def _check_directory(core: Core, directory: Path) -> None:
