@@ -105,7 +105,7 @@ def test_prints_are_the_same_for_few_and_for_many(lab: Lab) -> None:
         ledger = Ledger(opened.log)
         few = ledger.prints(numbers)
         ledger._rebuild([])
-        assert not ledger._recent_prints
+        assert not ledger._recent_grants
         assert (ledger.prints(numbers) == few).all()
         assert not few[-1].any()
         assert [bytes(each) for each in few[:-1]] == [opened.logged(slot) for slot in rows.slots.tolist()]

@@ -40,7 +40,15 @@ def told(vault: Vault) -> tuple[Any, ...]:
     found = core(vault).ledger
     every = found.all_slots()
     owners = [found.owners(lambda each, slot=slot: each == slot) for slot in every.tolist()]  # type: ignore[misc] # bound at once
-    return every.tolist(), found.prints(every).tolist(), owners, found.principals(), found.last_backup()
+    ends, history = [each.tolist() for each in found.expiries()], found.history()
+    dates = (
+        history.began_ms,
+        history.seen_ms,
+        history.rotated,
+        history.newest("backup"),
+        len(history.expiries),
+    )
+    return every.tolist(), found.prints(every).tolist(), ends, owners, found.principals(), dates
 
 
 def pages_of(lab: Lab) -> list[Row]:
@@ -196,18 +204,19 @@ def test_entries_of_the_pages_are_altered_and_the_shred_goes_by_the_truth(lab: L
 @pytest.mark.parametrize("cut", [0, 10, -1])
 def test_a_page_is_exactly_its_bytes(cut: int) -> None:
     tags, prints = np.arange(64, dtype=np.uint8).reshape(2, 32), np.ones((2, 16), np.uint8)
-    page = Page(3, Mark(2, b"a" * 32), 9, Mark(5, b"b" * 32), tags, np.array([7, 8]), prints, [b"xy", b"z"])
+    ends = np.array([5, 6])
+    marks = Mark(2, b"a" * 32), Mark(5, b"b" * 32)
+    page = Page(3, marks[0], 9, marks[1], tags, np.array([7, 8]), prints, ends, [b"xy", b"z"])
     data = page.encode()
     again = Page.decode(data)
     assert again.encode() == data
     assert (again.first, again.before, again.stop, again.after) == (3, page.before, 9, page.after)
     assert (again.slots.tolist(), list(again.bodies)) == ([7, 8], [b"xy", b"z"])
+    assert again.expires.tolist() == [5, 6]
     with pytest.raises(FormatError):
         Page.decode(data[:cut])
     with pytest.raises(FormatError):
-        Page(3, page.before, 3, page.after, tags, page.slots, prints, []).decode(
-            Page(3, page.before, 3, page.after, tags, page.slots, prints, []).encode()
-        )
+        Page.decode(Page(3, page.before, 3, page.after, tags, page.slots, prints, ends, []).encode())
     assert (0, bytes(32)) == FIRST_MARK
 
 

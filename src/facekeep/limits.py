@@ -27,6 +27,7 @@ class Limits:
     clock_slack_ms: int = 5_000  # how far the clock may stand behind the log
     busy_timeout_ms: int = 15_000  # wait for SQLite's own locks
     writer_timeout_s: float = 30.0  # wait for the writer lock
+    expire_percent: int = 1  # of a scope's living grants, destroyed in a day without a person
     consent_days: int = 3_660  # longest consent; there is no endless one
 
 

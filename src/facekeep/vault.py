@@ -50,6 +50,7 @@ from facekeep.operations import (
     erase,
     lost,
     opening,
+    overview,
     people,
     probing,
     proving,
@@ -65,6 +66,7 @@ from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing
 from facekeep.operations.erase import Erasure
 from facekeep.operations.keyops import Holders, Keys, Moved, Resealed, Rotated, Selection, Why
+from facekeep.operations.maintain import Maintained, Maintenance
 from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
@@ -75,9 +77,9 @@ from facekeep.operations.transfer import BackupReport, RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
-    "Identification", "Keys", "Moved", "Notice", "Opening", "Proof", "Receipt", "Resealed", "Role", "Rotated",
-    "Said", "Scope", "Secrets", "Selection", "Settings", "SettingsChange", "Threshold", "Vault",
-    "Verification", "Why",
+    "Identification", "Keys", "Maintained", "Moved", "Notice", "Opening", "Proof", "Receipt", "Resealed",
+    "Role", "Rotated", "Said", "Scope", "Secrets", "Selection", "Settings", "SettingsChange", "Threshold",
+    "Vault", "Verification", "Why",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -385,7 +387,29 @@ class Vault:
 
     def status(self) -> JsonObject:
         """State of the vault, with warnings and their remedies."""
-        return status.status(self._core, self._session)
+        return overview.status(self._core, self._session)
+
+    def maintain(
+        self,
+        *,
+        confirmed: bool = False,
+        checkpoints: str | Path | None = None,
+        dry_run: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Maintained:
+        """Do what is due by the schedule; as often as you like. Each step stands in the result, errors too.
+
+        With ``confirmed`` a person has looked at what waits for one. ``checkpoints`` is a directory for them,
+        if not the one of the settings. ``progress`` is called with (step, done, total).
+        """
+        return Maintenance(
+            lambda: (self._core, self._session),
+            self._reopen,
+            confirmed=confirmed,
+            checkpoints=None if checkpoints is None else Path(checkpoints),
+            dry_run=dry_run,
+            progress=progress,
+        ).run()
 
     def decision(self, identity: str) -> JsonObject:
         """Log entry behind a decision id, with its reason."""
@@ -409,16 +433,22 @@ class Vault:
         return self._core.settings
 
     def change_settings(
-        self, *, region: str | None = None, copies: Sequence[str | Path] | None = None
+        self,
+        *,
+        region: str | None = None,
+        copies: Sequence[str | Path] | None = None,
+        schedule: Sequence[str] = (),
     ) -> SettingsChange:
-        """Change the region, or the whole list of directories for live copies; logged.
+        """Change the region, the whole list of directories for live copies, the schedule; logged.
+
+        ``schedule`` has changes such as ``root_days=7`` or ``root_days=default``.
 
         A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
         SettingsChanged from then on, and so does a ``Gallery`` of this one: open them again.
         Raises UsageError with nothing changed.
         """
         paths = None if copies is None else [Path(copy) for copy in copies]
-        done = configuring.change(self._core, self._session, region=region, copies=paths)
+        done = configuring.change(self._core, self._session, region=region, copies=paths, schedule=schedule)
         if done.entry is not None:
             self._reopen()
         return done

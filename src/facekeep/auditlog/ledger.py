@@ -15,18 +15,17 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.auditlog.history import History, Keeper, stamp
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pages import FIRST_MARK, Page
-from facekeep.auditlog.prints import PRINT_LEN, Found, LoggedPrincipal
+from facekeep.auditlog.prints import PRINT_LEN, Found, LoggedGrant, LoggedPrincipal
 from facekeep.auditlog.reader import Mark
 from facekeep.errors import IntegrityError
-from facekeep.formats import entries
-from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import TAG_LEN
 
 Living: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
-_PAGE: Final = 250_000  # grants of a page: 14 MB
+_PAGE: Final = 250_000  # grants of a page: 16 MB
 _LEAST: Final = 20_000  # grants that make a page worth its writing: a tenth of a second's reading
 
 
@@ -58,9 +57,11 @@ class Ledger:
         self._recent: dict[bytes, list[int]] = {}
         self._print_slots: npt.NDArray[np.int64] = np.empty(0, np.int64)  # ascending
         self._prints: npt.NDArray[np.uint8] = np.empty((0, PRINT_LEN), np.uint8)
-        self._recent_prints: dict[int, bytes] = {}
+        self._expires: npt.NDArray[np.int64] = np.empty(0, np.int64)  # ms; beside the prints
+        self._recent_grants: dict[int, LoggedGrant] = {}
         self._principals: dict[int, LoggedPrincipal] = {}
-        self._backup: bytes | None = None
+        self._keeper = Keeper()
+        self._history = History()
 
     def slots_of(self, tag: bytes, progress: Callable[[int, int], None] | None = None) -> list[int]:
         """Every slot ever granted to a tag, ascending."""
@@ -107,18 +108,33 @@ class Ledger:
                 at = np.minimum(np.searchsorted(self._print_slots, slots), len(self._print_slots) - 1)
                 held = self._print_slots[at] == slots
                 out[held] = self._prints[at[held]]
-            if self._recent_prints:
+            if self._recent_grants:
                 for row, slot in enumerate(slots.tolist()):
-                    mark = self._recent_prints.get(slot)
-                    if mark is not None:
-                        out[row] = np.frombuffer(mark, np.uint8)
+                    grant = self._recent_grants.get(slot)
+                    if grant is not None:
+                        out[row] = np.frombuffer(grant.print, np.uint8)
             return out
 
-    def last_backup(self) -> JsonObject | None:
-        """Return the log's last entry of type ``backup``, or None."""
+    def expiries(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Every slot ever granted to a subject, ascending, and when its grant expires in ms; int64 (n,) each.
+
+        They are the log's own terms, and so authentic whatever stands in vault.db.
+        """
+        with self._guard:
+            self._catch_up(progress)
+            fresh = sorted(self._recent_grants.values(), key=lambda each: each.slot)
+            slots = np.concatenate((self._print_slots, np.array([each.slot for each in fresh], np.int64)))
+            ends = np.concatenate((self._expires, np.array([each.expires_at_ms for each in fresh], np.int64)))
+            order = np.argsort(slots, kind="stable")
+            return slots[order], ends[order]
+
+    def history(self) -> History:
+        """Return when things were done last; not to be changed."""
         with self._guard:
             self._catch_up(None)
-            return None if self._backup is None else entries.parse(self._backup)
+            return self._history
 
     def _catch_up(self, progress: Callable[[int, int], None] | None) -> None:
         if self._begun:
@@ -143,26 +159,30 @@ class Ledger:
         found = Found()
         for page in pages:
             for body in page.bodies:
-                found.take(body)
+                found.take_kept(body)
+        found.keeper = Keeper(stamp(found.kept[-1])[0])  # a page keeps its last entry
         self._note(found)
         tags = np.concatenate([page.tags for page in pages])
         slots = np.concatenate([page.slots for page in pages])
-        self._merge(tags, slots, np.concatenate([page.prints for page in pages]))
+        prints = np.concatenate([page.prints for page in pages])
+        self._merge(tags, slots, prints, np.concatenate([page.expires for page in pages]))
         self._seen, self._mark = pages[-1].stop, pages[-1].after
 
     def _read(self, progress: Callable[[int, int], None] | None) -> None:
         """Read the entries that are new; what they say counts once they are known to be complete."""
         size = self._log.head().size
-        found, cuts = Found(), [_Cut(self._seen, self._mark, 0, 0)]
+        found, cuts = Found(self._keeper.copy()), [_Cut(self._seen, self._mark, 0, 0)]
         seen, count, chain = self._seen, *self._mark
         for index, body, after in self._log.control_after(seen, self._mark):
             found.take(body)
             seen, count, chain = index + 1, count + 1, after
             if len(found.grants) - cuts[-1].grants >= _PAGE:
+                found.close()
                 cuts.append(_Cut(seen, Mark(count, chain), len(found.grants), len(found.kept)))
             if progress is not None:
                 progress(seen, size)
         if len(found.grants) - cuts[-1].grants >= _LEAST:
+            found.close()
             cuts.append(_Cut(seen, Mark(count, chain), len(found.grants), len(found.kept)))
         self._seen, self._mark = seen, Mark(count, chain)  # only now is it certain that none was left out
         self._note(found)
@@ -171,23 +191,28 @@ class Ledger:
         if len(found.grants) > 10_000:  # noqa: PLR2004 - where sorting beats a dictionary
             self._rebuild(found.grants)
         else:
-            for tag, slot, mark in found.grants:
-                self._recent.setdefault(tag, []).append(slot)
-                self._recent_prints[slot] = mark
+            for grant in found.grants:
+                self._recent.setdefault(grant.tag, []).append(grant.slot)
+                self._recent_grants[grant.slot] = grant
 
     def _note(self, found: Found) -> None:
         self._principals.update((each.slot, each) for each in found.principals)
-        self._backup = found.backup or self._backup
+        self._history.add(found.kept)
+        self._keeper = found.keeper
+        self._history.seen_ms = found.keeper.seen_ms
 
-    def _rebuild(self, found: list[tuple[bytes, int, bytes]]) -> None:
-        recent = self._recent.items()
-        found = found + [(tag, slot, self._recent_prints[slot]) for tag, slots in recent for slot in slots]
+    def _rebuild(self, found: list[LoggedGrant]) -> None:
+        found = found + list(self._recent_grants.values())
         self._recent.clear()
-        self._recent_prints.clear()
+        self._recent_grants.clear()
         self._merge(*_arrays(found))
 
     def _merge(
-        self, tags: npt.NDArray[np.uint8], slots: npt.NDArray[np.int64], prints: npt.NDArray[np.uint8]
+        self,
+        tags: npt.NDArray[np.uint8],
+        slots: npt.NDArray[np.int64],
+        prints: npt.NDArray[np.uint8],
+        expires: npt.NDArray[np.int64],
     ) -> None:
         self._tags = np.concatenate((self._tags, tags))
         self._slots = np.concatenate((self._slots, slots))
@@ -197,6 +222,7 @@ class Ledger:
         known = np.concatenate((self._print_slots, slots))
         order = np.argsort(known, kind="stable")
         self._prints = np.concatenate((self._prints, prints))[order]
+        self._expires = np.concatenate((self._expires, expires))[order]
         self._print_slots = known[order]
 
     def _sorted_slots(self, tag: bytes) -> list[int]:
@@ -207,12 +233,13 @@ class Ledger:
 
 
 def _arrays(
-    grants: Sequence[tuple[bytes, int, bytes]],
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Tags, slots and prints of (tag, slot, print)."""
-    tags = np.frombuffer(b"".join(tag for tag, _, _ in grants), np.uint8).reshape(-1, TAG_LEN)
-    prints = np.frombuffer(b"".join(mark for _, _, mark in grants), np.uint8).reshape(-1, PRINT_LEN)
-    return tags, np.array([slot for _, slot, _ in grants], np.int64), prints
+    grants: Sequence[LoggedGrant],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Tags, slots, prints and ends of grants."""
+    tags = np.frombuffer(b"".join(each.tag for each in grants), np.uint8).reshape(-1, TAG_LEN)
+    prints = np.frombuffer(b"".join(each.print for each in grants), np.uint8).reshape(-1, PRINT_LEN)
+    slots = np.array([each.slot for each in grants], np.int64)
+    return tags, slots, prints, np.array([each.expires_at_ms for each in grants], np.int64)
 
 
 def _pages(found: Found, cuts: Sequence[_Cut]) -> list[Page]:

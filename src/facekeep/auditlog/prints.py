@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, cast
 
+from facekeep.auditlog.history import Keeper
 from facekeep.crypto import primitives as p
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -24,7 +25,7 @@ _GRANT = re.compile(
     re.DOTALL,
 )
 _PRINCIPAL: Final = b',"type":"principal","v":1}'
-_BACKUP: Final = b',"type":"backup","v":1}'
+_EXPIRES: Final = slice(60, 68)  # in grant id || tag || terms: SPEC.md §5.3, offset 12
 
 
 def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:
@@ -79,25 +80,44 @@ def _logged_principal(entry: JsonObject) -> LoggedPrincipal:
     )
 
 
+class LoggedGrant(NamedTuple):
+    """A grant as the log announced it, in short: when it expires, in ms."""
+
+    tag: bytes
+    slot: int
+    print: bytes
+    expires_at_ms: int
+
+
 class Found:
     """What a stretch of control entries says."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.grants: list[tuple[bytes, int, bytes]] = []  # tag, slot, print
+    def __init__(self, keeper: Keeper | None = None) -> None:
+        """Begin with nothing; ``keeper`` goes on from the entries before the stretch."""
+        self.grants: list[LoggedGrant] = []
         self.principals: list[LoggedPrincipal] = []
-        self.kept: list[bytes] = []  # canonical bytes of principals and backups
-        self.backup: bytes | None = None
+        self.kept: list[bytes] = []  # canonical bytes of what is kept whole (``history``)
+        self.keeper = keeper or Keeper()
 
     def take(self, body: bytes) -> None:
         """Take up the canonical bytes of one authenticated entry."""
         for commitment, grant, model, slot, tag, terms in _GRANT.findall(body):
             raw = bytes.fromhex((grant + tag + terms + commitment).decode())
             mark = grant_print(raw[:-32], model.decode(), raw[-32:])
-            self.grants.append((raw[16 : 16 + TAG_LEN], int(slot), mark))
+            expires = int.from_bytes(raw[_EXPIRES], "big")
+            self.grants.append(LoggedGrant(raw[16 : 16 + TAG_LEN], int(slot), mark, expires))
+        self.kept += self.keeper.pick(body)
+        self._principal(body)
+
+    def take_kept(self, body: bytes) -> None:
+        """Take up an entry that was kept before: its grants are known."""
+        self.kept.append(body)
+        self._principal(body)
+
+    def close(self) -> None:
+        """Keep the last entry, so that whoever goes on after it need not know it."""
+        self.kept += self.keeper.last()
+
+    def _principal(self, body: bytes) -> None:
         if body.endswith(_PRINCIPAL):
             self.principals.append(_logged_principal(entries.parse(body)))
-            self.kept.append(body)
-        elif body.endswith(_BACKUP):
-            self.backup = body
-            self.kept.append(body)

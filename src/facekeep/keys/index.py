@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from facekeep.crypto import many
 from facekeep.crypto import primitives as p
@@ -67,6 +67,27 @@ class SubjectIndex:
             if len(tags) != TAG_LEN * len(rows):
                 raise IntegrityError("a row of the subject index holds something else than a tag")
             yield tags
+
+    def leading_to(self, tags: Collection[bytes]) -> Iterator[bytes]:
+        """Yield the row keys under which one of these tags stands; an altered row leads to nobody."""
+        for rows in self._store.index_pieces():
+            for hashed, tag in zip((row for row, _ in rows), self._each(rows), strict=True):
+                if tag in tags:
+                    yield hashed
+
+    def _each(self, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        try:
+            found = self._aead.open_many(rows, self._prefix)
+        except IntegrityError:
+            found = b""
+        if len(found) == TAG_LEN * len(rows):
+            yield from (found[at : at + TAG_LEN] for at in range(0, len(found), TAG_LEN))
+            return
+        for hashed, sealed in rows:
+            try:
+                yield self.open(hashed, sealed)
+            except IntegrityError:
+                yield b""
 
     def open(self, hashed: bytes, sealed: bytes) -> bytes:
         """Tag in a row; raises IntegrityError."""

@@ -11,7 +11,8 @@ from facekeep.formats.note import VerifierKey
 from facekeep.operations import move as moving
 from facekeep.operations import rotate_templates as resealing
 from facekeep.operations import rotation
-from facekeep.operations.move import Holders, HolderState, Moved
+from facekeep.operations.health import HolderState
+from facekeep.operations.move import Holders, Moved
 from facekeep.operations.rotate_templates import Estimate, Resealed, Selection
 from facekeep.operations.rotation import Extent, Rotated, Why
 

@@ -24,6 +24,8 @@ from facekeep.formats.settings import Settings
 from facekeep.keys.provider import RootProvider
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
+from facekeep.operations.health import HolderState
+from facekeep.operations.health import holders as holders_now
 from facekeep.operations.opening import check_distinct, holders_of, leaving_of
 from facekeep.operations.rotation import Why, announcement
 from facekeep.operations.steps import reached
@@ -57,46 +59,10 @@ class Moved:
         return {"entry": self.entry, "epoch": self.epoch, "holders": holders, "left": left, "what": "move"}
 
 
-@dataclass(frozen=True, slots=True)
-class HolderState:
-    """One holder. ``state``: current, stale (it lacks the root that opens) or away; ``trouble`` says why."""
-
-    uri: str
-    scheme: str
-    klass: str
-    limits: tuple[str, ...]
-    state: str
-    trouble: tuple[str, ...]
-
-    def to_json(self) -> JsonObject:
-        """Return it as JSON."""
-        return {
-            "class": self.klass,
-            "limits": list(self.limits),
-            "scheme": self.scheme,
-            "state": self.state,
-            "trouble": list(self.trouble),
-            "uri": self.uri,
-        }
-
-
 def holder_states(core: Core, session: Session) -> list[HolderState]:
     """Ask each holder, those that are leaving too, whether it has the root that opens the vault."""
     session.require(Action.STATUS)
-    current = core.view().tree.fingerprint
-    uris = (*core.settings.holders, *core.settings.leaving)
-    return [_state(uri, each, current) for uri, each in zip(uris, core.readers, strict=True)]
-
-
-def _state(uri: str, provider: RootProvider, current: bytes) -> HolderState:
-    trouble: tuple[str, ...] = ()
-    try:
-        marks = {each.fingerprint for each in provider.candidates()}
-    except FacekeepError as error:
-        state, trouble = "away", (str(error),)
-    else:
-        state, trouble = "current" if current in marks else "stale", provider.damage
-    return HolderState(uri, provider.scheme, provider.klass, provider.limits, state, trouble)
+    return holders_now(core, core.view())
 
 
 def plan_move(core: Core, session: Session, holders: Holders) -> Moved:
