@@ -18,9 +18,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 def test_without_an_option_it_shows_them(cli: Cli) -> None:
     before = snapshot(cli.home)
-    assert cli.ok("settings") == {"region": "ZZ", "root": "file:staff.root", "copies": []}
+    found = cli.ok("settings")
+    assert found.pop("schedule")["root_days"] == 30
+    assert found == {"region": "ZZ", "root": "file:staff.root", "copies": []}
     ran = cli.run("settings")
-    assert ran.out.splitlines() == ["region\tZZ", "root key\tfile:staff.root"]
+    assert ran.out.splitlines()[:2] == ["region\tZZ", "root key\tfile:staff.root"]
+    assert "schedule root_days\t30" in ran.out.splitlines()
     assert "next: facekeep settings --copy DIR, on another disk" in ran.err
     assert snapshot(cli.home) == before
 

@@ -1,7 +1,8 @@
-"""``facekeep settings``: where templates are processed, where the live copies are."""
+"""``facekeep settings``: where templates are processed, where the live copies are, what is due when."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,17 +15,23 @@ from facekeep.operations.settings import SettingsChange
 from facekeep.vault import Settings
 
 
-@click.command("settings", short_help="Show or change region and live copies.")
+@click.command("settings", short_help="Show or change region, live copies and schedule.")
 @click.option("--region", metavar="CC", help="Country of processing.")
 @click.option(
     "--copy", "copies", multiple=True, metavar="DIR",
     help="Directory for live second copies; repeat it. Those that are not named are removed.",
 )  # fmt: skip
 @click.option("--no-copy", is_flag=True, help="Remove all: accept that one lost file loses the vault.")
+@click.option(
+    "--schedule", multiple=True, metavar="KEY=VALUE",
+    help="What is due when, such as root_days=7 or root_days=default; repeat it.",
+)  # fmt: skip
 @common
 @with_state
-def command(state: State, region: str | None, copies: tuple[str, ...], no_copy: bool) -> None:
-    """Show or change region and live copies.
+def command(
+    state: State, region: str | None, copies: tuple[str, ...], no_copy: bool, schedule: tuple[str, ...]
+) -> None:
+    """Show or change region, live copies and schedule.
 
     Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
     have the vault open stop answering and open it again.
@@ -34,14 +41,15 @@ def command(state: State, region: str | None, copies: tuple[str, ...], no_copy: 
     wanted = [Path(each) for each in copies] if copies or no_copy else None
     change = None
     with open_vault(state) as vault:
-        if region is not None or wanted is not None:
-            change = vault.change_settings(region=region, copies=wanted)
+        if region is not None or wanted is not None or schedule:
+            change = vault.change_settings(region=region, copies=wanted, schedule=schedule)
         settings = vault.settings
     if state.json:
         found: dict[str, object] = {
             "region": settings.region,
             "root": settings.root_uri,
             "copies": list(settings.copies),
+            "schedule": asdict(settings.schedule),
         }
         if change is not None:
             found |= {"entry": change.entry, "added": list(change.added), "removed": list(change.removed)}
@@ -57,6 +65,8 @@ def _tell(settings: Settings) -> None:
     output.data("root key", settings.root_uri)
     for copy in settings.copies:
         output.data("live copies", copy)
+    for key, value in asdict(settings.schedule).items():
+        output.data(f"schedule {key}", value if value != "" else "-")
     if not settings.copies:
         output.warn(
             "keys.db and log.db have no live second copy: one lost file would lose the vault",
