@@ -90,6 +90,28 @@ def test_the_first_part_of_the_guide(typist: Typist) -> None:
     assert cli.ok("check")["findings"] == []
 
 
+def test_a_look_at_the_vault_and_what_runs_by_itself(typist: Typist) -> None:
+    cli = typist.cli
+    cli.init()
+    cli.enroll("ada", "ada")
+    look, textfile = commands("A look at the vault")
+    assert "grants  " in typist.type(look)
+    typist.type(textfile.replace("/var/lib/facekeep/metrics", "/mnt/other"))
+    assert "facekeep_epoch 1\n" in (cli.home / "mnt/other/facekeep.prom").read_text()
+
+    maintain, settings, changed, back, confirmed = commands("What runs by itself")
+    (cli.home / "mnt/public").mkdir()
+    assert "not due" in typist.type(maintain)
+    typist.type(settings)
+    typist.type(changed)
+    assert "schedule root_days\t30" in typist.type(back)
+    cli.travel(396)
+    assert "wait: the log was silent for 396.0 days" in typist.type(maintain, code=3)
+    assert (cli.home / "mnt/public/latest.checkpoint").exists()
+    assert re.search(r"^expired +done +1 grant$", typist.type(confirmed), re.MULTILINE)
+    assert cli.subjects() == {}
+
+
 def test_the_contents_lead_to_every_section() -> None:
     sections = re.findall(r"^## (.+)$", GUIDE, re.MULTILINE)
     assert re.findall(r"^- \[(.+)\]\(#", GUIDE, re.MULTILINE) == sections
