@@ -130,7 +130,11 @@ def _pending(found: JsonObject) -> str:
     rotations = found["rotations"]
     if isinstance(rotations, list) and rotations:
         said += f", a rotation: {', '.join(map(str, rotations))}"
-    return f"{said}; {found['missing']} grants missing of {found['rows']} rows" if found["missing"] else said
+    if found["missing"]:
+        said += f"; {output.counted(_number(found['missing']), 'grant')} without a row"
+    if found["rows_dead"]:
+        said += f"; {output.counted(_number(found['rows_dead']), 'row')} left of destroyed grants"
+    return said
 
 
 def _due(found: JsonObject) -> list[str]:

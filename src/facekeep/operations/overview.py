@@ -60,6 +60,7 @@ def status(core: Core, session: Session) -> JsonObject:
         "region": core.settings.region,
         "rotations": [each.op for each in head.rotations],
         "rows": len(found.rows),
+        "rows_dead": len(found.dead_rows()),
         "scopes": found.scopes(),
         "swapped_at_ms": tree.swapped_at_ms,
         "time_ms": found.now_ms,
@@ -133,9 +134,6 @@ def _of_operations(seen: _Seen) -> Iterator[tuple[str, str]]:
         )
     for rotation in seen.view.head.rotations:
         yield f"a rotation was begun and not ended: {rotation.op}", _ROTATIONS[rotation.op]
-    dead = len(seen.found.dead_rows())
-    if dead:
-        yield f"{dead} row{'s' if dead > 1 else ''} in vault.db of destroyed grants", "facekeep maintain"
 
 
 def _of_schedule(seen: _Seen) -> Iterator[tuple[str, str]]:
