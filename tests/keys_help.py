@@ -65,8 +65,9 @@ class Lab:
         """Shred without staging: plan, write, open; the provider is told afterwards."""
         root = os.urandom(32)
         self.store.write_swap(plan(self.tree, slots, new_root=root, pin=EMPTY_PIN, now_ms=NOW, take=take))
+        before = self.tree.fingerprint
         self.tree, winner = open_tree(self.store, VAULT, [candidate(root)])
-        settle(self.store, winner, [self.provider])
+        settle(self.store, winner, [self.provider], previous=before)
         return self.tree
 
     def recover(self) -> KeyTree:

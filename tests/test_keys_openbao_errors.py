@@ -211,6 +211,7 @@ def test_a_refused_token_is_named_and_a_new_one_is_taken_up(
     file.write_text(old := server.token_for(name))
     file.chmod(0o600)
     monkeypatch.setenv("FACEKEEP_OPENBAO_TOKEN_FILE", str(file))
+    monkeypatch.setenv("FACEKEEP_OPENBAO_SERVER", server.base)
     uri = openbao_help.uri(file=holder.file.path)
     service = provider_from_uri(uri, Place(vault_id, tmp_path))
     assert [each.root for each in service.candidates()] == [ROOT]

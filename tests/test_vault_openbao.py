@@ -51,6 +51,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnServer]:
     file = tmp_path / "token"
     file.touch(mode=0o600)
     monkeypatch.setenv("FACEKEEP_OPENBAO_TOKEN_FILE", str(file))
+    monkeypatch.setenv("FACEKEEP_OPENBAO_SERVER", openbao_help.server().base)
     yield OnServer(tmp_path, clock=FakeClock()).create()
     openbao_help.server().unseal()  # where a test failed while it was sealed
 
@@ -138,6 +139,7 @@ def test_a_creation_that_fails_leaves_no_key(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text(server.token_for("other"))
     monkeypatch.setenv("FACEKEEP_OPENBAO_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("FACEKEEP_OPENBAO_SERVER", server.base)
     with pytest.raises(RootError, match="denies GET transit/keys/other2"):
         Vault.create(
             tmp_path / "other",

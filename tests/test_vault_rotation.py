@@ -23,8 +23,8 @@ from facekeep.errors import (
 )
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.file_provider import FileProvider
+from facekeep.keys.provider import placeholder
 from facekeep.keys.tree import open_tree
-from facekeep.operations.move import placeholder
 from facekeep.store.keysdb import KeysStore
 from facekeep.vault import Holders, Role, Selection, Vault, Why
 from vaultlab import (

@@ -96,6 +96,11 @@ def templates(
         with Progress("sealing again") as progress:
             done = vault.keys.rotate_templates(Why(why), selection, progress)
     _tell(done.to_json(), as_json=state.json)
+    if done.resumed and not state.json:
+        output.warn(
+            "this went on with a rotation that was begun before, as it was selected and for the reason given then",
+            "if a root or key file may have been copied since it was begun, rotate the templates once more",
+        )
     if done.left and not state.json:
         output.warn(
             f"left as it was: {output.counted(done.left, 'grant')} that lapsed, has no row, or was altered",

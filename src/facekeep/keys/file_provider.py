@@ -18,7 +18,7 @@ from typing import ClassVar, Final, Self
 from facekeep.errors import FormatError, RootError, StoreError, UsageError, VaultExists
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
-from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider
+from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider, inode_of
 from facekeep.store.sqlite import fsync_directory
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -53,6 +53,11 @@ class FileProvider(RootProvider):
     def identity(self) -> str:
         """The file's real path."""
         return os.path.realpath(self.path)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Path and inode."""
+        return (self.identity, *inode_of(self.path))
 
     @property
     def damage(self) -> tuple[str, ...]:

@@ -69,6 +69,16 @@ class LayeredHolder(SealedHolder):
         return (self.layer.word, *self.inner.layers)
 
     @property
+    def inmost(self) -> RootProvider:
+        """The inner holder, behind its own layers."""
+        return self.inner.inmost
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Those of the inner holder too: what it keeps would go with it."""
+        return (*super().places, *self.inner.places)
+
+    @property
     def damage(self) -> tuple[str, ...]:
         """Records that did not open, and what the inner holder found."""
         return (*super().damage, *self.inner.damage)

@@ -14,9 +14,10 @@ from typing import Final
 from facekeep.errors import RootError
 from facekeep.keys.openbao_http import Json, Unreached, Wire
 from facekeep.keys.openbao_uri import Server
-from facekeep.keys.secrets import Secrets
+from facekeep.keys.secrets import Secrets, check_named
 
 TOKEN: Final = "openbao-token"  # noqa: S105 - the secret's name
+SERVER_VARIABLE: Final = "FACEKEEP_OPENBAO_SERVER"
 SECRET_ID: Final = "openbao-secret-id"  # noqa: S105 - the secret's name
 PAUSES: Final = (0.2, 0.8)  # seconds before the second and the third try
 
@@ -105,6 +106,7 @@ class Client:
             ) from error
 
     def _secret(self, name: str) -> str:
+        check_named(SERVER_VARIABLE, self._server.base, name, self._secrets)
         text = self._secrets.get(name, f"the OpenBao server {self._server.base}").decode("latin-1")
         if not _PRINTABLE.match(text):
             raise RootError(f"the {name} has characters that none has")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
-from facekeep.crypto.primitives import compare
+from facekeep.crypto.primitives import compare, domain, sha256
 from facekeep.errors import RootError
 from facekeep.formats.canonical import JsonObject
 from facekeep.keys.secrets import Secrets
@@ -81,6 +81,20 @@ class Receipt:
         }
 
 
+def placeholder(vault_id: bytes) -> bytes:
+    """Return what a new holder is tried with, 32 bytes: public, so that it opens nothing (SPEC.md §4.1)."""
+    return sha256(domain("root-placeholder"), vault_id)
+
+
+def inode_of(path: Path) -> tuple[str, ...]:
+    """Name a file by its inode, where it is there: links to one file have one name then."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (f"inode {status.st_dev}:{status.st_ino}",)
+
+
 class RootProvider(abc.ABC):
     """Holds one current root and at most one staged one.
 
@@ -117,6 +131,16 @@ class RootProvider(abc.ABC):
     @abc.abstractmethod
     def identity(self) -> str:
         """What tells two holders apart, for an operator: one place has one identity, however named."""
+
+    @property
+    def inmost(self) -> RootProvider:
+        """The holder behind all layers: what keeps, and destroys."""
+        return self
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Everything that no other holder may share, by however many names: files, as inodes too."""
+        return (self.identity,)
 
     @property
     @abc.abstractmethod

@@ -18,7 +18,7 @@ from facekeep.errors import RootError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.holderfile import HolderRecord
 from facekeep.formats.nodes import root_fingerprint
-from facekeep.keys.provider import Candidate, Place, Receipt, RootProvider
+from facekeep.keys.provider import Candidate, Place, Receipt, RootProvider, inode_of
 from facekeep.store.holderfile import HolderFile
 
 _SWAPS_FOLLOWED: Final = 3
@@ -70,6 +70,11 @@ class SealedHolder(RootProvider):
     def identity(self) -> str:
         """The holder file's real path."""
         return os.path.realpath(self.file.path)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Path and inode of the holder file."""
+        return (self.identity, *inode_of(self.file.path))
 
     @property
     def damage(self) -> tuple[str, ...]:

@@ -31,35 +31,57 @@ class Secrets:
     def __init__(self, ask: Ask | None = None) -> None:
         """Use ``ask`` where no file has the secret."""
         self._ask = ask
-        self._known: dict[str, bytes] = {}
+        self._known: dict[tuple[str, str], bytes] = {}  # by key and purpose
         self._refused: dict[str, bytes] = {}
         self._guard = threading.RLock()
 
     def get(self, name: str, purpose: str, file: Path | None = None) -> bytes:
         """Return a secret; raises RootError where there is none, or the one there is was refused before.
 
-        A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else.
+        A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else. What was given
+        for one purpose is not handed out for another: vault.toml names the purposes (SPEC.md §4.1).
         """
         key = _key(name, file)
         with self._guard:
-            if key not in self._known:
+            if (key, purpose) not in self._known:
                 found = self._find(name, purpose) if file is None else _read(file, private=True)
                 if not found:
                     raise RootError(f"there is no {name} for {purpose}", next=_how(name))
                 if self._refused.get(key) == found:
                     raise RootError(f"the {name} for {purpose} was refused before and is not tried again")
-                self._known[key] = found
-            return self._known[key]
+                self._known[key, purpose] = found
+            return self._known[key, purpose]
+
+    def unattended(self, name: str) -> bool:
+        """Whether a secret is had without asking: then nobody sees for whom it is."""
+        return bool(os.environ.get(variable(name)) or _credential(name))
 
     def refuse(self, name: str, file: Path | None = None) -> None:
         """Forget a secret that the holder refused, and never hand out the same one again."""
         key = _key(name, file)
         with self._guard:
-            if key in self._known:
-                self._refused[key] = self._known.pop(key)
+            for known in [each for each in self._known if each[0] == key]:
+                self._refused[key] = self._known.pop(known)
 
     def _find(self, name: str, purpose: str) -> bytes | None:
         return _from_file(name) or (self._ask(name, purpose) if self._ask else None)
+
+
+def check_named(setting: str, there: str, name: str, secrets: Secrets) -> None:
+    """Raise RootError unless a secret may go ``there``, a place that vault.toml names (SPEC.md §4.1).
+
+    vault.toml is read before it can be authenticated, and whoever may write it would have the secret sent to
+    himself. So the operator's environment names the places too, with spaces between them: what ``setting`` says,
+    if it says anything, and it must where nobody is asked, who would see for whom the secret is.
+    """
+    named = os.environ.get(setting, "").split()
+    if there in named or (not named and not secrets.unattended(name)):
+        return
+    raise RootError(
+        f"vault.toml has the {name} sent to {there}, which {setting} does not name",
+        next=f"if that is your own, say so where the secret comes from: {setting}={there}; "
+        "if it is not, somebody edited vault.toml",
+    )
 
 
 def variable(name: str) -> str:
@@ -78,10 +100,15 @@ def _how(name: str) -> str:
 def _from_file(name: str) -> bytes | None:
     if named := os.environ.get(variable(name)):
         return _read(Path(named), private=True)
-    if directory := os.environ.get("CREDENTIALS_DIRECTORY"):
-        path = Path(directory) / f"facekeep-{name}"
-        return _read(path, private=False) if path.exists() else None
-    return None
+    path = _credential(name)
+    return None if path is None else _read(path, private=False)
+
+
+def _credential(name: str) -> Path | None:
+    """Path of a secret that systemd hands over, where there is one."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(directory or "/") / f"facekeep-{name}"
+    return path if directory and path.exists() else None
 
 
 def _read(path: Path, *, private: bool) -> bytes:

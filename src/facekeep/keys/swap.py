@@ -19,7 +19,7 @@ from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.holders import held
 from facekeep.keys.plan import Rekey, plan, seal_top
-from facekeep.keys.provider import Candidate, Receipt, RootProvider
+from facekeep.keys.provider import Candidate, Receipt, RootProvider, placeholder
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
 from facekeep.keys.verify import verify_tree
@@ -33,7 +33,7 @@ class Swap:
 
     ``dead_slots``, ``take``, ``principals``, ``index_hashes``: see ``plan``. ``witness`` is a living slot
     that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``. ``guard``
-    raises when the writer lock is lost; every step asks it first.
+    raises when the writer lock is lost; every step asks it first. ``moving``: see ``settle``.
     Every step raises ErasurePending where a holder or a copy cannot be reached.
     """
 
@@ -55,8 +55,10 @@ class Swap:
         leaving: Sequence[RootProvider] = (),
         rekey: Rekey | None = None,
         drop: Sequence[int] = (),
+        moving: bool = False,
     ) -> None:
         """Choose the new root; nothing is done yet."""
+        self._moving = moving
         self._store, self._tree, self._providers = store, tree, tuple(providers)
         self._leaving, self._rekey, self._drop = tuple(leaving), rekey, tuple(drop)
         self._dead = distinct(dead_slots)
@@ -99,7 +101,13 @@ class Swap:
                 self._winner, self._spent = self._fresh_root(), False
             with _holders():
                 for provider in self._providers:
-                    _hold(self._store, provider, self._winner, keep=self._tree.fingerprint)
+                    _hold(
+                        self._store,
+                        provider,
+                        self._winner,
+                        keep=self._tree.fingerprint,
+                        moving=self._moving,
+                    )
 
     def write(self) -> None:
         """Write the new epoch to keys.db and every copy, in one transaction each."""
@@ -135,6 +143,7 @@ class Swap:
                 previous=self._tree.fingerprint,
                 leaving=self._leaving,
                 known=self._made,
+                moving=self._moving,
             )
 
     def _open_afresh(self) -> None:
@@ -232,24 +241,27 @@ def settle(
     previous: bytes | None = None,
     leaving: Sequence[RootProvider] = (),
     known: KeyTree | None = None,
+    moving: bool = False,
 ) -> tuple[Receipt, ...]:
     """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
-    only once another root than theirs opens keys.db. ``known``: see ``open_tree``. Raises ErasurePending, and
-    RootError or IntegrityError with nothing done if ``winner`` does not open keys.db.
+    only once another root than theirs opens keys.db. A holder that had neither root was not seen to destroy
+    one: ErasurePending, unless it is new while the holders are ``moving``. ``known``: see ``open_tree``. Raises
+    ErasurePending, and RootError or IntegrityError with nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner], known)
     store.require_copies()
     receipts: list[Receipt] = []
     with _holders():
+        _check_apart(providers, leaving)
         for provider in providers:
             roots = provider.candidates()
             others = {each.fingerprint for each in roots} | ({previous} if previous else set())
             _check_droppable(store, roots, winner, keep=None)
             if winner.fingerprint not in others or provider.klass == "recovery":  # which cannot be read back
-                _hold(store, provider, winner, keep=previous)
+                _hold(store, provider, winner, keep=previous, moving=moving)
             receipts.append(provider.promote(winner.fingerprint))
             dropped = [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
             receipts += dict.fromkeys(dropped)
@@ -257,15 +269,55 @@ def settle(
     return tuple(receipts)
 
 
-def _hold(store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None) -> None:
+def _check_apart(providers: Sequence[RootProvider], leaving: Sequence[RootProvider]) -> None:
+    """Raise RootError where two holders have come to be one: a link to a file, or one put in its place.
+
+    What one of them destroys would be the root of the other, or what it says it destroyed would be elsewhere.
+    """
+    seen: set[str] = set()
+    for provider in (*providers, *leaving):
+        if not seen.isdisjoint(provider.places):
+            raise RootError(
+                f"two of the root holders are one: {provider.identity}",
+                next="put the file back that was there; 'facekeep keys show' names the holders",
+            )
+        seen.update(provider.places)
+
+
+def _hold(
+    store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None, moving: bool
+) -> None:
     """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room."""
     roots = provider.candidates()
+    if provider.klass != "recovery":  # which is sealed anew, and named as a limit of every erasure
+        _check_known(store.vault_id, provider, roots, {winner.fingerprint, keep}, moving=moving)
     _check_droppable(store, roots, winner, keep=keep)
     for each in roots:
         if each.fingerprint not in (winner.fingerprint, keep):
             provider.drop(each.fingerprint)
     provider.stage(winner.root)
     provider.confirm(winner)
+
+
+def _check_known(
+    vault_id: bytes,
+    provider: RootProvider,
+    roots: Sequence[Candidate],
+    known: set[bytes | None],
+    *,
+    moving: bool,
+) -> None:
+    """Raise RootError for a holder without the root in use; a new one has the placeholder (SPEC.md §4.1).
+
+    Another stands in its place, or an older copy, and where the root is that it had nobody could say.
+    """
+    marks = {each.fingerprint for each in roots}
+    new = moving and marks == {root_fingerprint(vault_id, placeholder(vault_id))}
+    if not new and known.isdisjoint(marks):
+        raise RootError(
+            f"the {provider.scheme}: holder {provider.identity} does not have the root in use",
+            next="put back the one that has it, or give it up as lost: facekeep keys move",
+        )
 
 
 def _check_droppable(

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import RootError
-from facekeep.keys.secrets import Secrets
+from facekeep.keys.secrets import Secrets, check_named
 from facekeep.store.sqlite import translated
 
 OWNER: Final = "tpm-owner"  # the secret's name, where somebody has set the owner's authorization
+TCTI_VARIABLE: Final = "FACEKEEP_TPM2_TCTI"
 POLICY: Final = 0x126
 POLICY_FAIL: Final = 0x09D
 NO_HANDLE: Final = 0x08B
@@ -40,6 +41,7 @@ _POLL: Final = 0.005  # seconds between two tries for a lock
 _HUNG: Final = f"another process has had the TPM for {LONGEST_WAIT} s"
 _LOCK: Final = "lock"
 _SESSION: Final = ".session"
+_SYSTEMS_TPM: Final = re.compile(r"device:/dev/tpm(?:rm)?[0-9]{1,3}\Z|tabrmd:?\Z")  # which no vault.toml can feign
 _CODE: Final = re.compile(rb"^ERROR: \w+\(0x([0-9A-Fa-f]{1,8})\) - (.{1,200})", re.MULTILINE)
 _TCTI: Final = re.compile(rb"^(?:WARNING|ERROR):tcti:[^ ]+\(\) (.{1,200})", re.MULTILINE)
 _NO_TCTI: Final = b"ERROR: Could not load tcti"
@@ -126,6 +128,8 @@ class Sitting:
                 if error.answer not in AUTH_FAIL:
                     raise
             self._owner_needed = True
+        if not _SYSTEMS_TPM.match(self._tcti):
+            check_named(TCTI_VARIABLE, self._tcti, OWNER, self._secrets)
         with _memory(self._secrets.get(OWNER, f"the owner of the TPM at {self._tcti}")) as path:
             try:
                 return self.run(tool, "-P", f"file:{path}", *arguments)

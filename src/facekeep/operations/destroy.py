@@ -12,6 +12,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SLOT_BITS
 from facekeep.formats.nodes import Pin
 from facekeep.keys.swap import Swap
+from facekeep.operations.custody import check_leaving, open_move
 from facekeep.operations.rekeying import rekey
 from facekeep.operations.steps import reached
 
@@ -58,6 +59,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     core.forget_tree()
     view = core.view()
     tree = view.tree
+    check_leaving(core, view)
     swap = Swap(
         core.keys,
         tree,
@@ -74,6 +76,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         leaving=core.leaving,
         rekey=rekey(core, view) if what.rekey else None,
         drop=idle_branches(core, view) if what.recycle else (),
+        moving=open_move(view) is not None,
     )
     made = None
     try:

@@ -15,13 +15,13 @@ from typing import cast
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.crypto.primitives import domain, sha256
 from facekeep.errors import FacekeepError, FormatError, UsageError, VaultExists
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.settings import Settings
-from facekeep.keys.provider import RootProvider
+from facekeep.keys.provider import RootProvider, placeholder
+from facekeep.operations.custody import holds, open_move
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
 from facekeep.operations.health import HolderState
@@ -69,8 +69,7 @@ def plan_move(core: Core, session: Session, holders: Holders) -> Moved:
     """Say who would hold the root after a move, and who would leave; raises UsageError as the move would."""
     session.require(Action.KEYS)
     new = wanted(core.settings, holders)
-    everybody = holders_of(new, core.path, core.secrets)
-    check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
+    _joining(core, new)
     return Moved(None, new.holders, new.leaving, core.view().tree.epoch)
 
 
@@ -108,7 +107,7 @@ def begin(core: Core, session: Session, why: Why, holders: Holders) -> int | Non
     Raises UsageError, VaultExists, RootError with nothing changed.
     """
     with writing(core, session, Action.KEYS) as view:
-        if any(each.op == "move" for each in view.head.rotations):
+        if open_move(view) is not None:
             raise UsageError("a move was begun and is not finished", next="run 'facekeep keys resume' first")
         old, new = core.settings, wanted(core.settings, holders)
         if new == old:
@@ -129,12 +128,10 @@ def amend(core: Core, session: Session, new: Settings) -> None:
 def _name(core: Core, session: Session, new: Settings, before: Sequence[JsonObject]) -> int:
     """Try the new holders, then have the settings name them; returns the index of the first entry logged."""
     old = core.settings
-    everybody = holders_of(new, core.path, core.secrets)
-    check_distinct([*everybody, *leaving_of(new, core.path, core.secrets)])
-    fresh = [each for each, uri in zip(everybody, new.holders, strict=True) if uri not in old.holders]
+    fresh = _joining(core, new)
     with contextlib.ExitStack() as undo:
         for provider in fresh:
-            _provision(provider, core.vault_id)
+            _provision(provider, core.vault_id, [*core.readers, *(x for x in fresh if x is not provider)])
             undo.callback(_unprovision, provider)
         reached("move.provisioned")
         settingsfile.stage(core.path, new)
@@ -153,8 +150,7 @@ def finish(core: Core, session: Session) -> Moved:
     Raises ErasurePending while a holder cannot be reached: the vault works meanwhile, and this goes on later.
     """
     with writing(core, session, Action.KEYS) as view:
-        first = next((each.first for each in view.head.rotations if each.op == "move"), None)
-        old = core.settings
+        first, old = open_move(view), core.settings
         if first is None:
             return Moved(None, old.holders, (), view.tree.epoch)
         if not _swapped_since(core, first):
@@ -165,7 +161,7 @@ def finish(core: Core, session: Session) -> Moved:
         epoch = core.view().tree.epoch
         _forget_leaving(core, session, first)
         for provider in core.leaving:
-            _unprovision(provider)  # what is left of it holds nothing
+            _clear(core, provider)
     return Moved(first, old.holders, old.leaving, epoch)
 
 
@@ -195,8 +191,31 @@ def _settings_entry(core: Core, session: Session, new: Settings, old: Settings) 
     return entries.settings(new.digest(), old.digest(), by=session.by, time_ms=core.clock.now_ms())
 
 
-def _provision(provider: RootProvider, vault_id: bytes) -> None:
-    """Try a new holder with the placeholder; one that an interrupted move left with it is taken over."""
+def _joining(core: Core, new: Settings) -> list[RootProvider]:
+    """Return the holders that are new in ``new``; raises UsageError for what must not be moved to.
+
+    Until the swap the vault opens with a root that some holder has now: it must stay named and within reach.
+    """
+    everybody, leaving = holders_of(new, core.path, core.secrets), leaving_of(new, core.path, core.secrets)
+    check_distinct([*everybody, *leaving])
+    named = list(zip(everybody, new.holders, strict=True))
+    staying = [each for each, uri in named if uri in core.settings.holders]
+    current = core.view().tree.fingerprint
+    stands_in = core.leaving[len(core.settings.leaving) :]  # with the recovery key at hand
+    if not any(holds(each, current) for each in (*staying, *leaving, *stands_in)):
+        raise UsageError(
+            "no holder that stays, or leaves without being lost, has the root: nothing would open the vault",
+            next="bring back a holder that has the root, and do not name it as lost; nothing was changed",
+        )
+    return [each for each, uri in named if uri not in core.settings.holders]
+
+
+def _provision(provider: RootProvider, vault_id: bytes, others: Sequence[RootProvider]) -> None:
+    """Try a new holder with the placeholder; one that an interrupted move left with it is taken over.
+
+    What was cut off before is cleared away only where none of ``others`` can keep its keys in the same device:
+    an empty file says nothing of whose they are.
+    """
     root = placeholder(vault_id)
     mark = root_fingerprint(vault_id, root)
     try:
@@ -204,6 +223,12 @@ def _provision(provider: RootProvider, vault_id: bytes) -> None:
     except VaultExists as error:
         marks = [each.fingerprint for each in provider.candidates()]
         if not marks:  # it was cut off before it held anything
+            if any(_may_share(provider, each) for each in others):
+                raise VaultExists(
+                    f"something without a root is at {provider.identity}, and clearing it away could reach the "
+                    f"keys of another {provider.inmost.scheme}: holder",
+                    next="remove that file if it is left of a move; nothing was changed",
+                ) from error
             provider.unprovision()
             provider.provision(root)
         elif marks != [mark]:
@@ -213,9 +238,17 @@ def _provision(provider: RootProvider, vault_id: bytes) -> None:
             ) from error
 
 
-def placeholder(vault_id: bytes) -> bytes:
-    """Return what a new holder is tried with, 32 bytes: public, so that it opens nothing (SPEC.md §4.1)."""
-    return sha256(domain("root-placeholder"), vault_id)
+def _may_share(one: RootProvider, other: RootProvider) -> bool:
+    """Whether two holders may have keys in one token, TPM or server: their names cannot tell."""
+    return one.inmost.scheme == other.inmost.scheme not in {"file", "recovery"}
+
+
+def _clear(core: Core, provider: RootProvider) -> None:
+    """Remove what is left of a holder that destroyed its roots; never what has one, whoever put it there."""
+    places = {place for each in core.providers for place in each.places}
+    with contextlib.suppress(FacekeepError):
+        if places.isdisjoint(provider.places) and not provider.candidates():
+            provider.unprovision()
 
 
 def _unprovision(provider: RootProvider) -> None:

@@ -103,12 +103,12 @@ def check_distinct(providers: Sequence[RootProvider]) -> None:
     """Refuse two URIs of one holder: letting one of them go would destroy the root of the other."""
     seen: set[str] = set()
     for provider in providers:
-        if provider.identity in seen:
+        if not seen.isdisjoint(provider.places):
             raise UsageError(
                 f"two of the root holders are one: {provider.identity}",
                 next="name each holder once, and write one that stays as it stands in vault.toml",
             )
-        seen.add(provider.identity)
+        seen.update(provider.places)
 
 
 def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:

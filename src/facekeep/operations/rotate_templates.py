@@ -52,6 +52,7 @@ class Selection:
 class Resealed:
     """What was done: log index of the rotation, whether it was begun before, grants re-sealed and left.
 
+    One that was begun before sealed some under keys made then: what was copied since opens these.
     Left are living grants of the selection that have lapsed, have no row, or were altered.
     """
 
@@ -117,7 +118,6 @@ def rotate_templates(
     selection that the log or the vault does not know; nothing is done then.
     """
     bounds, resumed = _begin(core, session, why, selection)
-    _take_branches(core, session, bounds)
     total = _selected(core, bounds)
     done = 0
     position = 0
@@ -151,10 +151,19 @@ def estimate(core: Core, session: Session, selection: Selection) -> Estimate:
 
 
 def _begin(core: Core, session: Session, why: Why, selection: Selection) -> tuple[_Bounds, bool]:
+    """Have a branch for each scope with something to re-seal, then say what is re-sealed.
+
+    In this order, and under one lock: nothing is granted after the selection in a branch to which an earlier
+    root led. Recovery takes no branch for an extension that it finishes; then there is no selection yet.
+    A rotation that goes on takes further branches: a root may have become known since it was begun.
+    """
     with writing(core, session, Action.KEYS) as view:
-        for each in view.head.rotations:
-            if each.op == "templates":
-                return _Bounds(each.first, core.log.entry(each.first)), True
+        begun = next((each.first for each in view.head.rotations if each.op == "templates"), None)
+        if begun is not None:
+            bounds = _Bounds(begun, core.log.entry(begun))
+            _take_branches(core, session, bounds)
+            return bounds, True
+        _take_branches(core, session, _Bounds(-1, _announcement(core, session, why, selection)))
         entry = _announcement(core, session, why, selection)
         first = core.log.append([entry])[0]
         reached("rotate.begun")
@@ -162,23 +171,11 @@ def _begin(core: Core, session: Session, why: Why, selection: Selection) -> tupl
 
 
 def _take_branches(core: Core, session: Session, bounds: _Bounds) -> None:
-    """Have a branch for each scope with something to re-seal, under a key that no earlier root led to.
-
-    An extension that recovery finished took no branch: it is done again.
-    """
-    with writing(core, session, Action.KEYS) as view:
-        taken = {
-            entry["of"]
-            for _, entry in core.log.control_since(bounds.first)
-            if entry["type"] == "destroyed" and not entry["recovery"]
-        }
-        for index, entry in core.log.control_since(bounds.first):
-            if entry["type"] == "destroy" and entry["op"] == "extend" and index in taken:
-                return
-        scopes = {view.kind_of(low) for low, high in bounds.spans() if any(core.data.models(low, high))}
-        if scopes:
-            destroy(core, session.by, Destruction("extend", (), take=sorted(scopes)))
-            reached("rotate.extended")
+    """Take a branch for each scope in which somebody lives by the log: rows may be hidden and put back."""
+    scopes = {core.view().kind_of(slot) for slot in _living(core, core.view(), bounds)}
+    if scopes:
+        destroy(core, session.by, Destruction("extend", (), take=sorted(scopes)))
+        reached("rotate.extended")
 
 
 def _announcement(core: Core, session: Session, why: Why, selection: Selection) -> JsonObject:
@@ -311,11 +308,16 @@ def _end(core: Core, session: Session, view: View, bounds: _Bounds, done: int, *
 
 
 def _left(core: Core, view: View, bounds: _Bounds) -> int:
+    remaining = _living(core, view, bounds)
+    return len(remaining) if bounds.model is None else _of_model(core, remaining, bounds.model)
+
+
+def _living(core: Core, view: View, bounds: _Bounds) -> set[int]:
+    """Slots of living grants below the bounds, of any model."""
     slots = core.ledger.all_slots()
     slots = slots[view.tree.alive(slots) & ~view.pending.mask(slots)]
     below = np.array([bounds.below.get(branch, 0) for branch in (slots >> SLOT_BITS).tolist()], np.int64)
-    remaining = set(slots[(slots & (1 << SLOT_BITS) - 1) < below].tolist())
-    return len(remaining) if bounds.model is None else _of_model(core, remaining, bounds.model)
+    return set(slots[(slots & (1 << SLOT_BITS) - 1) < below].tolist())
 
 
 def _of_model(core: Core, slots: set[int], model: str) -> int:

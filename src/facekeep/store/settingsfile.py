@@ -17,6 +17,7 @@ from facekeep.store.sqlite import fsync_directory, translated
 NAME: Final = "vault.toml"
 STAGED: Final = "vault.toml.new"
 _MAX_BYTES: Final = 65_536
+_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read(path: Path) -> Settings:
@@ -27,12 +28,13 @@ def read(path: Path) -> Settings:
 
 
 def stage(path: Path, settings: Settings) -> None:
-    """Write vault.toml.new, durable under its name."""
+    """Write vault.toml.new, durable under its name; whatever stood there goes, and no link is followed."""
     data = settings.encode().encode("utf-8")
     if len(data) > _MAX_BYTES:
         raise UsageError("the settings would be too long for vault.toml")
     with translated(STAGED):
-        descriptor = os.open(path / STAGED, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        (path / STAGED).unlink(missing_ok=True)
+        descriptor = os.open(path / STAGED, _NEW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()

@@ -1,0 +1,37 @@
+"""Who must hold what before a swap, while the root's holders are moved (SPEC.md §4.1, §9)."""
+
+from __future__ import annotations
+
+from facekeep.access.core import Core, View
+from facekeep.errors import ErasurePending, FacekeepError
+from facekeep.keys.provider import RootProvider
+
+
+def open_move(view: View) -> int | None:
+    """Log index of the move that is under way; None where there is none."""
+    return next((each.first for each in view.head.rotations if each.op == "move"), None)
+
+
+def check_leaving(core: Core, view: View) -> None:
+    """Raise ErasurePending where a leaving holder lacks the root that it is to destroy.
+
+    An empty file in its place would have it say that it destroyed what is kept elsewhere. Once a swap was
+    completed since the move began, they have destroyed theirs.
+    """
+    first = open_move(view)
+    if first is None or any(entry["type"] == "destroyed" for _, entry in core.log.control_since(first)):
+        return
+    for provider in core.leaving:
+        if provider.scheme != "lost" and provider.klass != "recovery" and not holds(provider, view.tree.fingerprint):
+            raise ErasurePending(
+                f"the leaving holder {provider.identity} does not have the root that it is to destroy",
+                next="put back the one that has it, then: facekeep keys resume",
+            )
+
+
+def holds(provider: RootProvider, fingerprint: bytes) -> bool:
+    """Whether a holder has this root now; one that is away has nothing to show."""
+    try:
+        return any(each.fingerprint == fingerprint and each.root for each in provider.candidates())
+    except FacekeepError:
+        return False
