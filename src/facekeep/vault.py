@@ -456,6 +456,11 @@ class Vault:
     def _reopen(self) -> None:
         """Go on under the settings that the log names now."""
         core = opening.open_core(self._core.path, self._core.clock, self._core.secrets)
+        try:
+            self._core.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC.md §6.3)
+        except BaseException:
+            core.close()
+            raise
         with self._opening:
             self._left.append(self._core)
             self._session, self._core = self._session.on(core), core

@@ -98,7 +98,7 @@ def templates(
     _tell(done.to_json(), as_json=state.json)
     if done.resumed and not state.json:
         output.warn(
-            "this went on with a rotation that was begun before, as it was selected and for the reason given then",
+            "this went on with a rotation begun before, as it was selected and for the reason given then",
             "if a root or key file may have been copied since it was begun, rotate the templates once more",
         )
     if done.left and not state.json:

@@ -38,8 +38,8 @@ class Secrets:
     def get(self, name: str, purpose: str, file: Path | None = None) -> bytes:
         """Return a secret; raises RootError where there is none, or the one there is was refused before.
 
-        A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else. What was given
-        for one purpose is not handed out for another: vault.toml names the purposes (SPEC.md §4.1).
+        A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else. What was
+        given for one purpose is not handed out for another: vault.toml names the purposes (SPEC.md §4.1).
         """
         key = _key(name, file)
         with self._guard:
@@ -71,8 +71,8 @@ def check_named(setting: str, there: str, name: str, secrets: Secrets) -> None:
     """Raise RootError unless a secret may go ``there``, a place that vault.toml names (SPEC.md §4.1).
 
     vault.toml is read before it can be authenticated, and whoever may write it would have the secret sent to
-    himself. So the operator's environment names the places too, with spaces between them: what ``setting`` says,
-    if it says anything, and it must where nobody is asked, who would see for whom the secret is.
+    himself. So the operator's environment names the places too, with spaces between them: what ``setting``
+    says, if it says anything, and it must where nobody is asked, who would see for whom the secret is.
     """
     named = os.environ.get(setting, "").split()
     if there in named or (not named and not secrets.unattended(name)):

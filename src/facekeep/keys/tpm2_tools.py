@@ -41,7 +41,9 @@ _POLL: Final = 0.005  # seconds between two tries for a lock
 _HUNG: Final = f"another process has had the TPM for {LONGEST_WAIT} s"
 _LOCK: Final = "lock"
 _SESSION: Final = ".session"
-_SYSTEMS_TPM: Final = re.compile(r"device:/dev/tpm(?:rm)?[0-9]{1,3}\Z|tabrmd:?\Z")  # which no vault.toml can feign
+_SYSTEMS_TPM: Final = re.compile(
+    r"device:/dev/tpm(?:rm)?[0-9]{1,3}\Z|tabrmd:?\Z"
+)  # which no vault.toml can feign
 _CODE: Final = re.compile(rb"^ERROR: \w+\(0x([0-9A-Fa-f]{1,8})\) - (.{1,200})", re.MULTILINE)
 _TCTI: Final = re.compile(rb"^(?:WARNING|ERROR):tcti:[^ ]+\(\) (.{1,200})", re.MULTILINE)
 _NO_TCTI: Final = b"ERROR: Could not load tcti"

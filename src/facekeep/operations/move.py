@@ -213,8 +213,8 @@ def _joining(core: Core, new: Settings) -> list[RootProvider]:
 def _provision(provider: RootProvider, vault_id: bytes, others: Sequence[RootProvider]) -> None:
     """Try a new holder with the placeholder; one that an interrupted move left with it is taken over.
 
-    What was cut off before is cleared away only where none of ``others`` can keep its keys in the same device:
-    an empty file says nothing of whose they are.
+    What was cut off before is cleared away only where none of ``others`` can keep its keys in the same
+    device: an empty file says nothing of whose they are.
     """
     root = placeholder(vault_id)
     mark = root_fingerprint(vault_id, root)
@@ -225,8 +225,8 @@ def _provision(provider: RootProvider, vault_id: bytes, others: Sequence[RootPro
         if not marks:  # it was cut off before it held anything
             if any(_may_share(provider, each) for each in others):
                 raise VaultExists(
-                    f"something without a root is at {provider.identity}, and clearing it away could reach the "
-                    f"keys of another {provider.inmost.scheme}: holder",
+                    f"something without a root is at {provider.identity}, and clearing it away could reach "
+                    f"the keys of another {provider.inmost.scheme}: holder",
                     next="remove that file if it is left of a move; nothing was changed",
                 ) from error
             provider.unprovision()

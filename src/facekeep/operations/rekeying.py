@@ -48,8 +48,8 @@ def index_rows(
     """Return the subject index under a key, a row for each subject, from the sealed records.
 
     In the end it raises IntegrityError unless everybody is in it who lives by the log: a row that was hidden
-    for a moment must not have an erasure miss its subject ever after. Who lives is found out by this call, since
-    the tree of ``view`` may be gone by then.
+    for a moment must not have an erasure miss its subject ever after. Who lives is found out by this call,
+    since the tree of ``view`` may be gone by then.
     """
     owners = core.ledger.owners(lambda slots: view.tree.alive(slots) & ~view.pending.mask(slots))
     return _index_rows(core, view, SubjectIndex(core.keys, core.vault_id, key), owners, progress)
