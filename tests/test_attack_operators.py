@@ -182,7 +182,7 @@ def test_an_extension_by_somebody_else_is_not_taken_for_that_of_the_rotation(
 ) -> None:
     saved = lab.save("before")
     lab.crash(lambda vault: vault.keys.rotate_templates(), "rotate.begun")
-    monkeypatch.setattr("facekeep.operations.granting.BRANCH_SLOTS", 2)  # the branch of verify is full
+    monkeypatch.setattr("facekeep.operations.allocation.BRANCH_SLOTS", 2)  # the branch of verify is full
     lab.enrol("dora", scopes=[VERIFY])
     monkeypatch.undo()
     lab.do(lambda vault: vault.keys.rotate_templates())

@@ -248,7 +248,7 @@ def settle(
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
     only once another root than theirs opens keys.db. A holder that had neither root was not seen to destroy
-    one: ErasurePending, unless it is new while the holders are ``moving``. ``known``: see ``open_tree``. Raises
+    one: ErasurePending, unless it is new while holders are ``moving``. ``known``: see ``open_tree``. Raises
     ErasurePending, and RootError or IntegrityError with nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner], known)

@@ -22,7 +22,11 @@ def check_leaving(core: Core, view: View) -> None:
     if first is None or any(entry["type"] == "destroyed" for _, entry in core.log.control_since(first)):
         return
     for provider in core.leaving:
-        if provider.scheme != "lost" and provider.klass != "recovery" and not holds(provider, view.tree.fingerprint):
+        if (
+            provider.scheme != "lost"
+            and provider.klass != "recovery"
+            and not holds(provider, view.tree.fingerprint)
+        ):
             raise ErasurePending(
                 f"the leaving holder {provider.identity} does not have the root that it is to destroy",
                 next="put back the one that has it, then: facekeep keys resume",
