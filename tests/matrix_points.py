@@ -103,7 +103,7 @@ class Fault:
         self._wrap(file_provider.FileProvider, "_write", "root file: write", _store_error)
         self._wrap(holderfile.HolderFile, "write", "holder file: replace", _store_error)
         self._wrap(openbao_client.Client, "call", _request, _root_error)
-        self._wrap(tpm2_tools.Sitting, "_run", _tool, _root_error)
+        self._wrap(tpm2_tools.Sitting, "run", _tool, _root_error)
         with contextlib.suppress(ImportError):
             from facekeep.keys import pkcs11_keys  # noqa: PLC0415 - an extra
 

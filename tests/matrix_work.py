@@ -180,8 +180,10 @@ def look_after_move(site: Site, before: Before, target: str) -> Found:
         assert reason(vault, ERASED) == "subject_unknown"
         clean(site, vault)
         current = holders(vault)
-    for name in (*site.useless, *site.revealing):
-        assert not (site.base / name).exists(), f"the old holder's {name} was left"
+    place = Place(site.vault_id, site.base, SECRETS)
+    for uri in site.uris:
+        with contextlib.suppress(RootError):  # it is gone, as a rule
+            assert provider_from_uri(uri, place).candidates() == (), "the old holder has roots left"
     roots = old_copies_open_nothing(site, before, before.folder, current)
     return Found(len(ALWAYS) + 2, 1, roots, following)
 
