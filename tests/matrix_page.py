@@ -37,7 +37,8 @@ Then another process opens the vault and enrols somebody, which is all that a re
 4. each holder has one root, the current one, and nothing damaged; `check` finds nothing; nothing stays open;
 5. no root that a holder gives opens the keys.db of before, nor does one from a copy of its holder file, be it
    of before the shred or of the moment of the failure;
-6. a copy of a root *file* of before does open it: that limit stands in every receipt as `copied_file`;
+6. a copy of a root *file* of before does open it, and so does what was sealed to a recovery key, with its
+   private half: these limits stand in every receipt, as `copied_file` and `offline_key`;
 7. an auditor replays the exported log and finds no rule broken.
 
 Matched and refused count people asked for.

@@ -18,7 +18,7 @@ from matrix_zygote import Zygote
 
 FULL: Final = os.environ.get("FACEKEEP_MATRIX") == "full"
 INTENT: Final = Point("log.db: commit", 1)  # from here on the shred is announced, and is never forgotten
-#: points of a move whose holders are slow; FACEKEEP_MATRIX=full takes all
+#: points of a move whose holders are slow: what is on disk differs after each of them
 MOVE_STEPS: Final = {
     "step move.provisioned", "step move.announced", "step move.renamed", "step stage", "step write",
     "step promote", "step move.forgotten",
@@ -89,7 +89,7 @@ def run_move(move: Move, ground: Ground, base: Path, zygote: Zygote) -> Result:
     site, before, target = case(0)
     result = Result(zygote.call(work.move, site, target))
     zygote.call(work.look_after_move, site, before, target)
-    points = [each for each in result.points if FULL or not move.slow or each.name in MOVE_STEPS]
+    points = [each for each in result.points if not move.slow or each.name in MOVE_STEPS]
     for number, point in enumerate(points, 1):
         with said(point, Mode.KILLED):
             site, before, target = case(number)

@@ -21,7 +21,9 @@ import layers_help
 import openbao_help
 import pkcs11_help
 import tpm2_help
+from facekeep.formats.recoverykey import recovery_uri
 from matrix_work import Site
+from recovery_help import KEY
 
 T = TypeVar("T")
 ALIAS: Final = "alias/matrix"
@@ -192,9 +194,16 @@ def _site(
     useless: tuple[str, ...] = (),
     revealing: tuple[str, ...] = (),
     copies: bool = False,
+    recovery: str | None = None,
 ) -> Site:
     return Site(
-        at, copies, uris=uris, useless=useless, revealing=revealing, environment=dict(ground.environment)
+        at,
+        copies,
+        recovery=recovery,
+        uris=uris,
+        useless=useless,
+        revealing=revealing,
+        environment=dict(ground.environment),
     )
 
 
@@ -216,6 +225,11 @@ def _file(ground: Ground, at: Path) -> Site:
 
 def _copies(ground: Ground, at: Path) -> Site:
     return _site(ground, at, ground.file(at), revealing=("staff.root",), copies=True)
+
+
+def _recovery(ground: Ground, at: Path) -> Site:
+    sealed = recovery_uri(KEY.public, str(at / "recovery.holder"))
+    return _site(ground, at, ground.file(at), revealing=("staff.root", "recovery.holder"), recovery=sealed)
 
 
 def _two_files(ground: Ground, at: Path) -> Site:
@@ -269,6 +283,7 @@ SITES: Final[Mapping[str, Maker]] = {
     "openbao": _openbao,
     "passphrase over file": _passphrase,
     "keyring over aws-kms over file": _nested,
+    "file and recovery key": _recovery,
     "file and file": _two_files,
     "file and pkcs11": _file_and_pkcs11,
     "file and tpm2": _file_and_tpm2,

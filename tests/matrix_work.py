@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +18,16 @@ import numpy as np
 from facekeep.audit.logs import verify_log
 from facekeep.errors import FacekeepError, IntegrityError, RootError
 from facekeep.formats.ids import from_ranges
+from facekeep.formats.recoverykey import SealedRoot
 from facekeep.keys.holders import provider_from_uri
-from facekeep.keys.provider import Candidate, Place
+from facekeep.keys.provider import Candidate, Place, RootProvider
+from facekeep.keys.recovery_holder import RecoveryHolder
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
 from facekeep.vault import Holders, Vault, Why
 from matrix_points import Fault, Mode, Point
+from recovery_help import KEY
 from vaultlab import Lab, core, log_entries, matches, reason, slots
 
 ALWAYS = ("ada", "bob")
@@ -37,7 +40,8 @@ class Site(Lab):
     """A vault and the URIs of its holders, whose files are in ``base``.
 
     ``useless``: holder files, of which no copy opens anything once the root is destroyed. ``revealing``: root
-    files; whoever copied one before keeps that root, and every receipt must say so.
+    files, and what is sealed to the recovery key: whoever copied one before keeps that root, and every
+    receipt must say so.
     """
 
     uris: tuple[str, ...] = ()
@@ -66,6 +70,7 @@ class Site(Lab):
             region=self.region,
             clock=self.clock,
             secrets=SECRETS,
+            recovery=self.recovery,
         ) as vault:
             assert vault.token is not None
             self.token, self.vault_id = vault.token, core(vault).vault_id
@@ -85,14 +90,26 @@ class Site(Lab):
         """Roots that the holders give with these files of theirs replaced by copies."""
         found: list[Candidate] = []
         place = Place(self.vault_id, self.base, SECRETS)
-        for uri in self.uris:
+        for uri in (*self.uris, *([self.recovery] if self.recovery else [])):
             moved = uri
             for name in names:
                 moved = moved.replace(str(self.base / name), str(folder / name))
             if moved != uri:
                 with contextlib.suppress(RootError):
-                    found += provider_from_uri(moved, place).candidates()
+                    found += roots_of(provider_from_uri(moved, place))
         return found
+
+
+def roots_of(provider: RootProvider) -> list[Candidate]:
+    """Every root that a holder has, in the hands of somebody who holds the recovery key too."""
+    if not isinstance(provider, RecoveryHolder):
+        return list(provider.candidates())
+    return [
+        replace(
+            each, root=KEY.open(SealedRoot.from_json(record.sealed), provider._vault_id, each.fingerprint)
+        )
+        for each, record in zip(provider.candidates(), provider.file.read(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -285,7 +302,7 @@ def holders(vault: Vault) -> list[Candidate]:
         assert [(each.state, each.fingerprint) for each in candidates] == [
             ("current", own.view().tree.fingerprint)
         ]
-        found += candidates
+        found += roots_of(provider)
     return found
 
 
@@ -295,8 +312,8 @@ def old_copies_open_nothing(site: Site, before: Before, left: Path, current: Seq
     for copies in (before.folder, left):
         found = site.kept_roots(copies, *site.useless)
         assert not opens(site, before, found), "a copy of a holder file opens an older keys.db"
-    if site.revealing:  # the limit that every receipt names
-        assert opens(site, before, site.kept_roots(before.folder, *site.useless, *site.revealing))
+    for name in site.revealing:  # the limits that every receipt names
+        assert opens(site, before, site.kept_roots(before.folder, *site.useless, name)), name
     return len(current) + 2 * len(site.useless)
 
 
