@@ -64,14 +64,17 @@ class Ground:
         return f"file:{at / name}"
 
     def pkcs11(self, at: Path, name: str = "token.holder") -> str:
-        tokens = self.base / "token"
-        if self._first("token"):
-            tokens.mkdir()
-            before = os.environ.get("SOFTHSM2_CONF")
-            pkcs11_help.set_up(tokens)
-            self.environment["SOFTHSM2_CONF"] = os.environ["SOFTHSM2_CONF"]
-            self._undo.callback(_restore, "SOFTHSM2_CONF", before)
-        return pkcs11_help.uri(tokens, object=f"m{next(self._numbers)}", x_file=str(at / name))
+        """A directory of tokens of its own."""
+        pkcs11_help.require()
+        tokens = at / "token"
+        (tokens / "tokens").mkdir(parents=True)
+        pin, config = tokens / "pin", tokens / "softhsm2.conf"
+        pin.touch(mode=0o600)
+        pin.write_text(f"{pkcs11_help.PIN}\n")
+        config.write_text(f"directories.tokendir = {tokens / 'tokens'}\nobjectstore.backend = file\n")
+        self.environment["SOFTHSM2_CONF"] = str(config)
+        pkcs11_help.make_token(pkcs11_help.LABEL, environment=self.environment)
+        return pkcs11_help.uri(tokens, x_file=str(at / name))
 
     def tpm2(self, at: Path, name: str = "tpm.holder") -> str:
         if self._tpm is None:
@@ -105,13 +108,6 @@ class Ground:
             self.environment |= self._undo.enter_context(_kms(self.base))
         url = quote(self.environment["MATRIX_KMS"])
         return f"aws-kms:{ALIAS}?region={REGION}&endpoint={url}&file={quote(str(at / name))}|{inner}"
-
-
-def _restore(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
 
 
 @contextlib.contextmanager
