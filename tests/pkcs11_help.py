@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,13 @@ def set_up(tmp_path: Path) -> None:
     forget()
 
 
-def make_token(label: str, pin: str = PIN) -> None:
-    """Make one more token in the directory that SOFTHSM2_CONF names."""
+def make_token(label: str, pin: str = PIN, environment: Mapping[str, str] | None = None) -> None:
+    """Make one more token in the directory that SOFTHSM2_CONF names, here or in ``environment``."""
     subprocess.run(
         ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", SO_PIN],
         check=True,
         capture_output=True,
+        env={**os.environ, **(environment or {})},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -427,6 +428,29 @@ def test_a_last_try_is_not_ours_to_take(
         help_.provider_here(tmp_path, VAULT).provision(OLD)
     assert step in caught.value.next
     assert not count_low()
+
+
+def test_a_token_that_another_process_is_writing_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SoftHSM that starts at that moment says that there is no such token."""
+    made = help_.provider(tmp_path, VAULT)
+    made.provision(OLD)
+    from facekeep.keys import pkcs11_token  # noqa: PLC0415 - an extra
+
+    choose, times = pkcs11_token.Token._choose, iter([1, 2])
+
+    def unseen(token: pkcs11_token.Token, path: str) -> object:
+        if next(times, None):
+            raise pkcs11_token._Away
+        return choose(token, path)
+
+    monkeypatch.setattr(pkcs11_token.Token, "_choose", unseen)
+    assert [each.root for each in made.candidates()] == [OLD]
+    monkeypatch.setattr(pkcs11_token, "_PAUSES", (0.0, 0.0))
+    times = itertools.repeat(1)
+    with pytest.raises(RootError, match="is not there"):
+        made.candidates()
 
 
 def test_a_token_without_a_pin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -408,6 +408,27 @@ def test_settle_never_drops_on_the_word_of_a_root_that_does_not_open_the_tree(la
     assert lab.root_path.read_bytes() == before
 
 
+def test_a_holder_keeps_the_only_root_it_has_until_it_has_the_new_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new holder has a placeholder: cut off between dropping it and staging, it would have nothing."""
+    new = FileProvider(lab.directory / "new.key", VAULT)
+    new.provision(b"p" * 32)
+    held: list[int] = []
+    drop = FileProvider.drop
+
+    def counted(provider: FileProvider, fingerprint: bytes) -> Receipt:
+        done = drop(provider, fingerprint)
+        held.append(len(provider.candidates()))
+        return done
+
+    monkeypatch.setattr(FileProvider, "drop", counted)
+    tree, _ = Swap(lab.store, lab.tree, [lab.provider, new], [], pin=EMPTY_PIN, now_ms=NOW).run()
+    assert held
+    assert 0 not in held
+    assert [each.fingerprint for each in new.candidates()] == [tree.fingerprint]
+
+
 def test_a_provider_that_gives_back_another_root_stops_the_swap(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,6 +20,7 @@ from facekeep.keys.secrets import Secrets, variable
 T = TypeVar("T")
 
 _PIN: Final = "pin"
+_PAUSES: Final = (0.0, 0.1, 0.4)  # s before the token is looked for again
 # What another try does not change.
 _FINAL: Final = (
     rv.DeviceMemory,
@@ -50,18 +52,21 @@ class Token:
         self._pin_file = None if uri.pin_source is None else Path(uri.pin_source)
 
     def call(self, work: Callable[[pkcs11.Session], T]) -> T:
-        """Do ``work`` in a session that is logged in; a lost session or token is looked for once more.
+        """Do ``work`` in a session that is logged in; a lost session or token is looked for again.
 
-        ``work`` may be begun twice. Raises RootError.
+        SoftHSM starts without a token whose files another process is writing at that moment: hence the pause.
+        ``work`` may be begun more than once. Raises RootError.
         """
         path = module_path(self._uri.module)
         try:
-            try:
-                return self._attempt(path, work)
-            except _FINAL:
-                raise
-            except (_Away, PKCS11Error):
-                restart(path)
+            for pause in _PAUSES:
+                try:
+                    return self._attempt(path, work)
+                except _FINAL:
+                    raise
+                except (_Away, PKCS11Error):
+                    time.sleep(pause)
+                    restart(path)
             return self._attempt(path, work)
         except _Away:
             raise RootError(

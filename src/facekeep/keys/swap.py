@@ -287,14 +287,20 @@ def _check_apart(providers: Sequence[RootProvider], leaving: Sequence[RootProvid
 def _hold(
     store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None, moving: bool
 ) -> None:
-    """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room."""
+    """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room.
+
+    A current one that is all a holder has stays until ``settle``: were its dropping cut off, the holder would
+    have nothing that opens, which is told from damage by nobody.
+    """
     roots = provider.candidates()
     if provider.klass != "recovery":  # which is sealed anew, and named as a limit of every erasure
         _check_known(store.vault_id, provider, roots, {winner.fingerprint, keep}, moving=moving)
     _check_droppable(store, roots, winner, keep=keep)
-    for each in roots:
-        if each.fingerprint not in (winner.fingerprint, keep):
-            provider.drop(each.fingerprint)
+    strays = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
+    if len(strays) == len(roots):
+        strays = [each for each in strays if each.state != "current"]
+    for each in strays:
+        provider.drop(each.fingerprint)
     provider.stage(winner.root)
     provider.confirm(winner)
 
