@@ -44,6 +44,7 @@ from facekeep.matching.model import Model
 from facekeep.matching.threshold import Threshold, default_threshold
 from facekeep.operations import (
     auditing,
+    backups,
     clockwork,
     decide,
     enrol,
@@ -60,6 +61,7 @@ from facekeep.operations import (
 from facekeep.operations import check as checking
 from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
+from facekeep.operations.backups import BackupCheck, BackupReport
 from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing
@@ -71,7 +73,7 @@ from facekeep.operations.proving import Proof, Said
 from facekeep.operations.receipts import Receipt
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
-from facekeep.operations.transfer import BackupReport, RestoreReport
+from facekeep.operations.transfer import RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
@@ -360,15 +362,20 @@ class Vault:
 
     # Operation
 
-    def backup(self, target: str | Path) -> BackupReport:
-        """Write a data backup (sealed templates and records only) while the vault is in use."""
-        return transfer.backup(self._core, self._session, Path(target))
+    def backup(self, target: str | Path, progress: Progress | None = None) -> BackupReport:
+        """Write a data backup (sealed templates and records only) while the vault is in use; read it back."""
+        return backups.backup(self._core, self._session, Path(target), progress)
+
+    def check_backup(self, source: str | Path, progress: Progress | None = None) -> BackupCheck:
+        """Verify a backup that was made earlier, and say what it is worth now; raises IntegrityError."""
+        return backups.check_backup(self._core, self._session, Path(source), progress)
 
     def restore(
         self, source: str | Path | None, *, progress: Progress | None = None, dry_run: bool = False
     ) -> RestoreReport:
         """Merge a data backup of any age: who was shredded does not return.
 
+        With ``dry_run`` nothing changes, and the report names who would return and who stays erased, and why.
         None says, and logs, that there is no backup of a lost vault.db: the report names what is missing.
         """
         found = None if source is None else Path(source)

@@ -213,6 +213,10 @@ class AuditLog:
         """Yield (index, canonical bytes, control chain); see ``Reader.control_after``."""
         return self._reader.control_after(idx, mark)
 
+    def manifest_mac(self, body: bytes) -> bytes:
+        """Return the authenticator of a backup's manifest, under the log key."""
+        return self._key.manifest_mac(body)
+
     def pin(self) -> Pin:
         """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
         head = self.head()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ _SHOWN = 20  # slots named on a screen
 
 @click.command("restore", short_help="Merge a data backup of any age.")
 @click.argument("file", required=False)
-@click.option("--dry-run", is_flag=True, help="Only say what would come back.")
+@click.option("--dry-run", is_flag=True, help="Only say who would return, and who stays erased and why.")
 @click.option(
     "--no-backup", is_flag=True, help="There is no backup of a lost vault.db: list what is missing."
 )
@@ -38,20 +39,27 @@ def command(state: State, file: str | None, dry_run: bool, no_backup: bool) -> i
     with open_vault(state, lost_data=not dry_run) as vault, Progress("merging") as progress:
         report = vault.restore(file, progress=progress, dry_run=dry_run)
     if state.json:
-        output.json_line(
-            {
-                "rows": report.rows,
-                "merged": report.merged,
-                "present": report.present,
-                "dead": report.dead,
-                "refused": report.refused,
-                "missing": list(report.missing),
-                "dry_run": dry_run,
-            }
-        )
+        output.json_line(_told(report, dry_run=dry_run))
     else:
         _tell(report, dry_run=dry_run, no_backup=no_backup)
     return PARTLY_DONE if report.refused else 0
+
+
+def _told(report: RestoreReport, *, dry_run: bool) -> dict[str, object]:
+    told: dict[str, object] = {
+        "rows": report.rows,
+        "merged": report.merged,
+        "present": report.present,
+        "dead": report.dead,
+        "refused": report.refused,
+        "missing": list(report.missing),
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        told["returning"] = [each.to_json() for each in report.returning]
+        told["staying"] = [each.to_json() for each in report.staying]
+        told["refusals"] = [each.to_json() for each in report.refusals]
+    return told
 
 
 def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
@@ -59,7 +67,11 @@ def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
     output.data("would return" if dry_run else "returned", report.merged)
     output.data("here already", report.present)
     output.data("erased, and stay so", report.dead)
+    for reason, count in sorted(Counter(each.reason for each in report.staying).items()):
+        output.data(f"  {reason}", count)
     output.data("refused", report.refused)
+    for reason, count in sorted(Counter(each.reason for each in report.refusals).items()):
+        output.data(f"  {reason}", count)
     output.data("still missing", len(report.missing))
     if report.refused:
         output.warn(
