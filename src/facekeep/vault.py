@@ -59,6 +59,8 @@ from facekeep.operations import (
     transfer,
 )
 from facekeep.operations import check as checking
+from facekeep.operations import salvage as salvaging
+from facekeep.operations import scrub as scrubbing
 from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
 from facekeep.operations.backups import BackupCheck, BackupReport
@@ -71,6 +73,7 @@ from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
 from facekeep.operations.receipts import Receipt
+from facekeep.operations.scrub import ScrubReport
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import RestoreReport
@@ -401,6 +404,30 @@ class Vault:
     def check(self, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
         """Verify everything that can be verified; opens no template."""
         return checking.check(self._core, self._session, progress)
+
+    @classmethod
+    def scrub(
+        cls,
+        path: str | Path,
+        *,
+        token: str,
+        clock: Clock | None = None,
+        secrets: Secrets | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> ScrubReport:
+        """Put what is damaged in keys.db, log.db, their copies and root holders right from what is whole.
+
+        Takes a path, since the vault may not open. Raises IntegrityError where no copy will do; NotAllowed.
+        """
+        clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        repairs = salvaging.salvage(path, token, clock, secrets)
+        core = opening.open_core(path, clock, secrets, finish=False)
+        try:
+            report = scrubbing.scrub(core, Session(core, token), progress)
+        finally:
+            core.close()
+        report.repairs[:0] = repairs
+        return report
 
     def repair_index(self) -> int:
         """Rebuild the subject index from the sealed records; returns its rows."""

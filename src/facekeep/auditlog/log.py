@@ -17,6 +17,7 @@ from facekeep.auditlog.copies import Copies, CopyState
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
 from facekeep.auditlog.head import Head, Open
 from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.mending import mend_copy
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.pages import Pages
 from facekeep.auditlog.pending import Pending, Ranges
@@ -281,6 +282,15 @@ class AuditLog:
         self.head()
         with self._writer.exclusive, translated(self._database.name):
             return self._copies.resync(create=create)
+
+    def mend_copy(self, path: Path) -> int:
+        """Put damaged rows of a copy right from this log, which is whole; returns how many."""
+        with (
+            self._writer.exclusive,
+            translated(str(path)),
+            contextlib.closing(logdb.open_log(path, self._vault_id)) as copy,
+        ):
+            return mend_copy(copy.connection(), self._own.connection(), self._key)
 
     @contextlib.contextmanager
     def other_copies(self, paths: Sequence[Path]) -> Iterator[Copies]:

@@ -20,8 +20,8 @@ from facekeep.operations.backups import BackupCheck
 def command(state: State, file: str, verify: bool) -> int:
     """Write a data backup while the vault is in use.
 
-    It holds sealed templates and records, no key and no log, and a manifest that says what it holds. It is read
-    back before it gets its name. A file that exists is never overwritten.
+    It holds sealed templates and records, no key and no log, and a manifest that says what it holds. It is
+    read back before it gets its name. A file that exists is never overwritten.
     """
     if verify:
         return _verify(state, file)

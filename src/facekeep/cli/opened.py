@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from facekeep.cli.options import State
 from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
 from facekeep.keys.secrets import Secrets
+from facekeep.operations.scrub import ScrubReport
 from facekeep.store import settingsfile
 from facekeep.vault import Vault
 
@@ -41,6 +43,13 @@ def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = 
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
     return Vault.open(path, token=token, extractor=extractor, secrets=secrets(state), lost_data=lost_data)
+
+
+def scrub_vault(state: State, progress: Callable[[str, int, int], None]) -> ScrubReport:
+    """Put right what is damaged in a vault that may not open."""
+    path = state.path()
+    token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
+    return Vault.scrub(path, token=token, progress=progress)
 
 
 def root_uri(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -67,11 +68,9 @@ def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
     output.data("would return" if dry_run else "returned", report.merged)
     output.data("here already", report.present)
     output.data("erased, and stay so", report.dead)
-    for reason, count in sorted(Counter(each.reason for each in report.staying).items()):
-        output.data(f"  {reason}", count)
+    _reasons(each.reason for each in report.staying)
     output.data("refused", report.refused)
-    for reason, count in sorted(Counter(each.reason for each in report.refusals).items()):
-        output.data(f"  {reason}", count)
+    _reasons(each.reason for each in report.refusals)
     output.data("still missing", len(report.missing))
     if report.refused:
         output.warn(
@@ -93,3 +92,8 @@ def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
             if no_backup
             else "restore a newer backup, or shred the people concerned",
         )
+
+
+def _reasons(reasons: Iterable[str]) -> None:
+    for reason, count in sorted(Counter(reasons).items()):
+        output.data(f"  {reason}", count)

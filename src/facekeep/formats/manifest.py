@@ -12,9 +12,12 @@ from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.ids import VAULT_ID_LEN, check_model_id, from_hex
 
 HASH_LEN: Final = 32
-_HASHES: Final = ("content", "fingerprint", "root")
-_COUNTS: Final = ("epoch", "made_ms", "rows", "size", "suite")
-_KEYS: Final = frozenset({"models", "scopes", "v", "vault", *_HASHES, *_COUNTS})
+_KEYS: Final = frozenset(
+    {
+        "content", "epoch", "fingerprint", "made_ms", "models", "root", "rows", "scopes", "size", "suite",
+        "v", "vault",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +69,23 @@ class Manifest:
         value = canonical.loads(data)
         if value.keys() != _KEYS or type(value["v"]) is not int or value["v"] != 1:
             raise FormatError("a backup's manifest does not have exactly its keys")
-        counts = {key: _count(value[key], key) for key in _COUNTS}
-        hashes = {key: from_hex(value[key], HASH_LEN, f"a manifest's {key}") for key in _HASHES}
-        vault = from_hex(value["vault"], VAULT_ID_LEN, "a manifest's vault")
         models = _counted(value["models"], "models")
         for model in models:
             if model:  # the empty one counts rows whose model is none
                 check_model_id(model)
-        return Manifest(vault=vault, models=models, scopes=_counted(value["scopes"], "scopes"), **counts, **hashes)  # type: ignore[arg-type] # the keys are the fields
+        return Manifest(
+            vault=from_hex(value["vault"], VAULT_ID_LEN, "a manifest's vault"),
+            made_ms=_count(value["made_ms"], "made_ms"),
+            rows=_count(value["rows"], "rows"),
+            content=from_hex(value["content"], HASH_LEN, "a manifest's content"),
+            epoch=_count(value["epoch"], "epoch"),
+            fingerprint=from_hex(value["fingerprint"], HASH_LEN, "a manifest's fingerprint"),
+            size=_count(value["size"], "size"),
+            root=from_hex(value["root"], HASH_LEN, "a manifest's root"),
+            suite=_count(value["suite"], "suite"),
+            models=models,
+            scopes=_counted(value["scopes"], "scopes"),
+        )
 
 
 def _count(value: object, key: str) -> int:

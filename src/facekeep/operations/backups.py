@@ -55,9 +55,9 @@ class BackupReport:
 class BackupCheck:
     """What a backup is worth now.
 
-    ``entry`` is the index of the log entry that knows the file, ``manifest`` what it says of itself; None where
-    there is none. Of its ``rows``, ``living`` would return or are here, ``dead`` stay erased, ``strange`` are not
-    what the log announced. ``covered`` of the ``grants`` that live now have their row in it.
+    ``entry`` is the index of the log entry that knows the file, ``manifest`` what it says of itself; None
+    where there is none. Of its ``rows``, ``living`` would return or are here, ``dead`` stay erased,
+    ``strange`` are not what the log announced. ``covered`` of the ``grants`` that live now have a row in it.
     """
 
     rows: int
@@ -88,8 +88,8 @@ class BackupCheck:
 def backup(core: Core, session: Session, target: Path, progress: Progress | None = None) -> BackupReport:
     """Write a data backup: vault.db alone, one consistent state of it, synced before it gets its name.
 
-    Before that it is read back: every row must be the vault's own. Raises UsageError, StoreError, IntegrityError;
-    there is no file then.
+    Before that it is read back: every row must be the vault's own. Raises UsageError, StoreError,
+    IntegrityError; there is no file then.
     """
     session.require(Action.BACKUP)
     if target.exists() or target.is_symlink():
@@ -128,7 +128,7 @@ def backup(core: Core, session: Session, target: Path, progress: Progress | None
 
 
 def file_digest(path: Path, *, sync: bool = False) -> bytes:
-    """SHA-256 of a file; with ``sync`` it is made durable, and dropped from memory to be read from the disk."""
+    """SHA-256 of a file; with ``sync`` it is made durable, and dropped from memory to be read from disk."""
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
@@ -207,9 +207,7 @@ def _known_models(counted: Counter[str]) -> dict[str, int]:
     return dict(found)
 
 
-def _read_back(
-    core: Core, path: Path, manifest: Manifest, digest: bytes, progress: Progress | None
-) -> None:
+def _read_back(core: Core, path: Path, manifest: Manifest, digest: bytes, progress: Progress | None) -> None:
     """Open what was written as a restore would, and hold it row by row against the living vault."""
     stored = open_backup(core, path)
     with closing(stored.database):
@@ -240,13 +238,11 @@ def _authentic(core: Core, stored: VaultStore) -> Manifest | None:
     return Manifest.decode(body)
 
 
-def check_backup(
-    core: Core, session: Session, source: Path, progress: Progress | None = None
-) -> BackupCheck:
+def check_backup(core: Core, session: Session, source: Path, progress: Progress | None = None) -> BackupCheck:
     """Verify a backup that was made earlier, and say what it is worth now. Changes nothing.
 
-    Raises UsageError where there is none, ForeignFile, IntegrityError for one that was altered or that neither
-    the log knows nor a manifest vouches for.
+    Raises UsageError where there is none, ForeignFile, IntegrityError for one that was altered or that
+    neither the log knows nor a manifest vouches for.
     """
     session.require(Action.BACKUP)
     if not source.is_file():

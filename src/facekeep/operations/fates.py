@@ -44,7 +44,7 @@ class Returning:
 class Staying:
     """A row whose slot is destroyed, or about to be.
 
-    ``entry`` is the log index of what names the slot, ``time_ms`` when that was completed (None: it is pending).
+    ``entry`` is the log index of what names the slot, ``time_ms`` when that was completed (None: pending).
     ``erased`` is the entry that erased the whole subject, None where nothing did.
     """
 

@@ -197,7 +197,9 @@ class VaultStore:
     def meta(self, key: str) -> bytes | None:
         """Return a value of the meta table, None where it is missing or no blob."""
         with translated(self.database.name):
-            row = self.database.connection().execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            row = (
+                self.database.connection().execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            )
         return row[0] if row is not None and type(row[0]) is bytes else None
 
     def quick_check(self) -> str:
