@@ -59,6 +59,7 @@ from facekeep.operations import (
     transfer,
 )
 from facekeep.operations import check as checking
+from facekeep.operations import restart as restarting
 from facekeep.operations import salvage as salvaging
 from facekeep.operations import scrub as scrubbing
 from facekeep.operations import settings as configuring
@@ -73,6 +74,7 @@ from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
 from facekeep.operations.receipts import Receipt
+from facekeep.operations.restart import Restarted
 from facekeep.operations.scrub import ScrubReport
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
@@ -428,6 +430,34 @@ class Vault:
             core.close()
         report.repairs[:0] = repairs
         return report
+
+    @classmethod
+    def restart_log(
+        cls,
+        path: str | Path,
+        *,
+        token: str,
+        checkpoint: bytes | None = None,
+        clock: Clock | None = None,
+        secrets: Secrets | None = None,
+        progress: Progress | None = None,
+    ) -> Restarted | None:
+        """Begin a new log where log.db and every copy are lost; ``checkpoint`` is the newest published one.
+
+        What it adopts stands in it, and that it is a restart: no older checkpoint is continued. Then each key
+        that was not adopted is ended. Interrupted after the log was made it goes on, and returns None.
+        Raises UsageError where log.db is there, IntegrityError, NotAllowed: nothing is done then.
+        """
+        clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        done = None
+        if not (path / restarting.LOG_FILE).exists():
+            done = restarting.restart(path, token, clock, secrets, checkpoint, progress)
+        with cls.open(path, token=token, clock=clock, secrets=secrets) as vault:
+            core, session = vault._core, vault._session  # noqa: SLF001 - its own
+            if not restarting.is_restarted(core):
+                raise UsageError("log.db is there", next="where it is damaged: facekeep check --scrub")
+            restarting.end_the_rest(core, session, progress)
+        return done
 
     def repair_index(self) -> int:
         """Rebuild the subject index from the sealed records; returns its rows."""

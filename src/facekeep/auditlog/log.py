@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from facekeep.auditlog import restarting
 from facekeep.auditlog.copies import Copies, CopyState
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
 from facekeep.auditlog.head import Head, Open
@@ -85,7 +86,7 @@ class AuditLog:
         *,
         genesis: JsonObject,
     ) -> AuditLog:
-        """Write the genesis entry into an empty log.db, make the copies, open it."""
+        """Write entry 0 (genesis, or restart) into an empty log.db, make the copies, open it."""
         log_key = LogKey(key, vault_id)
         body = entries.encode(genesis)
         leaf = leaf_hash(body)
@@ -228,6 +229,8 @@ class AuditLog:
 
         Raises IntegrityError, and the log stops: it was rolled back behind the last swap, or forked.
         """
+        if size and self._restarted_at(size, root):
+            size = 0  # nothing of the lost log is here to be compared
         if size and (self.head().size < size or self._reader.row(size - 1).chain != chain):
             error = IntegrityError(
                 f"log.db does not contain the log of {size} entries that the key tree pins",
@@ -235,7 +238,12 @@ class AuditLog:
             )
             self._watch.stop(error)
             raise error
-        self._pin = (size, root, chain)
+        self._pin = (size, root, chain) if size else None
+
+    def _restarted_at(self, size: int, root: bytes) -> bool:
+        """Whether this log was begun anew in the place of one that had come to this pin (SPEC.md §6.6)."""
+        first = self._reader.entry(0)
+        return first["type"] == restarting.TYPE and restarting.pinned(first) == (size, root)
 
     def verify(self, progress: Progress | None = None) -> Head:
         """Replay every entry; return the head, or raise IntegrityError naming the first bad index.
