@@ -258,12 +258,12 @@ def test_a_proof_says_that_what_came_before_is_not_proved(lab: Lab) -> None:
     restart(lab)
     with lab.open() as vault:
         erasure = vault.shred("alice")
-        proof = vault.audit_proof(str(erasure.index))
+        proof = vault.audit_proof(str(erasure.erasure))
         assert RESTARTED.items() <= proof.proven.not_proved().items()
     other = Lab(lab.base / "plain").create()
     other.enrol("alice")
     with other.open() as vault:
-        plain = vault.audit_proof(str(vault.shred("alice").index))
+        plain = vault.audit_proof(str(vault.shred("alice").erasure))
         assert not RESTARTED.keys() & plain.proven.not_proved().keys()
 
 
@@ -301,7 +301,14 @@ def test_an_erasure_before_the_restart_is_not_undone_by_files_of_before(lab: Lab
 
 @pytest.mark.parametrize(
     "step",
-    ["restart.made", "restart.named", "restart.extended", "grant.written", "destroy.completed", "rotate.ended"],
+    [
+        "restart.made",
+        "restart.named",
+        "restart.extended",
+        "grant.written",
+        "destroy.completed",
+        "rotate.ended",
+    ],
 )
 def test_a_restart_that_is_killed_is_gone_on_with(lab: Lab, step: str) -> None:
     old = lab.do(lambda vault: list(slots(vault, "bob").values()))

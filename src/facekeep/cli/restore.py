@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from facekeep.cli import output
+from facekeep.cli.lost_log import restart_log
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.problems import PARTLY_DONE
@@ -25,14 +26,40 @@ _SHOWN = 20  # slots named on a screen
 @click.option(
     "--no-backup", is_flag=True, help="There is no backup of a lost vault.db: list what is missing."
 )
+@click.option(
+    "--lost-log", is_flag=True, help="log.db is lost with every copy: begin a new one that says so."
+)
+@click.option("--checkpoint", metavar="FILE", help="With --lost-log: the newest published checkpoint.")
+@click.option("--no-checkpoint", is_flag=True, help="With --lost-log: none was ever published.")
+@click.option("--yes", is_flag=True, help="With --lost-log: the settings that are shown are the right ones.")
 @common
 @with_state
-def command(state: State, file: str | None, dry_run: bool, no_backup: bool) -> int:
+def command(
+    state: State,
+    file: str | None,
+    dry_run: bool,
+    no_backup: bool,
+    lost_log: bool,
+    checkpoint: str | None,
+    no_checkpoint: bool,
+    yes: bool,
+) -> int:
     """Merge a data backup of any age.
 
     Grants whose keys live return; whoever was erased stays erased. The order of backups does not matter.
-    Where vault.db is lost, an empty one is made first.
+    Where vault.db is lost, an empty one is made first. --lost-log has to do with log.db alone.
     """
+    if lost_log:
+        if file is not None or dry_run or no_backup:
+            raise UsageError("--lost-log merges no backup", next="restore backups afterwards")
+        if (checkpoint is None) is not no_checkpoint:
+            raise UsageError(
+                "name the newest published checkpoint, or say that there is none",
+                next="facekeep restore --lost-log --checkpoint FILE, or --no-checkpoint",
+            )
+        return restart_log(state, checkpoint, yes=yes)
+    if checkpoint is not None or no_checkpoint or yes:
+        raise UsageError("--checkpoint, --no-checkpoint and --yes go with --lost-log")
     if (file is None) is not no_backup:
         raise UsageError("name either a backup or --no-backup", next="facekeep restore FILE")
     if file is not None and not Path(file).is_file():

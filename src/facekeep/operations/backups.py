@@ -9,13 +9,14 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
@@ -25,13 +26,14 @@ from facekeep.errors import FormatError, IntegrityError, StoreError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import SCOPES
-from facekeep.formats.ids import check_model_id
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN, check_model_id
 from facekeep.formats.manifest import Manifest
+from facekeep.formats.terms import TERMS_LEN
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import vaultdb
 from facekeep.store.sqlite import Database, fsync_directory, translated
-from facekeep.store.vaultdb import GrantRow, VaultStore
+from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
 
 Progress = Callable[[int, int], None]
 CHUNK: Final = 1_000
@@ -146,6 +148,17 @@ def chunks(rows: Iterable[GrantRow]) -> Iterator[list[GrantRow]]:
     iterator = iter(rows)
     while chunk := list(itertools.islice(iterator, CHUNK)):
         yield chunk
+
+
+def announced(core: Core, rows: Sequence[GrantRow]) -> npt.NDArray[np.bool_]:
+    """Mask of the rows that are what the log gave their slots to; nothing is opened."""
+    columns = without_records(rows)
+    known = set(columns.slots[core.are_logged(columns)].tolist())
+    lengths = (GRANT_ID_LEN, TAG_LEN, TERMS_LEN)
+    return np.array(
+        [row.slot in known and (len(row.grant_id), len(row.tag), len(row.terms)) == lengths for row in rows],
+        np.bool_,
+    )
 
 
 class _Content:
@@ -266,7 +279,7 @@ def check_backup(core: Core, session: Session, source: Path, progress: Progress 
             content.add(chunk)
             slots = np.array([row.slot for row in chunk], np.int64)
             alive = view.tree.alive(slots) & ~view.pending.mask(slots)
-            known = core.are_logged([row.without_record() for row in chunk])
+            known = announced(core, chunk)
             counts.update(dead=int((~alive).sum()), living=int((alive & known).sum()), rows=len(chunk))
             covered += int(np.isin(slots[alive & known], present, assume_unique=True).sum())
             if progress is not None:
@@ -279,7 +292,7 @@ def check_backup(core: Core, session: Session, source: Path, progress: Progress 
     )
 
 
-def _present(core: Core, view: View) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _present(core: Core, view: View) -> npt.NDArray[np.int64]:
     """Slots of the grants that are complete and live, ascending."""
     slots = core.ledger.all_slots()
     return slots[view.tree.alive(slots) & ~view.pending.mask(slots)]

@@ -15,8 +15,8 @@ from typing import Final
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.auditlog.ledger import LoggedPrincipal
 from facekeep.auditlog.mending import OtherHistory
+from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.keys.holders import held

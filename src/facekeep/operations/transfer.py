@@ -19,7 +19,7 @@ from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.operations.backups import chunks, file_digest, open_backup
+from facekeep.operations.backups import announced, chunks, file_digest, open_backup
 from facekeep.operations.fates import Refusal, Returning, Staying, staying
 from facekeep.operations.indexed import check_indexed, forget
 from facekeep.operations.rows import LivingGrant, living
@@ -151,7 +151,7 @@ def _without_backup(core: Core, session: Session, *, dry_run: bool) -> RestoreRe
 def _merge(core: Core, view: View, chunk: list[GrantRow], told: _Told, *, dry_run: bool) -> None:
     have = {row.slot: row for row in core.data.by_slots([row.slot for row in chunk])}
     alive = view.tree.alive(np.array([row.slot for row in chunk], np.int64)).tolist()
-    logged = core.are_logged([row.without_record() for row in chunk]).tolist()
+    logged = announced(core, chunk).tolist()
     wanted = []
     index_rows = []
     for row, lives, known in zip(chunk, alive, logged, strict=True):
