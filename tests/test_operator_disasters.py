@@ -41,7 +41,7 @@ class Operator(Typist):
     """Follows procedures; a shell command is typed into a shell."""
 
     def follow(self, title: str, *, codes: dict[int, int] | None = None, **words: str) -> list[str]:
-        """Type all commands of a procedure; ``codes`` are exit statuses by place, ``words`` what is replaced."""
+        """Type all commands of a procedure; ``codes``: exit status by place; ``words``: what is replaced."""
         said = []
         for at, line in enumerate(procedure(title)):
             typed = line
@@ -89,7 +89,7 @@ def whole(cli: Cli) -> None:
     assert cli.verify("eve", "eve").code == 20
 
 
-def test_backups(operator: Operator, cli: Cli) -> None:
+def test_backups(cli: Cli) -> None:
     verified = cli.ok("backup", f"{cli.home}/mnt/second/monday.backup", "--verify")
     assert (verified["rows"], verified["living"], verified["dead"]) == (4, 3, 1)
     assert (verified["covered"], verified["grants"]) == (3, 3)
@@ -164,7 +164,7 @@ def test_the_root_is_lost_and_there_is_a_recovery_key(operator: Operator, cli: C
     whole(cli)
 
 
-def test_the_root_is_lost_and_nothing_else_has_it(operator: Operator, cli: Cli) -> None:
+def test_the_root_is_lost_and_nothing_else_has_it(cli: Cli) -> None:
     (cli.home / "mnt/keys/staff.root").unlink()
     for command in (("status",), ("check", "--scrub"), ("restore", "--no-backup")):
         assert cli.run(*command).code == 31
