@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.errors import ErasurePending, IntegrityError, NotAllowed, RootError
+from facekeep.errors import ErasurePending, IntegrityError, NotAllowed, RootError, StoreError
 from facekeep.operations.scrub import ScrubReport
+from facekeep.store import logdb
+from facekeep.store.keysdb import KeysStore
 from facekeep.vault import Holders, Role, Vault
 from vaultlab import VERIFY, Lab, calling, core, matches, reason, sql
 
@@ -124,6 +126,28 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(raw[: len(raw) // 2])
     else:
         path.write_bytes(raw[:4096] + bytes(4096 * 3) + raw[4096 * 4 :])
+
+
+@pytest.mark.parametrize("name", ["keys.db", "log.db"])
+def test_a_file_that_cannot_be_read_now_is_not_replaced(
+    lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locked, no permission, a disk that does not answer: it may be whole, and know more than the copy."""
+
+    def locked(*_: object) -> None:
+        raise StoreError("disk I/O error")
+
+    before = (lab.path / name).stat().st_ino
+    with monkeypatch.context() as patch:
+        if name == "log.db":
+            patch.setattr(logdb, "read_head", locked)
+        else:
+            patch.setattr(KeysStore, "integrity", locked)
+        with pytest.raises(StoreError):
+            scrub(lab)
+    assert (lab.path / name).stat().st_ino == before
+    assert not list(lab.path.glob("*.damaged"))
+    lab.clean()
 
 
 def test_both_files_of_a_vault_are_put_back_together(lab: Lab) -> None:

@@ -102,7 +102,7 @@ def _keys_trouble(place: _Place) -> str | None:
         if not _opened_keys(place):
             raise
         return str(error)
-    except FacekeepError as error:
+    except IntegrityError as error:  # not StoreError: a file that cannot be read now may be whole
         return str(error)
     return None
 
@@ -112,7 +112,7 @@ def _log_trouble(path: Path, vault_id: bytes, key: LogKey) -> str | None:
         return "it is missing"
     try:
         _log_size(path, vault_id, key)
-    except FacekeepError as error:
+    except IntegrityError as error:
         return str(error)
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -152,17 +152,17 @@ def _merge(core: Core, view: View, chunk: list[GrantRow], told: _Told, *, dry_ru
     have = {row.slot: row for row in core.data.by_slots([row.slot for row in chunk])}
     alive = view.tree.alive(np.array([row.slot for row in chunk], np.int64)).tolist()
     logged = announced(core, chunk).tolist()
-    wanted = []
-    index_rows = []
-    for row, lives, known in zip(chunk, alive, logged, strict=True):
-        verdict = _verdict(core, view, row, have.get(row.slot), lives=lives, known=known)
-        told.fates[verdict.fate] += 1
-        if dry_run:
+    verdicts = [
+        _judge(core, view, row, have.get(row.slot), lives=lives, known=known)
+        for row, lives, known in zip(chunk, alive, logged, strict=True)
+    ]
+    _place(core, chunk, verdicts)
+    told.fates.update(verdict.fate for verdict in verdicts)
+    if dry_run:
+        for row, verdict in zip(chunk, verdicts, strict=True):
             told.take(row, verdict)
-        if verdict.fate is Fate.MERGED:
-            wanted.append(row)
-        if verdict.index_row is not None:
-            index_rows.append(verdict.index_row)
+    wanted = [row for row, verdict in zip(chunk, verdicts, strict=True) if verdict.fate is Fate.MERGED]
+    index_rows = [verdict.index_row for verdict in verdicts if verdict.index_row is not None]
     if wanted and not dry_run:
         if index_rows:
             core.keys.index_put_many(index_rows)
@@ -171,9 +171,10 @@ def _merge(core: Core, view: View, chunk: list[GrantRow], told: _Told, *, dry_ru
         reached("restore.merged")
 
 
-def _verdict(
+def _judge(
     core: Core, view: View, row: GrantRow, present: GrantRow | None, *, lives: bool, known: bool
 ) -> _Verdict:
+    """Judge a row by itself; what is to be merged must find its place in the index yet."""
     if not lives or view.pending.destroying(row.slot):
         return _Verdict(Fate.DEAD)
     if present == row:
@@ -184,16 +185,23 @@ def _verdict(
         grant = living(core, view, row)
     except FacekeepError:
         return _Verdict(Fate.REFUSED, "altered")
-    if grant is None:
-        return _Verdict(Fate.REFUSED, "not_logged")
-    subject = grant.subject.encode("utf-8")
-    tag = core.index.lookup(subject)
-    if tag is None:
-        return _Verdict(Fate.MERGED, "", grant, core.index.row(core.index.hash(subject), row.tag))
-    # A subject enrolled anew meanwhile has another tag: the older grants are not mixed in.
-    if tag != row.tag:
-        return _Verdict(Fate.REFUSED, "other_enrolment")
-    return _Verdict(Fate.MERGED, "", grant)
+    return _Verdict(Fate.REFUSED, "not_logged") if grant is None else _Verdict(Fate.MERGED, "", grant)
+
+
+def _place(core: Core, chunk: Sequence[GrantRow], verdicts: list[_Verdict]) -> None:
+    """Refuse rows of a subject who was enrolled anew meanwhile; make index rows for those who have none.
+
+    Raises IntegrityError for an altered row of the index.
+    """
+    found = [(at, verdict.grant) for at, verdict in enumerate(verdicts) if verdict.grant is not None]
+    hashes = core.index.hash_many([grant.subject.encode("utf-8") for _, grant in found])
+    tags = core.index.lookup_many(hashes)
+    for (at, grant), hashed, tag in zip(found, hashes, tags, strict=True):
+        own = chunk[at].tag
+        if tag is None:
+            verdicts[at] = _Verdict(Fate.MERGED, "", grant, core.index.row(hashed, own))
+        elif tag != own:  # another tag: the older grants are not mixed in
+            verdicts[at] = _Verdict(Fate.REFUSED, "other_enrolment")
 
 
 def _entry(core: Core, session: Session, digest: bytes, report: RestoreReport) -> JsonObject:
