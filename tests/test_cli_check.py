@@ -80,3 +80,31 @@ def test_damage_comes_before_anything_else() -> None:
     assert found(TreeFull, IntegrityError) == 33
     assert found(StoreError, RootError) == 32
     assert found(IntegrityError, FormatError, ForeignFile) == 35
+
+
+def test_a_scrub_names_what_it_put_right(cli: Cli) -> None:
+    cli.ok("settings", "--copy", str(new_directory("second")))
+    for path in Path("staff.vault").glob("keys.db*"):
+        path.unlink()
+    found = cli.ok("check", "--scrub")
+    assert found["ok"]
+    assert [each["file"] for each in found["scrub"]["repairs"]] == ["keys.db"]
+    assert found["scrub"]["left"] == []
+    again = cli.run("check", "--scrub")
+    assert again.code == 0
+    assert "0 repairs" in again.err
+
+
+def test_a_scrub_that_leaves_something_has_its_exit_status(cli: Cli) -> None:
+    copies = new_directory("second")
+    cli.ok("settings", "--copy", str(copies))
+    copies.rename("away")
+    ran = cli.run("check", "--scrub", "--json")
+    assert ran.code != 0
+    assert {each["file"] for each in ran.json["scrub"]["left"]} == {"keys.db", "log.db"}
+
+
+def new_directory(name: str) -> Path:
+    path = Path(name).absolute()
+    path.mkdir()
+    return path

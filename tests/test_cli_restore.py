@@ -124,3 +124,64 @@ def test_another_vaults_backup(cli: Cli) -> None:
     cli.ok("init", "--vault", "other.vault", "--root", "file:other.root", "--no-copy")
     cli.ok("backup", "other.fkb", "--vault", "other.vault")
     cli.fails("foreign_file", 34, "restore", "other.fkb")
+
+
+def test_a_dry_run_lists_everybody_in_json(cli: Cli) -> None:
+    cli.ok("shred", "ada", "--yes")
+    lose_rows()
+    said = cli.ok("restore", "monday.fkb", "--dry-run")
+    assert [each["subject"] for each in said["returning"]] == ["bob"]
+    (ada,) = said["staying"]
+    assert (ada["reason"], ada["entry"], ada["erased"]) == ("shredded", ada["entry"], ada["entry"])
+    assert "ada" not in str(said["staying"])
+    assert said["refusals"] == []
+    spoken = cli.run("restore", "monday.fkb", "--dry-run")
+    assert "would return\t1" in spoken.out
+    assert "  shredded\t1" in spoken.out
+    assert "bob" not in spoken.out + spoken.err
+
+
+def lose_log() -> None:
+    for path in Path("staff.vault").glob("log.db*"):
+        path.unlink()
+
+
+def test_a_lost_log(cli: Cli) -> None:
+    cli.fails("usage", 10, "restore", "--lost-log", "--no-checkpoint", "--yes")
+    lose_log()
+    assert "--lost-log" in cli.fails("integrity", 33, "status")["next"]
+    asked = cli.run("restore", "--lost-log", "--no-checkpoint")
+    assert asked.code == 10
+    assert "root holder: file:" in asked.err
+    assert not Path("staff.vault/log.db").exists()
+    done = cli.ok("restore", "--lost-log", "--no-checkpoint", "--yes")
+    assert (done["grants"], done["principals"], done["left"], done["resumed"]) == (2, 1, 0, False)
+    assert cli.verify("ada", "ada-again").code == 0
+    assert cli.ok("restore", "--lost-log", "--no-checkpoint", "--yes") == {"resumed": True}
+    assert cli.ok("check")["ok"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--lost-log",),
+        ("--lost-log", "--no-checkpoint", "--checkpoint", "file"),
+        ("monday.fkb", "--lost-log", "--no-checkpoint"),
+        ("--lost-log", "--no-checkpoint", "--dry-run"),
+        ("monday.fkb", "--yes"),
+        ("monday.fkb", "--no-checkpoint"),
+    ],
+)
+def test_what_goes_with_a_lost_log(cli: Cli, words: tuple[str, ...]) -> None:
+    lose_log()
+    before = snapshot(cli.home)
+    cli.fails("usage", 10, "restore", *words)
+    assert snapshot(cli.home) == before
+
+
+def test_a_checkpoint_that_is_none(cli: Cli) -> None:
+    lose_log()
+    cli.fails("store", 32, "restore", "--lost-log", "--checkpoint", "nothing", "--yes")
+    Path("text").write_text("hello\n")
+    cli.fails("integrity", 33, "restore", "--lost-log", "--checkpoint", "text", "--yes")
+    assert not Path("staff.vault/log.db").exists()

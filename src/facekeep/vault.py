@@ -44,6 +44,7 @@ from facekeep.matching.model import Model
 from facekeep.matching.threshold import Threshold, default_threshold
 from facekeep.operations import (
     auditing,
+    backups,
     clockwork,
     decide,
     enrol,
@@ -59,8 +60,12 @@ from facekeep.operations import (
     transfer,
 )
 from facekeep.operations import check as checking
+from facekeep.operations import restart as restarting
+from facekeep.operations import salvage as salvaging
+from facekeep.operations import scrub as scrubbing
 from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
+from facekeep.operations.backups import BackupCheck, BackupReport
 from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing
@@ -71,9 +76,11 @@ from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
 from facekeep.operations.receipts import Receipt
+from facekeep.operations.restart import Restarted
+from facekeep.operations.scrub import ScrubReport
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
-from facekeep.operations.transfer import BackupReport, RestoreReport
+from facekeep.operations.transfer import RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
@@ -362,15 +369,20 @@ class Vault:
 
     # Operation
 
-    def backup(self, target: str | Path) -> BackupReport:
-        """Write a data backup (sealed templates and records only) while the vault is in use."""
-        return transfer.backup(self._core, self._session, Path(target))
+    def backup(self, target: str | Path, progress: Progress | None = None) -> BackupReport:
+        """Write a data backup (sealed templates and records only) while the vault is in use; read it back."""
+        return backups.backup(self._core, self._session, Path(target), progress)
+
+    def check_backup(self, source: str | Path, progress: Progress | None = None) -> BackupCheck:
+        """Verify a backup that was made earlier, and say what it is worth now; raises IntegrityError."""
+        return backups.check_backup(self._core, self._session, Path(source), progress)
 
     def restore(
         self, source: str | Path | None, *, progress: Progress | None = None, dry_run: bool = False
     ) -> RestoreReport:
         """Merge a data backup of any age: who was shredded does not return.
 
+        With ``dry_run`` nothing changes, and the report names who would return and who stays erased, and why.
         None says, and logs, that there is no backup of a lost vault.db: the report names what is missing.
         """
         found = None if source is None else Path(source)
@@ -418,6 +430,58 @@ class Vault:
     def check(self, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
         """Verify everything that can be verified; opens no template."""
         return checking.check(self._core, self._session, progress)
+
+    @classmethod
+    def scrub(
+        cls,
+        path: str | Path,
+        *,
+        token: str,
+        clock: Clock | None = None,
+        secrets: Secrets | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> ScrubReport:
+        """Put what is damaged in keys.db, log.db, their copies and root holders right from what is whole.
+
+        Takes a path, since the vault may not open. Raises IntegrityError where no copy will do; NotAllowed.
+        """
+        clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        repairs = salvaging.salvage(path, token, clock, secrets)
+        core = opening.open_core(path, clock, secrets, finish=False)
+        try:
+            report = scrubbing.scrub(core, Session(core, token), progress)
+        finally:
+            core.close()
+        report.repairs[:0] = repairs
+        return report
+
+    @classmethod
+    def restart_log(
+        cls,
+        path: str | Path,
+        *,
+        token: str,
+        checkpoint: bytes | None = None,
+        clock: Clock | None = None,
+        secrets: Secrets | None = None,
+        progress: Progress | None = None,
+    ) -> Restarted | None:
+        """Begin a new log where log.db and every copy are lost; ``checkpoint`` is the newest published one.
+
+        What it adopts stands in it, and that it is a restart: no older checkpoint is continued. Then each key
+        that was not adopted is ended. Interrupted after the log was made it goes on, and returns None.
+        Raises UsageError where log.db is there, IntegrityError, NotAllowed: nothing is done then.
+        """
+        clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        done = None
+        if not (path / restarting.LOG_FILE).exists():
+            done = restarting.restart(path, token, clock, secrets, checkpoint, progress)
+        with cls.open(path, token=token, clock=clock, secrets=secrets) as vault:
+            core, session = vault._core, vault._session  # noqa: SLF001 - its own
+            if not restarting.is_restarted(core):
+                raise UsageError("log.db is there", next="where it is damaged: facekeep check --scrub")
+            restarting.end_the_rest(core, session, progress)
+        return done
 
     def repair_index(self) -> int:
         """Rebuild the subject index from the sealed records; returns its rows."""

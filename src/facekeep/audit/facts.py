@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from facekeep.audit.proven import Proven, ProvenGrant, Root
 from facekeep.audit.steps import Steps
+from facekeep.auditlog.rules import BEGINNINGS
 from facekeep.errors import IntegrityError
 from facekeep.formats.bundle import ShreddingProof
 from facekeep.formats.canonical import JsonObject
@@ -45,9 +46,9 @@ class Facts:
         return self._by_type.get(kind, [])
 
     def genesis(self) -> None:
-        """P4: entry 0 is the genesis entry of this vault."""
+        """P4: entry 0 is the genesis entry of this vault, or the restart of its log."""
         first = self.bundle.entries[0]
-        if first.index != 0 or first.entry["type"] != "genesis":
+        if first.index != 0 or first.entry["type"] not in BEGINNINGS:
             raise IntegrityError("the log's first entry, the genesis entry, is not there")
         if first.entry["vault"] != self.bundle.vault.hex():
             raise IntegrityError("the genesis entry is that of another vault")
@@ -81,7 +82,7 @@ class Facts:
         """P7: an earlier entry shows the root that was replaced."""
         done = self.completed_entry
         self.after = Root(done["epoch"], bytes.fromhex(done["fingerprint"]))
-        earlier = [*self._of("genesis"), *self._of("destroyed")]
+        earlier = [*self._of("genesis"), *self._of("restart"), *self._of("destroyed")]
         found = [
             (index, entry)
             for index, entry in earlier
@@ -168,6 +169,7 @@ class Facts:
             statement=self.bundle.statement,
             made_ms=self.bundle.made_ms,
             report=steps.report(),
+            restarted=self.bundle.entries[0].entry["type"] == "restart",
         )
 
     def _grant(self, granted: _Granted) -> ProvenGrant:

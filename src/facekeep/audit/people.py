@@ -16,6 +16,7 @@ NEEDS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
     ("grant", "grant"): frozenset({"grant"}),
     ("grant", "renew"): frozenset({"renew"}),
     ("grant", "reseal"): frozenset({"keys"}),
+    ("grant", "adopt"): frozenset({"restore"}),
     ("principal", ""): frozenset({"principals"}),
     ("destroy", "shred"): frozenset({"shred"}),
     ("destroy", "withdraw"): frozenset({"withdraw"}),
@@ -31,6 +32,7 @@ NEEDS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
     ("clock", ""): frozenset({"clock"}),
     ("backup", ""): frozenset({"backup"}),
     ("restore", ""): frozenset({"restore"}),
+    ("restarted", ""): frozenset({"restore"}),
 }
 
 
@@ -59,10 +61,10 @@ class People:
             return "it names nobody who acts"
         return f"principal {by} {self._states.get(by, 'was never added')}"
 
-    def announce(self, index: int, entry: Mapping[str, Any]) -> None:
-        """Take up a ``principal`` entry; raises RuleBroken."""
+    def announce(self, index: int, entry: Mapping[str, Any], *, adopted: bool = False) -> None:
+        """Take up a ``principal`` entry; raises RuleBroken. Nobody has to allow one that is ``adopted``."""
         identity = entry["principal"]
-        if entry["by"] is not None or self._first_done:
+        if not adopted and (entry["by"] is not None or self._first_done):
             self.may(index, entry["by"], NEEDS["principal", ""])
         if identity in self._states:  # SPEC.md §11 R11
             raise RuleBroken("R11", index, f"principal {identity} was added before")

@@ -14,6 +14,7 @@ from facekeep.audit.galleries import Galleries
 from facekeep.audit.people import NEEDS, People
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
+from facekeep.audit.restarts import Restarts
 from facekeep.audit.rotations import Rotations
 from facekeep.auditlog.rules import too_early
 from facekeep.formats.terms import covering_regions
@@ -21,6 +22,7 @@ from facekeep.limits import LIMITS
 
 _MS_PER_DAY: Final = 86_400_000
 _REPLACING: Final = ("renew", "reseal")
+_FRESH: Final = ("enroll", "adopt")  # ops of grants that are filled from no other
 
 
 class Policy:
@@ -37,6 +39,7 @@ class Policy:
         self._galleries = Galleries(self.register)
         self._destructions = Destructions(self.register, self.people, self._galleries)
         self._rotations = Rotations(self.register)
+        self._restarts = Restarts(self.register, self.people)
         self._open: dict[int, Operation] = {}
         self._fingerprints: set[str] = set()
         self._granted: tuple[int, Operation, str | None] | None = None  # a completion, of what, by whom
@@ -63,7 +66,10 @@ class Policy:
         kind = entry["type"]
         if self._due and (kind != "destroy" or entry["op"] not in _REPLACING):
             self.finish()
-        self._rotations.before(index, entry)
+        if index:
+            self._restarts.before(index, entry)
+        if not self._restarts.open:  # an adoption repeats the signing keys that were in force
+            self._rotations.before(index, entry)
         if kind == "decision":
             self.decision(index, entry)
         elif kind == "clock":
@@ -71,7 +77,12 @@ class Policy:
         else:
             _HANDLERS[kind](self, index, entry)
         unfinished = entry.get("part", 0) != entry.get("parts", 0)
-        self.waiting = bool(self._due) or self._rotations.waiting or unfinished
+        self.waiting = bool(self._due) or self._rotations.waiting or unfinished or self._restarts.open
+
+    def end(self, size: int) -> None:
+        """Judge the end of a log of ``size`` entries."""
+        self.finish()
+        self._restarts.finish(size)
 
     def finish(self) -> None:
         """Judge what an append leaves behind: call it after the last entry, too."""
@@ -110,13 +121,22 @@ class Policy:
             raise RuleBroken("R1", index, "it does not begin with epoch 1, by nobody")
         self._fingerprints.add(entry["fingerprint"])
 
+    def _restart(self, index: int, entry: Mapping[str, Any]) -> None:
+        if self._vault_id is not None and entry["vault"] != self._vault_id.hex():  # SPEC.md §11 R1
+            raise RuleBroken("R1", index, f"the log is that of the vault {entry['vault']}")
+        self.notes.append(self._restarts.begin(entry))
+        self._fingerprints.add(entry["fingerprint"])
+
+    def _restarted(self, index: int, entry: Mapping[str, Any]) -> None:
+        self._restarts.end(index, entry)
+
     def _grant(self, index: int, entry: Mapping[str, Any]) -> None:
         operation = self._part(index, entry)
         time_ms, slack = entry["time_ms"], LIMITS.clock_slack_ms
         longest = time_ms + LIMITS.consent_days * _MS_PER_DAY + slack
         for item in entry["grants"]:
             grant = self.register.announce(index, operation.first, item)
-            if grant.terms.expires_at_ms <= time_ms - slack:  # SPEC.md §11 R13
+            if grant.terms.expires_at_ms <= time_ms - slack and entry["op"] != "adopt":  # SPEC.md §11 R13
                 raise RuleBroken(
                     "R13", index, f"the grant in slot {item['slot']} had expired before it was made"
                 )
@@ -124,7 +144,7 @@ class Policy:
                 raise RuleBroken("R13", index, f"the grant in slot {item['slot']} lasts too long")
             if item["from"] is not None:
                 self._source(index, entry, grant, item["from"])
-            elif entry["op"] != "enroll":  # SPEC.md §11 R14
+            elif entry["op"] not in _FRESH:  # SPEC.md §11 R14
                 raise RuleBroken(
                     "R14", index, f"slot {item['slot']} is filled from no grant, in op {entry['op']}"
                 )
@@ -157,7 +177,7 @@ class Policy:
             raise RuleBroken("R14", index, f"it opens slot {slot} outside that grant's window")
 
     def _principal(self, index: int, entry: Mapping[str, Any]) -> None:
-        self.people.announce(index, entry)
+        self.people.announce(index, entry, adopted=self._restarts.open)
         operation = Operation(index, "principal", "", entry["by"], entry["time_ms"], [entry["slot"]])
         self._open[index] = operation
 
@@ -293,6 +313,8 @@ class Policy:
 
 _HANDLERS: Final[Mapping[str, Callable[[Policy, int, Mapping[str, Any]], None]]] = {
     "genesis": Policy._genesis,  # noqa: SLF001 - the table of this very class
+    "restart": Policy._restart,  # noqa: SLF001
+    "restarted": Policy._restarted,  # noqa: SLF001
     "grant": Policy._grant,  # noqa: SLF001
     "principal": Policy._principal,  # noqa: SLF001
     "granted": Policy._granted_entry,  # noqa: SLF001

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from facekeep.audit.report import Report
-from facekeep.formats.bundle import NOT_PROVED, Statement
+from facekeep.formats.bundle import NOT_PROVED, RESTARTED, Statement
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
 
@@ -81,6 +81,7 @@ class Proven:
     report: Report = field(repr=False)
     subject: str | None = None
     complete: bool = False
+    restarted: bool = False  # the log begins with a restart: its predecessor is lost
 
     def to_json(self) -> JsonObject:
         """Return it as JSON."""
@@ -115,4 +116,5 @@ class Proven:
         shown = {"all_grants"} if self.complete else set()
         if self.subject is not None:
             shown.add("whose_tag")
-        return {word: text for word, text in NOT_PROVED.items() if word not in shown}
+        words = {**NOT_PROVED, **RESTARTED} if self.restarted else NOT_PROVED
+        return {word: text for word, text in words.items() if word not in shown}

@@ -13,11 +13,13 @@ from facekeep.audit.policy import Policy
 from facekeep.audit.report import LOG_STEPS, Report, RuleBroken, verdicts
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.merkle import leaf_hash
+from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring
 from facekeep.auditlog.rules import State
 from facekeep.errors import FormatError, IntegrityError
 from facekeep.formats.checkpoint import Checkpoint, vault_of
 from facekeep.formats.entries import parse
+from facekeep.formats.note import VerifierKey
 from facekeep.limits import LIMITS
 
 Progress = Callable[[int, int], None]
@@ -42,6 +44,7 @@ HEAD_RULES: Final[Mapping[str, str]] = {
     "its op destroys no slot": "R16",
     "it revokes nobody": "R21",
     "only a revocation destroys": "R21",
+    "it gives slots out again": "R35",
     "a rotation of the same": "R31",
     "it ends what is not": "R31",
 }
@@ -66,6 +69,7 @@ class Replay:
         self._state = _State(Head.empty(_NO_CHAIN))
         self._keyring = keyring
         self._slack = LIMITS.clock_slack_ms
+        self._signed_by: tuple[VerifierKey, ...] = ()  # who signed the restart of the log
 
     @property
     def size(self) -> int:
@@ -93,10 +97,12 @@ class Replay:
         policy.control(index, high_ms, entry)
         if entry["type"] == "signing" and self._keyring is not None:
             self._follow(index, entry)
+        elif entry["type"] in {"restart", "restarted"}:
+            self._restart(index, entry)
 
     def finish(self, checkpoint: Checkpoint | None = None) -> None:
         """Judge the log as a whole; with ``checkpoint`` it must be the tree of that. Raises RuleBroken."""
-        self.policy.finish()
+        self.policy.end(self.size)
         state = self._state
         if state.unfinished() is not None:  # SPEC.md §11 R4
             raise RuleBroken("R4", self.size - 1, "the log ends between two parts of an operation")
@@ -140,6 +146,16 @@ class Replay:
             for each in self.policy.unfinished()
         )
         return (*self.policy.notes, *waiting)
+
+    def _restart(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Hold a restart to keys that are trusted, once the adoption has come to those in force."""
+        if entry["type"] == "restart":
+            try:
+                self._signed_by = check_restart(cast("dict[str, Any]", entry))
+            except IntegrityError as error:  # SPEC.md §11 R35
+                raise RuleBroken("R35", index, str(error)) from error
+        elif self._keyring and not set(self._signed_by) & set(self._keyring.keys_at(index)):
+            raise RuleBroken("R35", index, "no trusted key signed the restart of the log")  # SPEC.md §11 R35
 
     def _follow(self, index: int, entry: Mapping[str, Any]) -> None:
         try:

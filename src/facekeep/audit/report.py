@@ -19,7 +19,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "L2": "the tiles lead to the checkpoint's root",
         "L3": "every entry hashes to its leaf of the tree",
         "L4": "every entry is canonical and has the form of its type",
-        "R1": "one genesis entry, the first, of this vault",
+        "R1": "one genesis entry or restart, the first, of this vault",
         "R2": "no entry is dated more than 5 s before what the log had seen, but clock entries and denials",
         "R3": "the time is set back by clock entries only, each naming what it sets back",
         "R4": "the parts of an operation are whole, consecutive and of one hand",
@@ -53,6 +53,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "R32": "templates are re-sealed only in a rotation that selects them, under unchanged terms",
         "R33": "the end of a rotation accounts for every grant that it selected",
         "R34": "a checkpoint entry is plausible",
+        "R35": "a log that does not begin with its vault says so, by whom, and what it adopts",
     }
 )
 

@@ -236,4 +236,6 @@ def _refusal(path: Path, state: State) -> IntegrityError:
             "close the vault; if the copy is the true log, move log.db, log.db-wal and log.db-shm aside, "
             f"put {path} (with its -wal) in their place, and run 'facekeep check'"
         )
+    elif state == "damaged":
+        then = "run 'facekeep check --scrub': it is made anew"
     return error(f"the copy of log.db at {path} {_REFUSED[state]}", next=then)

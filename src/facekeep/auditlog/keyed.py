@@ -14,6 +14,7 @@ _START = p.domain("log-start")
 _HEAD = p.domain("log-head")
 _CONTROL = p.domain("log-control")
 _PAGE = p.domain("log-page")
+_MANIFEST = p.domain("backup-manifest")
 
 
 class LogKey:
@@ -42,6 +43,10 @@ class LogKey:
     def page_mac(self, body: bytes) -> bytes:
         """Return the authenticator of an encoded page of the ledger."""
         return p.mac(self._key, _PAGE, self._vault_id, p.sha256(body))
+
+    def manifest_mac(self, body: bytes) -> bytes:
+        """Return the authenticator of a backup's manifest (SPEC.md §8.2)."""
+        return p.mac(self._key, _MANIFEST, self._vault_id, body)
 
     def open_head(self, body: bytes, mac: bytes) -> Head:
         """Authenticate and decode a stored head; raises IntegrityError."""

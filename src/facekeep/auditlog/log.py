@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from facekeep.auditlog import restarting
 from facekeep.auditlog.copies import Copies, CopyState
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
 from facekeep.auditlog.head import Head, Open
 from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.mending import mend_copy
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.pages import Pages
 from facekeep.auditlog.pending import Pending, Ranges
@@ -84,7 +86,7 @@ class AuditLog:
         *,
         genesis: JsonObject,
     ) -> AuditLog:
-        """Write the genesis entry into an empty log.db, make the copies, open it."""
+        """Write entry 0 (genesis, or restart) into an empty log.db, make the copies, open it."""
         log_key = LogKey(key, vault_id)
         body = entries.encode(genesis)
         leaf = leaf_hash(body)
@@ -213,6 +215,10 @@ class AuditLog:
         """Yield (index, canonical bytes, control chain); see ``Reader.control_after``."""
         return self._reader.control_after(idx, mark)
 
+    def manifest_mac(self, body: bytes) -> bytes:
+        """Return the authenticator of a backup's manifest, under the log key."""
+        return self._key.manifest_mac(body)
+
     def pin(self) -> Pin:
         """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
         head = self.head()
@@ -223,6 +229,8 @@ class AuditLog:
 
         Raises IntegrityError, and the log stops: it was rolled back behind the last swap, or forked.
         """
+        if size and self._restarted_at(size, root):
+            size = 0  # nothing of the lost log is here to be compared
         if size and (self.head().size < size or self._reader.row(size - 1).chain != chain):
             error = IntegrityError(
                 f"log.db does not contain the log of {size} entries that the key tree pins",
@@ -230,7 +238,12 @@ class AuditLog:
             )
             self._watch.stop(error)
             raise error
-        self._pin = (size, root, chain)
+        self._pin = (size, root, chain) if size else None
+
+    def _restarted_at(self, size: int, root: bytes) -> bool:
+        """Whether this log was begun anew in the place of one that had come to this pin (SPEC.md §6.6)."""
+        first = self._reader.entry(0)
+        return first["type"] == restarting.TYPE and restarting.pinned(first) == (size, root)
 
     def verify(self, progress: Progress | None = None) -> Head:
         """Replay every entry; return the head, or raise IntegrityError naming the first bad index.
@@ -277,6 +290,15 @@ class AuditLog:
         self.head()
         with self._writer.exclusive, translated(self._database.name):
             return self._copies.resync(create=create)
+
+    def mend_copy(self, path: Path) -> int:
+        """Put damaged rows of a copy right from this log, which is whole; returns how many."""
+        with (
+            self._writer.exclusive,
+            translated(str(path)),
+            contextlib.closing(logdb.open_log(path, self._vault_id)) as copy,
+        ):
+            return mend_copy(copy.connection(), self._own.connection(), self._key)
 
     @contextlib.contextmanager
     def other_copies(self, paths: Sequence[Path]) -> Iterator[Copies]:

@@ -20,6 +20,7 @@ from facekeep.limits import LIMITS
 SYSTEM_RESERVED: Final = 16  # slots of branch 0 that no principal takes (SPEC.md §3.4)
 NO_CONTROL: Final = bytes(32)  # the control chain before the first entry, and of those without the key
 _INDEX_MASK: Final = (1 << SLOT_BITS) - 1
+BEGINNINGS: Final = ("genesis", "restart")  # types of an entry 0
 _GRANTING: Final = ("grant", "principal")
 _WITHOUT_SLOTS: Final = ("extend", "rotate")
 
@@ -100,7 +101,7 @@ class State:
         """
         values: Mapping[str, Any] = entry
         kind = values["type"]
-        if (self.frontier.size == 0) is not (kind == "genesis"):
+        if (self.frontier.size == 0) is not (kind in BEGINNINGS):
             self._break("genesis is the first entry and no other")
         if too_early(self.high_ms, values["time_ms"]) and not clock_exempt(entry):
             self._break("its time is before what the log had already seen")
@@ -120,6 +121,12 @@ class State:
         self.alloc = {0: SYSTEM_RESERVED}
         self.settings = bytes.fromhex(entry["settings"])
         self.epoch, self.fingerprint = entry["epoch"], bytes.fromhex(entry["fingerprint"])
+
+    def _restarted(self, entry: Mapping[str, Any]) -> None:
+        for branch, index in entry["alloc"]:
+            if index < self.alloc.get(branch, 0):
+                self._break("it gives slots out again")
+            self.alloc[branch] = index
 
     def _settings(self, entry: Mapping[str, Any]) -> None:
         if bytes.fromhex(entry["previous"]) != self.settings:
@@ -205,6 +212,8 @@ class State:
 
 _RULES: Final[Mapping[str, Callable[[State, Mapping[str, Any]], None]]] = {
     "genesis": State._genesis,  # noqa: SLF001 - the table of this very class
+    "restart": State._genesis,  # noqa: SLF001
+    "restarted": State._restarted,  # noqa: SLF001
     "settings": State._settings,  # noqa: SLF001
     "clock": State._clock,  # noqa: SLF001
     "grant": State._grant,  # noqa: SLF001

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +12,9 @@ from facekeep.cli import output
 from facekeep.cli.options import State
 from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
+from facekeep.formats.settings import Settings
 from facekeep.keys.secrets import Secrets
+from facekeep.operations.scrub import ScrubReport
 from facekeep.store import settingsfile
 from facekeep.vault import Vault
 
@@ -41,6 +44,21 @@ def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = 
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
     return Vault.open(path, token=token, extractor=extractor, secrets=secrets(state), lost_data=lost_data)
+
+
+def scrub_vault(state: State, progress: Callable[[str, int, int], None]) -> ScrubReport:
+    """Put right what is damaged in a vault that may not open."""
+    return Vault.scrub(state.path(), token=find_token_of(state), secrets=secrets(state), progress=progress)
+
+
+def settings_of(state: State) -> Settings:
+    """Read vault.toml; nobody has authenticated it."""
+    return settingsfile.read(state.path())
+
+
+def find_token_of(state: State) -> str:
+    """Return the token for a vault that may not open."""
+    return find_token(state.token_file, settings_of(state).vault_id.hex())
 
 
 def root_uri(path: Path) -> str:

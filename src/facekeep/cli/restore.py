@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from facekeep.cli import output
+from facekeep.cli.lost_log import restart_log
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.problems import PARTLY_DONE
@@ -19,18 +22,44 @@ _SHOWN = 20  # slots named on a screen
 
 @click.command("restore", short_help="Merge a data backup of any age.")
 @click.argument("file", required=False)
-@click.option("--dry-run", is_flag=True, help="Only say what would come back.")
+@click.option("--dry-run", is_flag=True, help="Only say who would return, and who stays erased and why.")
 @click.option(
     "--no-backup", is_flag=True, help="There is no backup of a lost vault.db: list what is missing."
 )
+@click.option(
+    "--lost-log", is_flag=True, help="log.db is lost with every copy: begin a new one that says so."
+)
+@click.option("--checkpoint", metavar="FILE", help="With --lost-log: the newest published checkpoint.")
+@click.option("--no-checkpoint", is_flag=True, help="With --lost-log: none was ever published.")
+@click.option("--yes", is_flag=True, help="With --lost-log: the settings that are shown are the right ones.")
 @common
 @with_state
-def command(state: State, file: str | None, dry_run: bool, no_backup: bool) -> int:
+def command(
+    state: State,
+    file: str | None,
+    dry_run: bool,
+    no_backup: bool,
+    lost_log: bool,
+    checkpoint: str | None,
+    no_checkpoint: bool,
+    yes: bool,
+) -> int:
     """Merge a data backup of any age.
 
     Grants whose keys live return; whoever was erased stays erased. The order of backups does not matter.
-    Where vault.db is lost, an empty one is made first.
+    Where vault.db is lost, an empty one is made first. --lost-log has to do with log.db alone.
     """
+    if lost_log:
+        if file is not None or dry_run or no_backup:
+            raise UsageError("--lost-log merges no backup", next="restore backups afterwards")
+        if (checkpoint is None) is not no_checkpoint:
+            raise UsageError(
+                "name the newest published checkpoint, or say that there is none",
+                next="facekeep restore --lost-log --checkpoint FILE, or --no-checkpoint",
+            )
+        return restart_log(state, checkpoint, yes=yes)
+    if checkpoint is not None or no_checkpoint or yes:
+        raise UsageError("--checkpoint, --no-checkpoint and --yes go with --lost-log")
     if (file is None) is not no_backup:
         raise UsageError("name either a backup or --no-backup", next="facekeep restore FILE")
     if file is not None and not Path(file).is_file():
@@ -38,20 +67,27 @@ def command(state: State, file: str | None, dry_run: bool, no_backup: bool) -> i
     with open_vault(state, lost_data=not dry_run) as vault, Progress("merging") as progress:
         report = vault.restore(file, progress=progress, dry_run=dry_run)
     if state.json:
-        output.json_line(
-            {
-                "rows": report.rows,
-                "merged": report.merged,
-                "present": report.present,
-                "dead": report.dead,
-                "refused": report.refused,
-                "missing": list(report.missing),
-                "dry_run": dry_run,
-            }
-        )
+        output.json_line(_told(report, dry_run=dry_run))
     else:
         _tell(report, dry_run=dry_run, no_backup=no_backup)
     return PARTLY_DONE if report.refused else 0
+
+
+def _told(report: RestoreReport, *, dry_run: bool) -> dict[str, object]:
+    told: dict[str, object] = {
+        "rows": report.rows,
+        "merged": report.merged,
+        "present": report.present,
+        "dead": report.dead,
+        "refused": report.refused,
+        "missing": list(report.missing),
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        told["returning"] = [each.to_json() for each in report.returning]
+        told["staying"] = [each.to_json() for each in report.staying]
+        told["refusals"] = [each.to_json() for each in report.refusals]
+    return told
 
 
 def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
@@ -59,7 +95,9 @@ def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
     output.data("would return" if dry_run else "returned", report.merged)
     output.data("here already", report.present)
     output.data("erased, and stay so", report.dead)
+    _reasons(each.reason for each in report.staying)
     output.data("refused", report.refused)
+    _reasons(each.reason for each in report.refusals)
     output.data("still missing", len(report.missing))
     if report.refused:
         output.warn(
@@ -81,3 +119,8 @@ def _tell(report: RestoreReport, *, dry_run: bool, no_backup: bool) -> None:
             if no_backup
             else "restore a newer backup, or shred the people concerned",
         )
+
+
+def _reasons(reasons: Iterable[str]) -> None:
+    for reason, count in sorted(Counter(reasons).items()):
+        output.data(f"  {reason}", count)

@@ -56,6 +56,20 @@ NOT_PROVED: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+#: What is said besides where entry 0 is the restart of a lost log.
+RESTARTED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "before_restart": "what stood in the log before it was lost and restarted: grants of the subject, "
+        "destructions, decisions"
+    }
+)
+
+
+def not_proved(first: JsonObject) -> Mapping[str, str]:
+    """Return what a bundle of a log that begins with entry ``first`` does not prove."""
+    return {**NOT_PROVED, **RESTARTED} if first["type"] == "restart" else NOT_PROVED
+
+
 _SIGNATURE_LENGTHS: Final = (64, 2420)  # Ed25519, ML-DSA-44
 _VERSION: Final = re.compile(r"[0-9A-Za-z.+!-]{1,40}\Z", re.ASCII)
 _KEYS: Final = frozenset(
@@ -177,7 +191,7 @@ class ShreddingProof:
             "entries": [_held_json(each) for each in self.entries],
             "erasure": self.erasure,
             "made_ms": self.made_ms,
-            "not_proved": dict(NOT_PROVED),
+            "not_proved": dict(not_proved(self.entries[0].entry)),
             "statement": self.statement.to_json(),
             "tag": self.tag.hex(),
             "type": TYPE,
@@ -195,7 +209,8 @@ class ShreddingProof:
             raise FormatError("the file is no shredding proof")
         if value.keys() != _KEYS or type(value["v"]) is not int or value["v"] != 1:
             raise FormatError("a bundle does not have exactly the keys of version 1")
-        if value["not_proved"] != dict(NOT_PROVED):
+        held = _held_all(value["entries"])
+        if value["not_proved"] != dict(not_proved(held[0].entry)):
             raise FormatError("a bundle does not say what it does not prove, in the words of SPEC.md §12.2")
         signatures = [
             _raw(item, "a bundle's signature") for item in _array(value["signatures"], "signatures")
@@ -206,7 +221,7 @@ class ShreddingProof:
             _count(value["erasure"], "erasure"),
             _count(value["made_ms"], "made_ms"),
             Note.parse(_string(value["checkpoint"], "checkpoint").encode()),
-            _held_all(value["entries"]),
+            held,
             Statement.from_json(value["statement"]),
             tuple(signatures),
         )

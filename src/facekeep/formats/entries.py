@@ -44,7 +44,7 @@ __all__ = [
     "SCOPES", "Reason", "backup", "checkpoint", "clock", "decision_allow", "decision_body",
     "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries", "destroyed", "encode",
     "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex", "parse", "principal",
-    "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
+    "restarted", "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
 ]  # fmt: skip
 
 _SLOT = re.compile(rb'"slot":(\d{1,16})')  # no string in an entry holds a quotation mark
@@ -323,6 +323,25 @@ def restore(
         "missing": missing,
     }
     return _entry("restore", by, time_ms, nonce, further)
+
+
+def restarted(
+    *,
+    alloc: Mapping[int, int],
+    grants: int,
+    principals: int,
+    left: int,
+    by: str | None,
+    time_ms: int,
+    nonce: str | None = None,
+) -> JsonObject:
+    """End the adoption that begins a restarted log: below ``alloc`` of a branch no slot is given out again.
+
+    ``left`` rows of vault.db have a living slot and were not adopted.
+    """
+    bounds: list[JsonValue] = [[branch, index] for branch, index in sorted(alloc.items())]
+    further: JsonObject = {"alloc": bounds, "grants": grants, "principals": principals, "left": left}
+    return _entry("restarted", by, time_ms, nonce, further)
 
 
 def slots_of(entry: JsonObject) -> list[int]:

@@ -47,7 +47,7 @@ class Reason(StrEnum):
 
 
 SCOPES: Final = ("verify", "identify", "evaluate", "train", "share")
-GRANT_OPS: Final = ("enroll", "grant", "renew", "reseal")
+GRANT_OPS: Final = ("enroll", "grant", "renew", "reseal", "adopt")
 DESTROY_OPS: Final = (
     "shred", "withdraw", "renew", "reseal", "revoke", "expire", "void", "extend", "rotate",
 )  # fmt: skip
@@ -158,6 +158,11 @@ def _branch_bound(value: object, key: str) -> None:
         raise FormatError(f"a log entry's {key} is outside the key tree")
 
 
+def _alloc_bound(value: object, key: str) -> None:
+    """``[branch, index]``, the system's branch among them."""
+    _branch_bound([1, *value[1:]] if type(value) is list and value[:1] == [0] else value, key)
+
+
 def _unique_slots(value: object, key: str) -> None:
     _array(_slot, 0, LIMITS.candidates)(value, key)
     slots = cast("list[int]", value)
@@ -183,6 +188,7 @@ _GRANT = _record(
 _RECEIPT = _record(
     {"class": _CLASS, "scheme": _WORD, "action": _WORD, "limits": _array(_WORD, 0, 32, rising=True)}
 )
+_TREE = _record({"root": _H32, "size": _COUNT})
 _COMMON: dict[str, Check] = {
     "v": _integer(1, 2), "type": _WORD, "nonce": _H16, "time_ms": _COUNT, "by": _nullable(_PRINCIPAL),
 }  # fmt: skip
@@ -191,6 +197,15 @@ _FURTHER: dict[str, dict[str, Check]] = {
     "genesis": {
         "vault": _H16, "suite": _integer(1, 2), "epoch": _integer(1), "fingerprint": _H32,
         "provider": _record({"class": _CLASS, "scheme": _WORD}), "settings": _H32,
+    },
+    "restart": {
+        "vault": _H16, "suite": _integer(1, 2), "epoch": _integer(1), "fingerprint": _H32,
+        "provider": _record({"class": _CLASS, "scheme": _WORD}), "settings": _H32, "pin": _TREE,
+        "seen": _nullable(_TREE), "keys": _array(_VKEY, 2, 2), "signatures": _array(_SIGNATURE, 2, 2),
+    },
+    "restarted": {
+        "alloc": _array(_alloc_bound, 1, 120, rising=True), "grants": _COUNT, "principals": _COUNT,
+        "left": _COUNT,
     },
     "grant": {
         "op": _one_of(*GRANT_OPS), "part": _PARTS, "parts": _PARTS,
@@ -303,12 +318,20 @@ def _across_rotation(entry: Mapping[str, Any]) -> None:
         raise FormatError("a rotation names a branch twice")
 
 
+def _across_restarted(entry: Mapping[str, Any]) -> None:
+    """Hold each branch to one bound."""
+    branches = [branch for branch, _ in entry["alloc"]]
+    if len(set(branches)) != len(branches):
+        raise FormatError("a restart's end names a branch twice")
+
+
 _IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded", "omitted")
 _ACROSS: Final[Mapping[str, Callable[..., None]]] = {
     "grant": _across_grant,
     "destroy": _across_destroy,
     "decision": _across_decision,
     "rotation": _across_rotation,
+    "restarted": _across_restarted,
 }
 
 

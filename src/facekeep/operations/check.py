@@ -27,7 +27,9 @@ from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow
 
 _NAMED = 16  # slots that a finding lists
-_KEYS_NEXT = "stop the vault and put the live copy of keys.db in its place"
+_KEYS_NEXT = "run 'facekeep check --scrub': it puts right what a live copy has whole"
+_SCRUB = "run 'facekeep check --scrub'"
+_COPY_NEXT = {"away": "bring its directory back; the next writing command brings it up to date"}
 Progress = Callable[[str, int, int], None]
 
 
@@ -93,7 +95,7 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
         report.findings.append(Finding("keys.db", problem, _KEYS_NEXT))
     for damage in view.tree.damage:
         report.findings.append(
-            Finding("keys.db", damage, "its twin is whole; any shred or root rotation writes both anew")
+            Finding("keys.db", damage, "its twin is whole; 'facekeep check --scrub' writes both anew")
         )
     for provider in core.providers:
         try:
@@ -144,7 +146,7 @@ def _check_principals(core: Core, view: View, report: CheckReport) -> None:
                 Finding(
                     "keys.db",
                     problem.format(identity.hex()),
-                    "put the live copy of keys.db back, or revoke the principal",
+                    "run 'facekeep check --scrub', or revoke the principal",
                 )
             )
 
@@ -304,6 +306,8 @@ def _check_copies(core: Core, report: CheckReport) -> None:
             if state.state != "current":
                 report.findings.append(
                     Finding(
-                        name, f"the copy at {state.path} is {state.state}", "see docs/integrator.md, copies"
+                        name,
+                        f"the copy at {state.path} is {state.state}",
+                        _COPY_NEXT.get(state.state, _SCRUB),
                     )
                 )

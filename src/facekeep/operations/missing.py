@@ -6,7 +6,7 @@ vault.db can be made anew, because backups are merged into it; keys.db and log.d
 from __future__ import annotations
 
 import os
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +14,17 @@ from facekeep.errors import IntegrityError
 from facekeep.formats.settings import Settings
 
 DATA_FILE: Final = "vault.db"
+LOST_LOG: Final = "facekeep restore --lost-log"
 SIDECARS: Final = ("-wal", "-shm")
 
 
-def check_present(path: Path, settings: Settings, data_file: str = DATA_FILE) -> None:
+def check_present(
+    path: Path, settings: Settings, data_file: str = DATA_FILE, others: Sequence[str] = ("keys.db", "log.db")
+) -> None:
     """Raise IntegrityError for the first file of the vault that is not there."""
-    for name in ("keys.db", "log.db"):
+    for name in others:
         if not os.path.lexists(path / name):
-            raise IntegrityError(f"{name} is missing from the vault", next=_put_back(path, settings, name))
+            raise IntegrityError(f"{name} is missing from the vault", next=_put_back(settings, name))
     if not os.path.lexists(path / data_file):
         raise IntegrityError(
             f"{data_file} is missing from the vault",
@@ -34,15 +37,13 @@ def left_of(path: Path, name: str) -> str:
     return " and ".join(name + end for end in SIDECARS if os.path.lexists(path / (name + end)))
 
 
-def _put_back(path: Path, settings: Settings, name: str) -> str:
+def _put_back(settings: Settings, name: str) -> str:
     if not settings.copies:
+        without = f"; where there is none: {LOST_LOG}" if name == "log.db" else ""
         return (
             f"put your own copy of {name} back; vault.toml names none, and nothing opens the vault without it"
+            + without
         )
-    there = [copy for copy in settings.copies if (Path(copy) / name).is_file()]
-    if not there:
+    if not any((Path(copy) / name).is_file() for copy in settings.copies):
         return f"put {name} back from a live copy: bring back {' or '.join(settings.copies)}"
-    left = left_of(path, name)
-    aside = f"move {left} aside, then " if left else ""
-    source, target = shlex.quote(str(Path(there[0]) / name)), shlex.quote(str(path / name))
-    return f"stop the vault, {aside}put the live copy back: cp {source} {target}; then run 'facekeep check'"
+    return f"stop the vault, then put {name} back from its live copy: facekeep check --scrub"

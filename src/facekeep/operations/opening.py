@@ -47,6 +47,7 @@ from facekeep.store.sqlite import Database, translated
 from facekeep.store.vaultdb import VaultStore
 
 _SETTINGS_ATTEMPTS = 3
+_OWN_FILES = (DATA_FILE, "keys.db", "log.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +214,27 @@ def open_core(
     secrets: Secrets,
     *,
     data_file: str = DATA_FILE,
+    keys_file: str = "keys.db",
+    log_file: str = "log.db",
     stand_in: RootProvider | None = None,
+    finish: bool = True,
 ) -> Core:
     """Open a vault's files and check them against each other; finishes what a dead process left open.
 
-    With another ``data_file`` than vault.db (which is lost) nothing is finished: what it lacks says nothing.
+    With another file than the vault's own, which is lost then, the caller holds the writer lock and nothing
+    is finished: what the other one lacks says nothing. ``finish`` False is for a scrub.
     ``stand_in`` gives the root where no holder in vault.toml does, and leaves with the next swap; nothing is
     finished then either.
     """
+    files = (data_file, keys_file, log_file)
     for _ in range(_SETTINGS_ATTEMPTS):
         settings = settingsfile.read(path)
-        check_present(path, settings, data_file)
+        check_present(path, settings, data_file, (keys_file, log_file))
         try:
-            return _open(path, settings, clock, secrets, data_file, stand_in)
+            return _open(path, settings, clock, secrets, files, stand_in, finish=finish)
         except _OtherSettings as error:
             # A change of settings is at work, or was cut off between its log entry and its renaming.
-            ours = data_file != DATA_FILE  # then the lock is held by us
+            ours = files != _OWN_FILES  # then the lock is held by us
             with contextlib.nullcontext() if ours else WriterLock(path / "vault.lock").held():
                 finished = settingsfile.finish(path, error.digest)
             if not finished and settingsfile.read(path) == settings:
@@ -249,18 +255,21 @@ def _open(
     settings: Settings,
     clock: Clock,
     secrets: Secrets,
-    data_file: str,
+    files: tuple[str, str, str],
     stand_in: RootProvider | None,
+    *,
+    finish: bool,
 ) -> Core:
+    data_file, keys_file, log_file = files
     vault_id = settings.vault_id
     providers = holders_of(settings, path, secrets)
     with contextlib.ExitStack() as undo:
-        keys = KeysStore.open(path / "keys.db", vault_id, _copies(settings, "keys.db"))
+        keys = KeysStore.open(path / keys_file, vault_id, _copies(settings, "keys.db"))
         undo.callback(keys.close)
         leaving = leaving_of(settings, path, secrets) + (() if stand_in is None else (stand_in,))
         tree, _ = open_tree(keys, vault_id, held(providers + leaving))
         log = AuditLog(
-            logdb.open_log(path / "log.db", vault_id),
+            logdb.open_log(path / log_file, vault_id),
             _copies(settings, "log.db"),
             tree.slot_key(LOG_KEY_SLOT),
             vault_id,
@@ -271,8 +280,8 @@ def _open(
         data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
-        _check_together(core, tree)
-        if data_file == DATA_FILE and stand_in is None:
+        _check_together(core, tree, finish=finish)
+        if finish and files == _OWN_FILES and stand_in is None:
             _recover_if_alone(core)
         undo.pop_all()
     return core
@@ -288,10 +297,10 @@ def _check_settings(log: AuditLog, settings: Settings) -> None:
         )
 
 
-def _check_together(core: Core, tree: KeyTree) -> None:
+def _check_together(core: Core, tree: KeyTree, *, finish: bool) -> None:
     pin = tree.pin
     core.log.check_pin(pin.size, pin.root, pin.chain)
-    if any(state.state in {"ahead", "diverged"} for state in core.log.copies_state()):
+    if finish and any(state.state in {"ahead", "diverged"} for state in core.log.copies_state()):
         core.log.resync_copies(create=False)  # says which copy, and how to restore the log from it
     head = core.log.head()
     if not is_tree_of(tree, head):

@@ -30,7 +30,7 @@ Entry: TypeAlias = dict[str, Any]
 
 _GRANT = b'"type":"grant",'  # no string in an entry holds a quotation mark
 _DESTROY = b'"type":"destroy",'
-_ROOTS = (b'"type":"destroyed",', b'"type":"genesis",')
+_ROOTS = (b'"type":"destroyed",', b'"type":"genesis",', b'"type":"restart",')
 _BACKUP = b'"type":"backup",'
 _OFTEN = 1_000  # entries between two looks at the clock
 _ASK = "name the erasure's log entry, the subject tag, or the file of the person's receipt"
@@ -189,7 +189,7 @@ class _Trail:
     def _replace_root(self, index: int, entry: Entry) -> None:
         first = entry.get("of")
         if first is None:
-            self.kept[index] = entry  # the genesis entry
+            self.kept[index] = entry  # the genesis entry, or the restart
         elif first == self._named or first in self._ended.values():
             self.kept[index] = entry
             self._done[first] = index

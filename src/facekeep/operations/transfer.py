@@ -1,17 +1,15 @@
-"""Data backups: written while the vault is in use, merged back row by row (DESIGN: three files, one root)."""
+"""Merging data backups back, row by row (DESIGN: three files, one root). Making them is ``backups``."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,25 +19,16 @@ from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
+from facekeep.operations.backups import announced, chunks, file_digest, open_backup
+from facekeep.operations.fates import Refusal, Returning, Staying, staying
 from facekeep.operations.indexed import check_indexed, forget
-from facekeep.operations.rows import living
+from facekeep.operations.rows import LivingGrant, living
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
-from facekeep.store import vaultdb
-from facekeep.store.sqlite import Database, fsync_directory, translated
-from facekeep.store.vaultdb import GrantRow, VaultStore
+from facekeep.store.sqlite import translated
+from facekeep.store.vaultdb import GrantRow
 
 Progress = Callable[[int, int], None]
-_CHUNK = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class BackupReport:
-    """What a backup holds: rows, SHA-256 of the file (hex), the log's size it was taken at."""
-
-    rows: int
-    sha256: str
-    size: int
 
 
 class Fate(StrEnum):
@@ -53,7 +42,10 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """Rows by fate, and the slots of living grants that still have no row."""
+    """Rows by fate, and the slots of living grants that still have no row.
+
+    The lists are those of a dry run: who would return, who stays erased and why, which rows are refused.
+    """
 
     rows: int
     merged: int
@@ -61,40 +53,37 @@ class RestoreReport:
     present: int
     refused: int
     missing: tuple[int, ...]
+    returning: tuple[Returning, ...] = ()
+    staying: tuple[Staying, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
 
-def backup(core: Core, session: Session, target: Path) -> BackupReport:
-    """Write a data backup: vault.db alone, one consistent state of it, synced before it gets its name."""
-    session.require(Action.BACKUP)
-    if target.exists() or target.is_symlink():
-        raise UsageError(f"{target.name} already exists", next="choose another name; nothing was overwritten")
-    temporary = target.with_name(target.name + ".partial")
-    with writing(core, session, Action.BACKUP) as view, translated(target.name):
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.close(descriptor)
-        try:
-            rows = core.data.copy_to(temporary)
-            digest = _sync_and_hash(temporary)
-            reached("backup.written")
-            temporary.rename(target)
-            fsync_directory(target.parent)
-            reached("backup.named")
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        core.log.append(
-            [
-                entries.backup(
-                    rows=rows,
-                    sha256=digest,
-                    size=view.head.size,
-                    by=session.by,
-                    time_ms=core.clock.now_ms(),
-                )
-            ]
-        )
-    return BackupReport(rows, digest.hex(), view.head.size)
+class _Verdict(NamedTuple):
+    """A row's fate; why it is refused; its grant and index row where it is merged."""
+
+    fate: Fate
+    reason: str = ""
+    grant: LivingGrant | None = None
+    index_row: tuple[bytes, bytes] | None = None
+
+
+@dataclass(slots=True)
+class _Told:
+    """Fates so far, and in a dry run whose they are."""
+
+    fates: Counter[Fate] = field(default_factory=Counter)
+    returning: list[Returning] = field(default_factory=list)
+    dead: list[tuple[int, bytes]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def take(self, row: GrantRow, verdict: _Verdict) -> None:
+        if verdict.grant is not None:
+            grant = verdict.grant
+            self.returning.append(Returning(row.slot, row.tag, grant.subject, grant.scope.word))
+        elif verdict.fate is Fate.DEAD:
+            self.dead.append((row.slot, row.tag))
+        elif verdict.fate is Fate.REFUSED:
+            self.refusals.append(Refusal(row.slot, verdict.reason))
 
 
 def restore(
@@ -107,7 +96,8 @@ def restore(
 ) -> RestoreReport:
     """Merge a data backup of any age: a row returns only if its slot lives and the log knows it.
 
-    Without a source nothing is merged; the log says how many living grants were given up for lost.
+    A dry run changes nothing and names every row. Without a source nothing is merged; the log says how many
+    living grants were given up for lost.
     """
     if source is None:
         return _without_backup(core, session, dry_run=dry_run)
@@ -115,30 +105,39 @@ def restore(
         raise UsageError(f"there is no backup at {source.name}")
     with writing(core, session, Action.RESTORE) as view, contextlib.ExitStack() as cleanup:
         with translated(source.name):
-            digest = _sync_and_hash(source, sync=False)
-        database = Database(source, "backup", core.vault_id, vaultdb.MIGRATIONS, read_only=True)
-        cleanup.callback(database.close)
-        stored = VaultStore(database)
+            digest = file_digest(source)
+        stored = open_backup(core, source)
+        cleanup.callback(stored.database.close)
         total = stored.count()
         check_indexed(core, view, lost=True)
         forget(core)
-        fates: Counter[Fate] = Counter()
-        for chunk in _chunks(stored.rows()):
-            _merge(core, view, chunk, fates, dry_run=dry_run)
+        told = _Told()
+        for chunk in chunks(stored.rows()):
+            _merge(core, view, chunk, told, dry_run=dry_run)
             if progress is not None:
-                progress(fates.total(), total)
-        missing = core.missing(view).tolist()
-        report = RestoreReport(
-            total,
-            fates[Fate.MERGED],
-            fates[Fate.DEAD],
-            fates[Fate.PRESENT],
-            fates[Fate.REFUSED],
-            tuple(missing),
-        )
+                progress(told.fates.total(), total)
+        report = _report(core, view, total, told, dry_run=dry_run)
         if not dry_run:
             core.log.append([_entry(core, session, digest, report)])
         return report
+
+
+def _report(core: Core, view: View, total: int, told: _Told, *, dry_run: bool) -> RestoreReport:
+    missing = core.missing(view)
+    if dry_run:  # those that would return are not missing then
+        missing = np.setdiff1d(missing, np.array([each.slot for each in told.returning], np.int64))
+    fates = told.fates
+    return RestoreReport(
+        total,
+        fates[Fate.MERGED],
+        fates[Fate.DEAD],
+        fates[Fate.PRESENT],
+        fates[Fate.REFUSED],
+        tuple(missing.tolist()),
+        tuple(told.returning),
+        tuple(staying(core, told.dead)) if dry_run else (),
+        tuple(told.refusals),
+    )
 
 
 def _without_backup(core: Core, session: Session, *, dry_run: bool) -> RestoreReport:
@@ -149,25 +148,21 @@ def _without_backup(core: Core, session: Session, *, dry_run: bool) -> RestoreRe
         return report
 
 
-def _sync_and_hash(path: Path, *, sync: bool = True) -> bytes:
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _merge(core: Core, view: View, chunk: list[GrantRow], fates: Counter[Fate], *, dry_run: bool) -> None:
+def _merge(core: Core, view: View, chunk: list[GrantRow], told: _Told, *, dry_run: bool) -> None:
     have = {row.slot: row for row in core.data.by_slots([row.slot for row in chunk])}
-    alive = view.tree.alive(np.array([row.slot for row in chunk], np.int64))
-    wanted = []
-    index_rows = []
-    for row, lives in zip(chunk, alive, strict=True):
-        fate, index_row = _fate(core, view, row, have.get(row.slot), lives=bool(lives))
-        fates[fate] += 1
-        if fate is Fate.MERGED:
-            wanted.append(row)
-        if index_row is not None:
-            index_rows.append(index_row)
+    alive = view.tree.alive(np.array([row.slot for row in chunk], np.int64)).tolist()
+    logged = announced(core, chunk).tolist()
+    verdicts = [
+        _judge(core, view, row, have.get(row.slot), lives=lives, known=known)
+        for row, lives, known in zip(chunk, alive, logged, strict=True)
+    ]
+    _place(core, chunk, verdicts)
+    told.fates.update(verdict.fate for verdict in verdicts)
+    if dry_run:
+        for row, verdict in zip(chunk, verdicts, strict=True):
+            told.take(row, verdict)
+    wanted = [row for row, verdict in zip(chunk, verdicts, strict=True) if verdict.fate is Fate.MERGED]
+    index_rows = [verdict.index_row for verdict in verdicts if verdict.index_row is not None]
     if wanted and not dry_run:
         if index_rows:
             core.keys.index_put_many(index_rows)
@@ -176,44 +171,37 @@ def _merge(core: Core, view: View, chunk: list[GrantRow], fates: Counter[Fate], 
         reached("restore.merged")
 
 
-def _fate(
-    core: Core, view: View, row: GrantRow, present: GrantRow | None, *, lives: bool
-) -> tuple[Fate, tuple[bytes, bytes] | None]:
+def _judge(
+    core: Core, view: View, row: GrantRow, present: GrantRow | None, *, lives: bool, known: bool
+) -> _Verdict:
+    """Judge a row by itself; what is to be merged must find its place in the index yet."""
     if not lives or view.pending.destroying(row.slot):
-        return Fate.DEAD, None
+        return _Verdict(Fate.DEAD)
     if present == row:
-        return Fate.PRESENT, None
-    if not _logged(core, row):
-        return Fate.REFUSED, None
+        return _Verdict(Fate.PRESENT)
+    if not known:
+        return _Verdict(Fate.REFUSED, "not_logged")
     try:
         grant = living(core, view, row)
     except FacekeepError:
-        return Fate.REFUSED, None
-    if grant is None:
-        return Fate.REFUSED, None
-    subject = grant.subject.encode("utf-8")
-    tag = core.index.lookup(subject)
-    if tag is None:
-        return Fate.MERGED, core.index.row(core.index.hash(subject), row.tag)
-    # A subject enrolled anew meanwhile has another tag: the older grants are not mixed in.
-    return (Fate.MERGED if tag == row.tag else Fate.REFUSED), None
+        return _Verdict(Fate.REFUSED, "altered")
+    return _Verdict(Fate.REFUSED, "not_logged") if grant is None else _Verdict(Fate.MERGED, "", grant)
 
 
-def _logged(core: Core, row: GrantRow) -> bool:
-    """Whether the log gave this slot to this grant, commitment and tag."""
-    found = core.log.entry_of_slot(row.slot)
-    if found is None or found[1]["type"] != "grant":
-        return False
-    for element in cast("list[JsonObject]", found[1]["grants"]):
-        if element["slot"] == row.slot:
-            return (
-                element["commitment"] == row.commitment.hex()
-                and element["grant"] == row.grant_id.hex()
-                and element["tag"] == row.tag.hex()
-                and element["terms"] == row.terms.hex()
-                and element["model"] == row.model
-            )
-    return False
+def _place(core: Core, chunk: Sequence[GrantRow], verdicts: list[_Verdict]) -> None:
+    """Refuse rows of a subject who was enrolled anew meanwhile; make index rows for those who have none.
+
+    Raises IntegrityError for an altered row of the index.
+    """
+    found = [(at, verdict.grant) for at, verdict in enumerate(verdicts) if verdict.grant is not None]
+    hashes = core.index.hash_many([grant.subject.encode("utf-8") for _, grant in found])
+    tags = core.index.lookup_many(hashes)
+    for (at, grant), hashed, tag in zip(found, hashes, tags, strict=True):
+        own = chunk[at].tag
+        if tag is None:
+            verdicts[at] = _Verdict(Fate.MERGED, "", grant, core.index.row(hashed, own))
+        elif tag != own:  # another tag: the older grants are not mixed in
+            verdicts[at] = _Verdict(Fate.REFUSED, "other_enrolment")
 
 
 def _entry(core: Core, session: Session, digest: bytes, report: RestoreReport) -> JsonObject:
@@ -228,9 +216,3 @@ def _entry(core: Core, session: Session, digest: bytes, report: RestoreReport) -
         by=session.by,
         time_ms=core.clock.now_ms(),
     )
-
-
-def _chunks(rows: Iterable[GrantRow]) -> Iterator[list[GrantRow]]:
-    iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, _CHUNK)):
-        yield chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ _REFUSED: Final = {
         "has the count of keys.db but another content",
         "keep both files; the one the current root opens is the true one: put it in both places",
     ),
-    "damaged": ("is damaged or cannot be read", "move it aside; the next synchronisation makes a new one"),
+    "damaged": ("is damaged or cannot be read", "run 'facekeep check --scrub': it is made anew"),
 }
 
 
@@ -120,6 +121,32 @@ class Copies:
                 raise _refusal(each)
         return self.state()
 
+    def agrees(self, path: Path) -> bool:
+        """Whether a copy has the primary's rows, each to the byte; False, too, where it cannot be read."""
+        try:
+            with contextlib.closing(self._opener(path)) as database, translated(str(path)):
+                theirs, mine = database.connection(), self._primary.connection()
+                return all(_same_rows(mine, theirs, table) for table in _TABLES)
+        except FacekeepError:
+            return False
+
+    def is_no_newer(self, path: Path) -> bool:
+        """Whether a copy shows the primary's tree, or what is left of it, and has seen no more writes.
+
+        One root seals one root node, so rows that name the present root only are of no other tree.
+        """
+        try:
+            with contextlib.closing(self._opener(path)) as database, translated(str(path)):
+                theirs, mine = database.connection(), stand_of(self._primary.connection())
+                marks = {row[0] for row in theirs.execute("SELECT fingerprint FROM top")}
+                return marks <= {mine.fingerprint} and stand_of(theirs).generation <= mine.generation
+        except FacekeepError:
+            return False
+
+    def overwrite(self, path: Path) -> None:
+        """Give a copy the primary's content; only for one that is damaged, and no newer."""
+        self._overwrite(path)
+
     def _state(self, path: Path, mine: Stand) -> CopyState:
         if not path.parent.is_dir():
             return CopyState(path, "away")
@@ -186,6 +213,20 @@ def _compare(mine: Stand, theirs: Stand) -> State:
     ):
         return "diverged"
     return "behind"
+
+
+_TABLES: Final = (
+    "SELECT key, value FROM meta ORDER BY key",
+    "SELECT copy, epoch, fingerprint, blob FROM top ORDER BY copy",
+    "SELECT id, epoch, blob FROM node ORDER BY id",
+    "SELECT hash, sealed FROM subject_index ORDER BY hash",
+    "SELECT slot, principal, grant_id, commitment, sealed FROM principal ORDER BY slot",
+)
+
+
+def _same_rows(mine: sqlite3.Connection, theirs: sqlite3.Connection, query: str) -> bool:
+    pairs = itertools.zip_longest(mine.execute(query), theirs.execute(query))
+    return all(one == other for one, other in pairs)
 
 
 def _beside(path: Path) -> tuple[Path, ...]:

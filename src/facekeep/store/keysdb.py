@@ -37,6 +37,7 @@ from facekeep.store.keysrows import (
     blob_value,
     node_row,
     principal_row,
+    put_node,
     put_top,
     top_row,
 )
@@ -150,6 +151,10 @@ class KeysStore:
     def mend_top(self, row: TopRow) -> None:
         """Write both copies of the root node anew from the one that was opened."""
         self._write(lambda connection: put_top(connection, row))
+
+    def mend_node(self, row: NodeRow) -> None:
+        """Write a node's row anew, both of them at level 1, from one that was opened."""
+        self._write(lambda connection: put_node(connection, row))
 
     def _begin_copy(self, stack: contextlib.ExitStack, path: Path) -> tuple[str, sqlite3.Connection]:
         try:

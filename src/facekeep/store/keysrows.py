@@ -158,10 +158,19 @@ def _apply_rows(connection: sqlite3.Connection, batch: Sequence[SwapRow]) -> Non
         elif isinstance(row, NodeDrop):
             drops.extend(row_span(row.branch, row.level, row.index))
         else:
-            first = row_id(row.branch, row.level, row.index)
-            nodes.extend((first + copy, row.epoch, row.blob) for copy in range(2 if row.level == 1 else 1))
+            nodes.extend(_node_values(row))
     connection.executemany(_DROP_NODES, drops)
     connection.executemany(_PUT_NODE, nodes)
+
+
+def _node_values(row: NodeRow) -> list[tuple[int, int, bytes]]:
+    first = row_id(row.branch, row.level, row.index)
+    return [(first + copy, row.epoch, row.blob) for copy in range(2 if row.level == 1 else 1)]
+
+
+def put_node(connection: sqlite3.Connection, row: NodeRow) -> None:
+    """Write a node, a branch node twice."""
+    connection.executemany(_PUT_NODE, _node_values(row))
 
 
 def put_top(connection: sqlite3.Connection, row: TopRow) -> None:

@@ -26,12 +26,12 @@ APPLICATION_ID = 0x464B5631
 _PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closing it would drop our locks.
 Migration = Callable[[SqliteUtils], None]
 _ASIDE: Final = "stop the vault, move {0}, {0}-wal and {0}-shm aside, then "
-_LIVE_COPY: Final = _ASIDE + "put its live copy back (vault.toml names the copies) and run 'facekeep check'"
+_LIVE_COPY: Final = "stop the vault, then put it right from its live copy: facekeep check --scrub"
 #: file of a vault -> what to do when it is damaged
 MEND: Final = {
     "vault.db": (_ASIDE + "run 'facekeep restore BACKUP'").format("vault.db"),
-    "keys.db": _LIVE_COPY.format("keys.db"),
-    "log.db": _LIVE_COPY.format("log.db"),
+    "keys.db": _LIVE_COPY,
+    "log.db": _LIVE_COPY,
 }
 
 

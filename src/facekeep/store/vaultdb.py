@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -185,13 +185,22 @@ class VaultStore:
             )
         return None if row[0] is None else int(row[0])
 
-    def copy_to(self, target: Path) -> int:
-        """Write a consistent copy of kind ``backup`` into an empty file; returns its rows."""
+    def copy_to(self, target: Path, meta: Mapping[str, bytes]) -> int:
+        """Write a consistent copy of kind ``backup`` into an empty file, with ``meta``; returns its rows."""
         with translated(target.name):
             self.database.connection().execute("VACUUM INTO ?", (str(target),))
             with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copied:
                 copied.execute("UPDATE meta SET value = 'backup' WHERE key = 'file'")
+                copied.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
                 return int(copied.execute("SELECT count(*) FROM grants").fetchone()[0])
+
+    def meta(self, key: str) -> bytes | None:
+        """Return a value of the meta table, None where it is missing or no blob."""
+        with translated(self.database.name):
+            row = (
+                self.database.connection().execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            )
+        return row[0] if row is not None and type(row[0]) is bytes else None
 
     def quick_check(self) -> str:
         """SQLite's own verdict on the file: ``ok`` or its first complaint."""

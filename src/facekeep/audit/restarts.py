@@ -1,0 +1,66 @@
+"""How a log begins whose predecessor was lost: what is adopted, by whom, and no more (SPEC.md §11 R35)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from facekeep.audit.people import NEEDS, People
+from facekeep.audit.register import Register
+from facekeep.audit.report import RuleBroken
+from facekeep.formats.ids import SLOT_BITS
+
+_WITHIN: Final = ("principal", "granted", "signing", "restarted")
+
+
+class Restarts:
+    """Judges what stands between entry 0 of type ``restart`` and the ``restarted`` entry that ends it."""
+
+    def __init__(self, register: Register, people: People) -> None:
+        """Work on the auditor's picture."""
+        self._register = register
+        self._people = people
+        self._by: str | None = None
+        self.open = False
+
+    def begin(self, entry: Mapping[str, Any]) -> str:
+        """Take up entry 0; returns what a reader must be told."""
+        self.open, self._by = True, entry["by"]
+        if self._by is None:  # SPEC.md §11 R35
+            raise RuleBroken("R35", 0, "nobody restarts the log")
+        pin, seen = entry["pin"], entry["seen"]
+        also = f", and a checkpoint of {seen['size']} was seen" if seen else ""
+        return (
+            f"entry 0: THE LOG WAS RESTARTED by principal {self._by}: the one before it is lost, which had "
+            f"{pin['size']} entries at least{also}; whatever it recorded is not in this one, and an older "
+            "checkpoint is not continued by it"
+        )
+
+    def before(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Hold any later entry against the adoption; raises RuleBroken."""
+        kind, adopts = entry["type"], entry.get("op") == "adopt"
+        if not self.open:
+            if adopts or kind == "restarted":  # SPEC.md §11 R35
+                raise RuleBroken("R35", index, "it adopts grants, and no restart is under way")
+            return
+        if kind not in _WITHIN and not adopts:  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, f"type {kind} stands inside the adoption after a restart")
+        hand = None if kind == "principal" else self._by
+        if kind != "granted" and entry["by"] != hand:  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, "it is of another hand than an adoption's")
+
+    def end(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Judge the ``restarted`` entry; raises RuleBroken."""
+        self.open = False
+        self._people.may(index, entry["by"], NEEDS["restarted", ""])
+        told = (entry["grants"], entry["principals"])
+        if told != (len(self._register.living), len(self._people.active)):  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, "it counts other grants or principals than were adopted")
+        branches = {branch for branch, _ in entry["alloc"]}
+        if not {0, *(slot >> SLOT_BITS for slot in self._register.living)} <= branches:  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, "it does not close every branch that has grants")
+
+    def finish(self, size: int) -> None:
+        """Judge the end of the log; raises RuleBroken."""
+        if self.open:  # SPEC.md §11 R35
+            raise RuleBroken("R35", size - 1, "the log ends inside the adoption after a restart")

@@ -1,0 +1,129 @@
+"""Putting damaged rows of log.db and of its live copies right from each other (SPEC.md §8.3).
+
+Only the holder of the log key makes a row that follows from the one before it, so whatever row authenticates
+at its place is the row. One that authenticates and differs is of another history: nothing is written over it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from facekeep.auditlog.keyed import LogKey
+from facekeep.crypto.primitives import compare
+from facekeep.errors import FacekeepError, IntegrityError
+from facekeep.formats import entries
+from facekeep.store import logdb
+from facekeep.store.logdb import Row
+
+_PUT: Final = "INSERT OR REPLACE INTO entry (idx, control, body, leaf, chain) VALUES (?, ?, ?, ?, ?)"
+
+
+class OtherHistory(IntegrityError):
+    """A copy has authentic entries that log.db has not: one of the two was rolled back or forked."""
+
+
+def mend_rows(
+    target: sqlite3.Connection, sources: Sequence[sqlite3.Connection], key: LogKey, size: int, chain: bytes
+) -> list[int]:
+    """Write each damaged or missing row below ``size`` of ``target`` anew; returns their indices.
+
+    Raises IntegrityError, with nothing written, where no source has a row that follows from the one before,
+    or the rows do not lead to ``chain``. The list of slots is made anew where it is not what they say (-1).
+    """
+    mended: list[Row] = []
+    slots: list[tuple[int, int]] = []
+    previous = key.start
+    found = _indexed(target, size)
+    for index in range(size):
+        row = next(found)
+        if row is None or not _follows(row, previous, key):
+            row = _from(sources, index, previous, key)
+            mended.append(row)
+        slots.extend((slot, index) for slot in (entries.slots_in(row.body) if row.control else ()))
+        previous = row.chain
+    if not compare(previous, chain):
+        raise IntegrityError("the rows of log.db do not lead to its head")
+    slots.sort()
+    projected = target.execute("SELECT slot, idx FROM grant_entry ORDER BY slot").fetchall()
+    if mended or projected != slots:
+        _write(target, mended, slots if projected != slots else None)
+    return [row.idx for row in mended] or ([] if projected == slots else [-1])
+
+
+def mend_copy(copy: sqlite3.Connection, primary: sqlite3.Connection, key: LogKey) -> int:
+    """Write each row of a copy that is damaged anew from the primary, which is whole; returns how many.
+
+    Raises OtherHistory, with nothing written, where a row is another history's, or the primary has fewer.
+    """
+    held = logdb.last_index(copy) + 1
+    if held > logdb.last_index(primary) + 1:
+        raise OtherHistory("it has entries that log.db lacks")
+    mended: list[Row] = []
+    previous = key.start
+    for own, row in zip(logdb.rows_between(primary, 0, held), _indexed(copy, held), strict=True):
+        if row != own:
+            if row is not None and _follows(row, previous, key):
+                raise OtherHistory(f"its entry {own.idx} is of another history than log.db")
+            mended.append(own)
+        previous = own.chain
+    query = "SELECT slot, idx FROM grant_entry WHERE idx < ? ORDER BY slot"
+    slots = primary.execute(query, (held,)).fetchall()
+    projected = copy.execute("SELECT slot, idx FROM grant_entry ORDER BY slot").fetchall()
+    if mended or projected != slots:
+        _write(copy, mended, slots if projected != slots else None)
+    return len(mended) + (projected != slots)
+
+
+def _indexed(connection: sqlite3.Connection, size: int) -> Iterator[Row | None]:
+    """Yield the row of each index, None where it is missing or has a column of another type."""
+    start = 0
+    while start < size:
+        stop = min(start + logdb.CHUNK, size)
+        try:
+            rows = {row.idx: row for row in logdb.rows_between(connection, start, stop)}
+            yield from (rows.get(index) for index in range(start, stop))
+        except IntegrityError:
+            yield from (_readable(connection, index) for index in range(start, stop))
+        start = stop
+
+
+def _readable(connection: sqlite3.Connection, index: int) -> Row | None:
+    try:
+        return logdb.row_at(connection, index)
+    except IntegrityError:
+        return None
+
+
+def _follows(row: Row, previous: bytes, key: LogKey) -> bool:
+    try:
+        key.check_row(row, previous)
+    except FacekeepError:
+        return False
+    return True
+
+
+def _from(sources: Sequence[sqlite3.Connection], index: int, previous: bytes, key: LogKey) -> Row:
+    for source in sources:
+        row = _readable(source, index)
+        if row is not None and _follows(row, previous, key):
+            return row
+    raise IntegrityError(
+        f"log entry {index} is damaged, and no live copy has it whole",
+        next="keep every file; put a live copy back that 'facekeep check' accepts",
+    )
+
+
+def _write(target: sqlite3.Connection, rows: Sequence[Row], slots: list[tuple[int, int]] | None) -> None:
+    target.execute("BEGIN IMMEDIATE")
+    try:
+        target.executemany(_PUT, rows)
+        if slots is not None:
+            target.execute("DELETE FROM grant_entry")
+            logdb.insert_slots(target, slots)
+        target.execute("COMMIT")
+    except BaseException:
+        if target.in_transaction:
+            target.execute("ROLLBACK")
+        raise

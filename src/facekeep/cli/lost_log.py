@@ -1,0 +1,64 @@
+"""``facekeep restore --lost-log``: a new log in the place of one that is lost with every copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from facekeep.cli import output
+from facekeep.cli.opened import find_token_of, secrets, settings_of
+from facekeep.cli.options import State
+from facekeep.cli.progress import Progress
+from facekeep.errors import StoreError, UsageError
+from facekeep.vault import Vault
+
+_MAX: Final = 1_000_000  # bytes of a checkpoint (SPEC.md §10.2)
+
+
+def restart_log(state: State, checkpoint: str | None, *, yes: bool) -> int:
+    """Restart the log, after the settings that nothing authenticates any more were confirmed."""
+    settings = settings_of(state)
+    if not yes:
+        for name, value in (
+            ("region", settings.region),
+            *(("root holder", uri) for uri in settings.holders),
+            *(("copies", path) for path in settings.copies),
+        ):
+            if not state.json:
+                output.hint(f"  {name}: {value}")
+        raise UsageError(
+            "the lost log vouched for vault.toml; nothing was done",
+            next="compare the lines above with what should be there; if they are right, add --yes",
+        )
+    note = None if checkpoint is None else _read(Path(checkpoint))
+    with Progress("adopting") as progress:
+        done = Vault.restart_log(
+            state.path(),
+            token=find_token_of(state),
+            checkpoint=note,
+            secrets=secrets(state),
+            progress=progress,
+        )
+    if state.json:
+        output.json_line({"resumed": True} if done is None else {**done.to_json(), "resumed": False})
+        return 0
+    if done is None:
+        output.say("the log was restarted before; what was left to do is done")
+        return 0
+    output.data("adopted grants", done.grants)
+    output.data("adopted principals", done.principals)
+    output.data("not adopted, and destroyed", done.left)
+    output.data("erased, and stay so", done.dead)
+    output.warn(
+        f"the log was restarted: what it recorded, {done.size} entries at least, is lost",
+        "tell your auditors, and type erasures again that were pending; then: facekeep audit checkpoint",
+    )
+    return 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX)
+    except OSError as error:
+        raise StoreError(f"the checkpoint {path.name}: {error.strerror}") from error

@@ -1,0 +1,242 @@
+"""``facekeep check --scrub``: what is damaged is put right from what is whole (SPEC.md §8.3).
+
+The vault opens: its root opens keys.db, and the log's head authenticates. Everything is judged by these two,
+and never by which file is newer. A copy that may know more than the vault is left as it is, and named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from facekeep.access.core import Core, View
+from facekeep.access.roles import Action
+from facekeep.access.session import Session
+from facekeep.auditlog.mending import OtherHistory
+from facekeep.auditlog.prints import LoggedPrincipal
+from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
+from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.keys.holders import held
+from facekeep.keys.mend import mend_tree
+from facekeep.keys.swap import settle
+from facekeep.keys.tree import open_tree
+from facekeep.keys.verify import verify_tree
+from facekeep.operations.check import Finding
+from facekeep.operations.people import living_principals
+from facekeep.operations.steps import reached
+from facekeep.store.aside import move_aside
+from facekeep.store.keyscopies import CopyState
+from facekeep.store.keysdb import KeysStore, PrincipalRow
+
+Say = Callable[[str, int, int], None]
+_KEEP: Final = "keep both files; docs/operator.md says how to find out which is the true one"
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One thing that was put right: the file, and what."""
+
+    file: str
+    message: str
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        return {"file": self.file, "message": self.message}
+
+
+@dataclass(slots=True)
+class ScrubReport:
+    """What was put right, and what could not be."""
+
+    repairs: list[Repair] = field(default_factory=list)
+    left: list[Finding] = field(default_factory=list)
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON."""
+        repairs: list[JsonValue] = [each.to_json() for each in self.repairs]
+        left: list[JsonValue] = [each.to_json() for each in self.left]
+        return {"left": left, "repairs": repairs}
+
+    def mended(self, file: str, message: str) -> None:
+        """Note a repair."""
+        self.repairs.append(Repair(file, message))
+        reached("scrub.mended")
+
+    @contextlib.contextmanager
+    def trying(self, file: str) -> Iterator[None]:
+        """Note an error as something that is left."""
+        try:
+            yield
+        except FacekeepError as error:
+            self.left.append(Finding(file, str(error), error.next, type(error)))
+
+
+def scrub(core: Core, session: Session, say: Say | None = None) -> ScrubReport:
+    """Put right what can be: keys.db, log.db, their copies, and every root holder. Opens no template.
+
+    What is whole is not written to. Raises NotAllowed, Busy.
+    """
+    report = ScrubReport()
+    say = say or (lambda _what, _done, _total: None)
+    session.require(Action.RESTORE)
+    with core.lock.held():
+        core.forget_tree()
+        view = core.view()
+        say("key tree", 0, 0)
+        with report.trying("keys.db"):
+            _keys(core, view, report)
+        say("log", 0, 0)
+        with report.trying("log.db"):
+            _log(core, report)
+        for provider in core.providers:
+            with report.trying("root"):
+                _holder(core, provider.scheme, core.providers.index(provider), report)
+        core.forget_tree()
+    return report
+
+
+def _keys(core: Core, view: View, report: ScrubReport) -> None:
+    with contextlib.ExitStack() as stack:
+        others = []
+        for path in core.keys.copies.paths:
+            with contextlib.suppress(FacekeepError):
+                others.append(stack.enter_context(KeysStore.open(path, core.vault_id)))
+        for what in mend_tree(view.tree, core.keys, others):
+            report.mended("keys.db", f"{what} was written anew")
+        for what in _mend_rows(core, view, others):
+            report.mended("keys.db", f"{what} was written anew")
+    core.forget_tree()
+    core.keys.integrity()
+    for problem in verify_tree(core.view().tree, core.keys):
+        raise IntegrityError(f"{problem}, and no live copy has it whole; the copies were left as they are")
+    for state in core.keys.copies_state():
+        with report.trying("keys.db"):
+            _keys_copy(core, state, report)
+
+
+def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[str]:
+    """Take principals and index rows that the primary lacks, or has altered, from copies."""
+    for logged in living_principals(core, view):
+        if not _is_whole(core, view, logged, core.keys.principal_get(logged.id)):
+            for row in (other.principal_get(logged.id) for other in others):
+                if row is not None and _is_whole(core, view, logged, row):
+                    core.keys.principal_put(row)
+                    yield f"the row of principal {logged.id.hex()}"
+                    break
+    damaged = [hashed for hashed, sealed in core.keys.index_rows() if not _opens(core, hashed, sealed)]
+    whole = {
+        hashed: sealed
+        for hashed in damaged
+        for other in others
+        if (sealed := other.index_get(hashed)) is not None and _opens(core, hashed, sealed)
+    }
+    if whole:
+        core.keys.index_put_many(whole.items())
+        yield f"{len(whole)} of the subject index"
+
+
+def _is_whole(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow | None) -> bool:
+    """Whether a row is the principal that the log announced, and opens."""
+    if row is None or (row.slot, row.grant_id, row.commitment) != logged[1:4]:
+        return False
+    try:
+        key = core.slot_key(view, row.slot)
+        core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
+    except FacekeepError:
+        return False
+    return True
+
+
+def _opens(core: Core, hashed: bytes, sealed: bytes) -> bool:
+    try:
+        core.index.open(hashed, sealed)
+    except FacekeepError:
+        return False
+    return True
+
+
+def _keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:
+    path, copies = state.path, core.keys.copies
+    if state.state == "current" and copies.agrees(path):
+        return
+    if state.state == "damaged":
+        _renew(core.keys.resync_copies, path, report, "keys.db")
+    elif state.state in ("behind", "missing"):
+        core.keys.resync_copies()
+        report.mended("keys.db", f"the copy at {path}, which was {state.state}, was brought up to date")
+    elif state.state not in {"foreign", "away"} and copies.is_no_newer(path):
+        try:
+            copies.overwrite(path)
+        except FacekeepError:  # its pages are damaged
+            _renew(core.keys.resync_copies, path, report, "keys.db")
+            return
+        report.mended("keys.db", f"the copy at {path} had damaged rows: it was written anew from keys.db")
+    elif state.state == "current":  # it cannot be read where its rows stand
+        _renew(core.keys.resync_copies, path, report, "keys.db")
+    elif state.state == "away":
+        raise ErasurePending(f"the copy of keys.db at {path} is away", next="bring its directory back")
+    else:
+        raise IntegrityError(
+            f"the copy of keys.db at {path} is {state.state}; it was left as it is", next=_KEEP
+        )
+
+
+def _renew(resync: Callable[[], object], path: Path, report: ScrubReport, file: str) -> None:
+    aside = move_aside(path)
+    resync()
+    report.mended(file, f"the copy at {path} could not be read: it is {aside.name} now, and was made anew")
+
+
+def _log(core: Core, report: ScrubReport) -> None:
+    core.log.verify()  # its rows were mended by ``salvage``
+    for state in core.log.copies_state():
+        with report.trying("log.db"):
+            _log_copy(core, state.path, state.state, report)
+
+
+def _log_copy(core: Core, path: Path, state: str, report: ScrubReport) -> None:
+    if state in ("current", "behind", "diverged"):
+        try:
+            mended = core.log.mend_copy(path)
+        except OtherHistory as error:
+            message = f"the copy of log.db at {path}: {error}; it was left as it is"
+            raise IntegrityError(message, next=_KEEP) from error
+        except IntegrityError:  # its pages are damaged
+            _renew(core.log.resync_copies, path, report, "log.db")
+            return
+        if mended:
+            report.mended("log.db", f"the copy at {path} had damaged rows: they were put back from log.db")
+        if state == "behind":
+            core.log.resync_copies()
+            report.mended("log.db", f"the copy at {path}, which was behind, was brought up to date")
+    elif state == "missing":
+        core.log.resync_copies()
+        report.mended("log.db", f"the copy at {path}, which was missing, was made anew")
+    elif state == "damaged":
+        _renew(core.log.resync_copies, path, report, "log.db")
+    elif state == "away":
+        raise ErasurePending(f"the copy of log.db at {path} is away", next="bring its directory back")
+    else:
+        raise IntegrityError(f"the copy of log.db at {path} is {state}; it was left as it is", next=_KEEP)
+
+
+def _holder(core: Core, scheme: str, number: int, report: ScrubReport) -> None:
+    """Have a holder keep the root that opens keys.db, whole and alone."""
+    provider = core.providers[number]
+    current = core.view().tree.fingerprint
+    try:
+        roots = provider.candidates()
+    except FacekeepError as error:
+        raise type(error)(
+            f"root holder {scheme}: {error}",
+            next="bring it back; where it is lost: facekeep keys move --lost URI, with another in its place",
+        ) from error
+    if [(each.fingerprint, each.state) for each in roots] == [(current, "current")] and not provider.damage:
+        return
+    was = "; ".join(provider.damage) or "it had another root than the one that opens keys.db, or a second one"
+    _, winner = open_tree(core.keys, core.vault_id, held(core.readers))
+    settle(core.keys, winner, [provider])
+    report.mended("root", f"holder {scheme} was written anew: {was}")

@@ -1,0 +1,249 @@
+"""R35: a log that is begun anew says so, and adopts in the open; nothing else hides in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from audit_help import (
+    ALICE,
+    BOB,
+    DAY,
+    NOW,
+    OPERATOR,
+    SECOND,
+    SERVICE,
+    SIGNER,
+    VAULT,
+    Book,
+    expect,
+    fingerprint,
+    founded,
+    honest,
+    item,
+    v,
+)
+from facekeep.auditlog.restarting import check_restart, restart_entry
+from facekeep.auditlog.rotation import Keyring, signing_entry
+from facekeep.auditlog.signed import LogSigner
+from facekeep.errors import FacekeepError
+from facekeep.formats import entries
+from facekeep.formats.checkpoint import origin_of
+from facekeep.formats.ids import BRANCH_SLOTS
+
+Entry = dict[str, Any]
+PIN = (41, b"p" * 32)
+OTHER = LogSigner(b"o" * 32, VAULT)
+
+
+class Restarted(Book):
+    """A restarted log, entry by entry."""
+
+    def restart(self, by: str = OPERATOR, signer: LogSigner = SIGNER) -> None:
+        entry = restart_entry(
+            signer,
+            vault_id=VAULT,
+            epoch=3,
+            fingerprint=fingerprint(3),
+            provider_class="erasing",
+            scheme="file",
+            settings_digest=bytes(32),
+            pin=PIN,
+            seen=None,
+            by=by,
+            time_ms=self.now,
+        )
+        self.epoch = 3
+        self.add(entry)
+
+    def adopt_people(self, *roles: str) -> None:
+        self.principal(SERVICE, 16, "service", by=None)
+        self.principal(OPERATOR, 17, *(roles or ("operator",)), by=None)
+
+    def end(self, grants: int = 2, *, principals: int = 2, **alloc: int) -> int:
+        by = OPERATOR
+        bounds = {0: 240, 1: BRANCH_SLOTS, 2: BRANCH_SLOTS} | {int(key[1:]): at for key, at in alloc.items()}
+        return self.add(
+            entries.restarted(
+                alloc={branch: at for branch, at in bounds.items() if at},
+                grants=grants,
+                principals=principals,
+                left=1,
+                by=by,
+                time_ms=self.now,
+            )
+        )
+
+
+def adopted() -> Restarted:
+    """A restart as the vault makes it, up to its last entry but one."""
+    book = Restarted()
+    book.restart()
+    book.adopt_people()
+    book.grant("adopt", item(v(3), ALICE), item(v(7), BOB, expires=NOW - DAY, begins=NOW - 9 * DAY))
+    return book
+
+
+def test_an_honest_restart_is_told_and_goes_on() -> None:
+    book = adopted()
+    book.end()
+    book.destroy("extend")
+    report = honest(book, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
+    assert "THE LOG WAS RESTARTED by principal " + OPERATOR in report.notes[0]
+    assert "41 entries" in report.notes[0]
+    book.verify(v(3), ALICE)
+    honest(book)
+    book.destroy("shred", v(3), tags=[ALICE])
+    honest(book)
+
+
+def test_a_lapsed_grant_that_was_adopted_is_used_by_nobody() -> None:
+    book = adopted()
+    book.end()
+    index = book.verify(v(7), BOB)
+    expect(book.bodies(), "R24", index)
+
+
+def test_no_slot_of_before_is_given_out_again() -> None:
+    book = adopted()
+    book.end()
+    index = book.announce("enroll", item(v(8), ALICE))
+    expect(book.bodies(), "R5", index)
+
+
+SMUGGLED: dict[str, Callable[[Book], int]] = {
+    "a decision": lambda book: book.verify(v(3), ALICE),
+    "a denial": lambda book: book.verify(v(3), ALICE, reason="scope"),
+    "an enrolment": lambda book: book.announce("enroll", item(v(9), ALICE)),
+    "a destruction": lambda book: book.intend("shred", v(3), tags=[ALICE]),
+    "a rotation": lambda book: book.rotation("root"),
+    "a checkpoint": lambda book: book.published(),
+    "a grant by another": lambda book: book.announce("adopt", item(v(9), ALICE), by=SERVICE),
+    "a principal by somebody": lambda book: book.announce_principal(SECOND, 18, "operator", by=OPERATOR),
+}
+
+
+@pytest.mark.parametrize("what", SMUGGLED)
+def test_nothing_else_stands_in_the_adoption(what: str) -> None:
+    book = adopted()
+    index = SMUGGLED[what](book)
+    expect(book.bodies(), "R35", index)
+
+
+def test_the_adoption_must_come_to_its_end() -> None:
+    book = adopted()
+    expect(book.bodies(), "R35", len(book.entries) - 1)
+
+
+@pytest.mark.parametrize("begun", ["genesis", "restart"])
+def test_grants_are_adopted_nowhere_else(begun: str) -> None:
+    restarted = adopted()
+    restarted.end()
+    book = founded() if begun == "genesis" else restarted
+    index = book.announce("adopt", item((9 << 21) + 1, ALICE))
+    expect(book.bodies(), "R35", index)
+
+
+def test_a_restart_does_not_end_twice_or_without_a_beginning() -> None:
+    book = adopted()
+    book.end()
+    expect(book.bodies()[:] + another_end(book), "R35", len(book.entries))
+    plain = Restarted()
+    plain.entries = founded().entries
+    index = plain.end()
+    expect(plain.bodies(), "R35", index)
+
+
+def another_end(book: Restarted) -> list[bytes]:
+    made = Restarted(now=book.now)
+    made.end()
+    return made.bodies()
+
+
+@pytest.mark.parametrize(
+    ("grants", "principals", "alloc"), [(1, 2, {}), (3, 2, {}), (2, 1, {}), (2, 2, {"b1": 0})]
+)
+def test_the_end_counts_what_was_adopted_and_closes_every_branch(
+    grants: int, principals: int, alloc: dict[str, int]
+) -> None:
+    book = adopted()
+    index = book.end(grants, principals=principals, **alloc)
+    expect(book.bodies(), "R35", index)
+
+
+def test_the_end_gives_no_slot_out_again() -> None:
+    book = adopted()
+    index = book.end(b1=5)
+    expect(book.bodies(), "R35", index)
+
+
+def test_whoever_restarts_must_be_adopted_and_may_restore() -> None:
+    book = Restarted()
+    book.restart(by=SECOND)
+    book.adopt_people()
+    index = book.announce("adopt", item(v(3), ALICE), by=SECOND)
+    expect(book.bodies(), "R11", index)
+    book = Restarted()
+    book.restart(by=SERVICE)
+    book.adopt_people()
+    index = book.announce("adopt", item(v(3), ALICE), by=SERVICE)
+    expect(book.bodies(), "R12", index)
+
+
+def test_a_subject_has_one_grant_of_a_scope_after_a_restart_too() -> None:
+    book = Restarted()
+    book.restart()
+    book.adopt_people()
+    first = book.announce("adopt", item(v(3), ALICE), item(v(7), ALICE))
+    index = book.granted(first)
+    expect(book.bodies(), "R15", index)
+
+
+def test_a_restart_is_the_first_entry_or_none() -> None:
+    book = Restarted()
+    book.entries = founded().entries
+    book.restart()
+    expect(book.bodies(), "R1", len(book.entries) - 1)
+
+
+FORGED: dict[str, Callable[[Entry], object]] = {
+    "another pin": lambda entry: entry["pin"].update(size=2),
+    "another hand": lambda entry: entry.update(by=SECOND),
+    "a checkpoint that was not seen": lambda entry: entry.update(seen={"root": "00" * 32, "size": 9}),
+    "other keys": lambda entry: entry.update(keys=[key.encode() for key in OTHER.keys]),
+    "other settings": lambda entry: entry.update(settings="11" * 32),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_forged_restart(what: str) -> None:
+    book = adopted()
+    FORGED[what](book.entries[0])
+    expect(book.bodies(), "R35", 0)
+    with pytest.raises(FacekeepError):
+        check_restart(book.entries[0])
+
+
+def test_a_restart_that_no_trusted_key_signed() -> None:
+    book = Restarted()
+    book.restart(signer=OTHER)
+    book.adopt_people()
+    book.grant("adopt", item(v(3), ALICE))
+    index = book.end(1)
+    honest(book, keyring=Keyring(origin_of(VAULT), OTHER.keys))
+    expect(book.bodies(), "R35", index, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
+
+
+def test_the_signing_keys_in_force_are_repeated_and_others_are_not_led_to() -> None:
+    second = LogSigner(b"k" * 32, VAULT, 2)
+    book = Restarted()
+    book.restart(signer=second)
+    book.adopt_people()
+    book.add(signing_entry(SIGNER, second, by=OPERATOR, time_ms=book.now))
+    index = book.end(0)
+    for keys in (SIGNER.keys, second.keys):
+        honest(book, keyring=Keyring(origin_of(VAULT), keys))
+    book.entries[0] = adopted().entries[0]  # signed by the first keys, while the second are in force
+    expect(book.bodies(), "R35", index, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
