@@ -150,14 +150,17 @@ def test_a_typing_error_in_vault_toml(cli: Cli, old: str, new: str) -> None:
 
 
 def test_a_mirror_of_another_time_is_brought_up_to_date(cli: Cli) -> None:
-    """Somebody put yesterday's root file back: it opens nothing, and the next writer mends it."""
+    """Somebody put yesterday's root file back: erasures wait until it is put right."""
     cli.ok("keys", "move", "--mirror", "file:mirror.root")
     stale = Path("mirror.root").read_bytes()
     cli.ok("keys", "rotate", "root")
     Path("mirror.root").write_bytes(stale)
     assert [each["state"] for each in cli.ok("keys", "show")["holders"]] == ["current", "stale"]
     assert cli.verify("ada", "ada-again").code == 0
-    cli.ok("keys", "rotate", "root")
+    refused = cli.run("keys", "rotate", "root", "--json").error
+    assert (refused["code"], "check --scrub" in refused["next"]) == ("erasure_pending", True)
+    cli.ok("check", "--scrub")
+    assert cli.ok("keys", "resume")["pending"] == []
     assert [each["state"] for each in cli.ok("keys", "show")["holders"]] == ["current", "current"]
     assert stale != Path("mirror.root").read_bytes()
     sound(cli)

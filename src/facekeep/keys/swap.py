@@ -242,14 +242,16 @@ def settle(
     leaving: Sequence[RootProvider] = (),
     known: KeyTree | None = None,
     moving: bool = False,
+    adopting: bool = False,
 ) -> tuple[Receipt, ...]:
     """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
     only once another root than theirs opens keys.db. A holder that had neither root was not seen to destroy
-    one: ErasurePending, unless it is new while holders are ``moving``. ``known``: see ``open_tree``. Raises
-    ErasurePending, and RootError or IntegrityError with nothing done if ``winner`` does not open keys.db.
+    one: ErasurePending, unless it is new while holders are ``moving``, or a person says that it is the one
+    (``adopting``). ``known``: see ``open_tree``. Raises ErasurePending, and RootError or IntegrityError with
+    nothing done if ``winner`` does not open keys.db.
     """
     open_tree(store, store.vault_id, [winner], known)
     store.require_copies()
@@ -261,7 +263,7 @@ def settle(
             others = {each.fingerprint for each in roots} | ({previous} if previous else set())
             _check_droppable(store, roots, winner, keep=None)
             if winner.fingerprint not in others or provider.klass == "recovery":  # which cannot be read back
-                _hold(store, provider, winner, keep=previous, moving=moving)
+                _hold(store, provider, winner, keep=previous, moving=moving, adopting=adopting)
             receipts.append(provider.promote(winner.fingerprint))
             dropped = [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
             receipts += dict.fromkeys(dropped)
@@ -285,7 +287,13 @@ def _check_apart(providers: Sequence[RootProvider], leaving: Sequence[RootProvid
 
 
 def _hold(
-    store: KeysStore, provider: RootProvider, winner: Candidate, *, keep: bytes | None, moving: bool
+    store: KeysStore,
+    provider: RootProvider,
+    winner: Candidate,
+    *,
+    keep: bytes | None,
+    moving: bool,
+    adopting: bool = False,
 ) -> None:
     """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room.
 
@@ -293,7 +301,9 @@ def _hold(
     have nothing that opens, which is told from damage by nobody.
     """
     roots = provider.candidates()
-    if provider.klass != "recovery":  # which is sealed anew, and named as a limit of every erasure
+    if (
+        not adopting and provider.klass != "recovery"
+    ):  # which is sealed anew, and named as a limit of every erasure
         _check_known(store.vault_id, provider, roots, {winner.fingerprint, keep}, moving=moving)
     _check_droppable(store, roots, winner, keep=keep)
     strays = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
@@ -322,7 +332,7 @@ def _check_known(
     if not new and known.isdisjoint(marks):
         raise RootError(
             f"the {provider.scheme}: holder {provider.identity} does not have the root in use",
-            next="put back the one that has it, or give it up as lost: facekeep keys move",
+            next="put back the one that has it; or accept this one with 'facekeep check --scrub'",
         )
 
 

@@ -238,5 +238,5 @@ def _holder(core: Core, scheme: str, number: int, report: ScrubReport) -> None:
         return
     was = "; ".join(provider.damage) or "it had another root than the one that opens keys.db, or a second one"
     _, winner = open_tree(core.keys, core.vault_id, held(core.readers))
-    settle(core.keys, winner, [provider])
+    settle(core.keys, winner, [provider], adopting=True)
     report.mended("root", f"holder {scheme} was written anew: {was}")
