@@ -29,6 +29,7 @@ def mend_rows(
 ) -> list[int]:
     """Write each damaged or missing row below ``size`` of ``target`` anew; returns their indices.
 
+    The caller holds the writer lock: nothing but decisions is appended meanwhile, and no slot is given out.
     Raises IntegrityError, with nothing written, where no source has a row that follows from the one before,
     or the rows do not lead to ``chain``. The list of slots is made anew where it is not what they say (-1).
     """
