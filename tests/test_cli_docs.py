@@ -150,6 +150,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setattr(Vault, "extractor", ByFirstLetter())
     Path("notice.pdf").write_text("notice")
     Path("keys").mkdir(mode=0o700)
+    Path("safe").mkdir(mode=0o700)
     (tmp_path / "people" / "zoe").mkdir(parents=True)
     for name in ("ada-1.jpg", "ada-2.jpg", "door.jpg", "people/zoe/z.jpg"):
         Path(name).write_text("a photograph")
@@ -158,7 +159,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 def here(text: str, home: Path) -> str:
     """Return an example with its disks in the home of the test."""
-    return text.replace("/mnt/keys", str(home / "keys")).replace("/mnt/second", str(home / "second"))
+    return text.replace("/mnt/", f"{home}/")
 
 
 @pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])
