@@ -330,7 +330,6 @@ def test_an_empty_holder_file_does_not_have_the_tokens_keys_cleared_away(lab: La
 
 def test_an_empty_holder_file_does_not_have_the_tpms_counter_removed(lab: Lab) -> None:
     with tpm2_help.running(lab.base / "tpm") as tpm:
-        tpm.on()
         first, second = (tpm.uri(file=str(lab.base / name)) for name in ("one", "two"))
         with lab.open() as vault:
             vault.keys.move(Holders(root_uri=first))
@@ -642,7 +641,6 @@ def test_the_tpm_owners_authorization_does_not_go_to_a_tpm_that_vault_toml_feign
     secret.chmod(0o600)
     monkeypatch.setenv("FACEKEEP_TPM_OWNER_FILE", str(secret))
     with tpm2_help.running(lab.base / "tpm") as tpm:
-        tpm.on()
         provider = provider_from_uri(tpm.uri(file=str(lab.base / "bait")), Place(own_id(lab), lab.base))
         provider.provision(b"r" * 32)
         tpm.run("tpm2_changeauth", "-c", "owner", "something")
