@@ -119,6 +119,11 @@ class SealedRows:
         return self.heads[:, :GRANT_ID_LEN]
 
     @property
+    def tags(self) -> _Heads:
+        """Subject tag of each row, uint8 of shape (n, 32)."""
+        return self.heads[:, GRANT_ID_LEN : GRANT_ID_LEN + TAG_LEN]
+
+    @property
     def terms(self) -> _Heads:
         """Packed terms of each row, uint8 of shape (n, 88)."""
         return self.heads[:, GRANT_ID_LEN + TAG_LEN : IDENTITY_LEN]
