@@ -364,3 +364,49 @@ def test_a_full_disk(lab: Lab) -> None:
         fill()
     stopped(lab.log)
     assert lab.reopen().verify().size == size + done
+
+
+@pytest.mark.parametrize("decisions", [1, 3])
+def test_the_last_entries_of_another_history(lab: Lab, tmp_path: Path, decisions: int) -> None:
+    """Made by this vault, and cut off since: each follows from the one before it, and the head from none."""
+    lab.log.close()
+    before = lab.save(tmp_path / "before.db")
+    lab.reopen().append(grants(BRANCH + 9))
+    lab.log.close()
+    other = lab.save(tmp_path / "other.db")
+    lab.path.unlink()
+    before.rename(lab.path)
+    lab.reopen().append(grants(BRANCH + 5))
+    lab.decide(decisions)
+    lab.attack(
+        f"ATTACH '{other}' AS other",
+        "UPDATE entry SET (control, body, leaf, chain) ="
+        " (SELECT control, body, leaf, chain FROM other.entry WHERE idx = 13) WHERE idx = 13",
+    )
+    for read in (
+        lambda log: list(log.control_since(13)),
+        lambda log: list(log.control_bodies(13)),
+        lambda log: log.pending(),
+    ):
+        with pytest.raises(IntegrityError):
+            read(lab.open())
+
+
+def test_the_last_entries_alone_are_read_for_what_is_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has just begun does not read a long log for an intent that stands at its end."""
+    lab.log.append(grants(BRANCH + 5))
+    seen: list[int] = []
+    rows_between = logdb.rows_between
+
+    def watched(connection: sqlite3.Connection, start: int, stop: int) -> object:
+        seen.append(start)
+        return rows_between(connection, start, stop)
+
+    def no_control_rows(*_: object) -> object:
+        raise AssertionError("the whole log would be read")
+
+    monkeypatch.setattr(logdb, "rows_between", watched)
+    monkeypatch.setattr(logdb, "control_rows", no_control_rows)
+    log = lab.reopen()
+    assert BRANCH + 5 in log.pending().granting_slots
+    assert seen == [13]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from auditlog_help import BRANCH, BY, NOW
 from facekeep.errors import FormatError
 from facekeep.formats import entries
-from facekeep.formats.grantparts import Element, grant_parts
+from facekeep.formats.grantparts import Columns, Element, grant_columns, grant_parts
 
 TOP = 2**53 - 2**21
 ELEMENTS = st.builds(
@@ -89,3 +90,46 @@ def test_what_no_entry_may_hold_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_wrong_frame_is_refused(op: str, by: str, time_ms: int) -> None:
     with pytest.raises(FormatError):
         grant_parts(op, [GOOD], by=by, time_ms=time_ms)
+
+
+def columns(elements: list[Element]) -> Columns:
+    heads = b"".join(each.grant_id + each.tag + each.terms + each.commitment for each in elements)
+    return Columns(
+        np.array([each.slot for each in elements], np.int64),
+        np.array([each.source for each in elements], np.int64),
+        np.frombuffer(heads, np.uint8).reshape(len(elements), -1),
+        [each.model for each in elements],
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(ELEMENTS, min_size=1, max_size=40, unique_by=lambda each: each.slot),
+    st.integers(BRANCH, BRANCH + 10_000) | st.just(9_999_999),
+    st.booleans(),
+)
+def test_columns_are_the_same_bytes(elements: list[Element], source: int, alike: bool) -> None:
+    """Of one model and as many digits they are a table, else made one by one."""
+    elements = [
+        each._replace(source=source + at, model="raw:m/1" if alike else each.model)
+        for at, each in enumerate(elements)
+    ]
+    nonces = [f"{at:032x}" for at in range(3)]
+    expected = grant_parts("reseal", elements, by=BY, time_ms=NOW, nonces=nonces)
+    assert grant_columns("reseal", columns(elements), by=BY, time_ms=NOW, nonces=nonces) == expected
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        GOOD._replace(slot=-1, source=BRANCH),
+        GOOD._replace(slot=2**53, source=BRANCH),
+        GOOD._replace(source=-1),
+        GOOD._replace(source=2**53),
+        GOOD._replace(source=BRANCH, terms=b"z" * 87),
+        GOOD._replace(source=BRANCH, model="a model"),
+    ],
+)
+def test_columns_are_checked(bad: Element) -> None:
+    with pytest.raises(FormatError):
+        grant_columns("reseal", columns([bad]), by=BY, time_ms=NOW)

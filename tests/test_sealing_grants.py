@@ -213,7 +213,7 @@ def test_only_resealing_and_galleries_ask_the_gate_for_more_than_one_decision() 
         for name in ("permit_reseal", "permit_gallery")
     }
     assert users["permit_reseal"] - {"access/gate.py"} == {
-        "operations/rotate_templates.py",
+        "operations/resealing.py",
         "operations/sources.py",
     }
     assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}

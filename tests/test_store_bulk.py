@@ -6,12 +6,13 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.store import bulk
-from facekeep.store.bulk import MANY, insert_many
+from facekeep.store.bulk import MANY, Column, insert_columns, insert_many
 
 INTO = "INSERT INTO t (id, a, b, c)"
 Rows = list[tuple[object, ...]]
@@ -80,3 +81,16 @@ def test_a_row_that_stands_already_stops_all_of_them() -> None:
         with pytest.raises(sqlite3.IntegrityError):
             insert_many(connection, INTO, rows)
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("count", [0, 1, MANY - 1, MANY, 100])
+@pytest.mark.parametrize("step", [1, 3], ids=["running on", "with gaps"])
+def test_columns_are_the_rows(count: int, step: int) -> None:
+    slots = np.arange(5, 5 + step * count, step, dtype=np.int64)
+    heads = np.frombuffer(bytes(range(250)) * 16, np.uint8)[: 16 * count].reshape(count, 16)
+    texts = [f"m{at % 2}" for at in range(count)]
+    columns: list[Column] = [slots, heads, texts, [7] * count]
+    with table() as connection:
+        insert_columns(connection, INTO, columns)
+        found = connection.execute("SELECT id, a, b, c FROM t ORDER BY id").fetchall()
+    assert found == [(int(slots[at]), heads[at].tobytes(), texts[at], 7) for at in range(count)]

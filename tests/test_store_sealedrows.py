@@ -12,7 +12,7 @@ import pytest
 from facekeep.errors import StoreError
 from facekeep.formats.ids import SLOT_BITS
 from facekeep.store import sealedrows, vaultdb
-from facekeep.store.sealedrows import SealedRows, ahead
+from facekeep.store.sealedrows import SealedRows, WholeRows, ahead, gathered
 from facekeep.store.sqlite import Database
 from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
 
@@ -145,5 +145,39 @@ def test_who_stops_reading_leaves_no_thread_behind() -> None:
 
     reading = ahead(endless())
     next(reading)
-    reading.close()  # type: ignore[attr-defined] # it is a generator
+    reading.close()
     assert len(made) <= 2
+
+
+def whole(store: VaultStore, width: int, count: int = 1) -> list[WholeRows]:
+    low, high = FIRST, FIRST + (1 << SLOT_BITS)
+    return list(gathered(store.whole_rows(low, high, width), count))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 4_096])
+@pytest.mark.parametrize("count", [1, 50, 1_000])
+def test_records_stand_beside_their_rows(store: VaultStore, width: int, count: int) -> None:
+    rows = [row(at, record=bytes([at % 250]) * (at % 4)) for at in (*range(40), *range(90, 130), 5_000)]
+    store.add(rows)
+    found = whole(store, width, count)
+    assert [each for part in found for each in listed(part.rows)] == list(listed(without_records(rows)))
+    assert [each for part in found for each in part.records.each()] == [each.record for each in rows]
+    assert all(len(part.rows) <= max(count, width) for part in found)
+    some = found[0].only(np.arange(len(found[0].rows)) % 2 == 0)
+    assert some.records.each() == found[0].records.each()[::2]
+
+
+def test_windows_end_where_a_node_of_the_tree_does(store: VaultStore) -> None:
+    store.add([row(at) for at in (3, 9, 10, 11, 25, 39)])
+    found = [(part.rows.slots - FIRST).tolist() for part in whole(store, 10)]
+    assert found == [[3, 9], [10, 11], [25], [39]]
+
+
+def test_an_altered_record_column_spoils_its_own_row_only(store: VaultStore) -> None:
+    store.add([row(at) for at in range(20)])
+    connection = store.database.connection()
+    connection.execute(f"UPDATE grants SET terms = zeroblob(8) WHERE slot = {FIRST + 4}")
+    found = whole(store, 20)
+    slots = [slot - FIRST for part in found for slot in part.rows.slots.tolist()]
+    assert slots == [at for at in range(20) if at != 4]
+    assert [each for part in found for each in part.records.each()] == [b"record"] * 19

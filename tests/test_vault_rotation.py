@@ -167,6 +167,25 @@ def test_the_tree_waits_while_a_record_is_altered(lab: Lab) -> None:
         assert core(vault).log.head().size == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model = char(233)",
+        "model = model || char(10)",
+        "templates = zeroblob(length(templates))",
+        "record = x''",
+        "commitment = zeroblob(32)",
+    ],
+)
+def test_the_tree_waits_while_a_row_is_altered(lab: Lab, change: str) -> None:
+    lab.sql("vault.db", f"UPDATE grants SET {change} WHERE {FIRST}")
+    with lab.open() as vault:
+        before = core(vault).log.head().size
+        with pytest.raises(IntegrityError):
+            vault.keys.rotate_tree()
+        assert core(vault).log.head().size == before
+
+
 def test_a_guessed_id_cannot_be_tested_in_an_old_index_after_the_tree_was_rekeyed(lab: Lab) -> None:
     """DESIGN, what an attacker gets: until the next re-key. Old keys.db, and every key there is now."""
     saved = lab.save("before")

@@ -277,6 +277,19 @@ class Core:
                 raise
             return tree.slot_key(slot)
 
+    def slot_keys(
+        self, view: View, slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Keys of many slots, and whether they live (``KeyTree.slot_keys``); follows a swap, too."""
+        try:
+            return view.tree.slot_keys(slots)
+        except IntegrityError:
+            self.forget_tree()
+            tree = self.view().tree
+            if tree.fingerprint == view.tree.fingerprint:
+                raise
+            return tree.slot_keys(slots)
+
     def close(self) -> None:
         """Close every file."""
         for store in (self.data.database, self.keys, self.log):

@@ -5,6 +5,7 @@ The rules are plain and in order; each has its own reason code. Whatever goes wr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from facekeep.access.core import Core, Proven, View
@@ -157,12 +158,12 @@ def _authentic(core: Core, key: bytes, row: GrantRow) -> bool:
     return True
 
 
-def permit_reseal(view: View, row: GrantRow) -> Permit:
-    """Permit to open a row's templates for sealing them under a consented new grant.
+def permit_reseal(view: View, slots: Iterable[int]) -> Permit:
+    """Permit to open the templates in these slots for sealing them under a consented new grant.
 
     Only for an operation that has already logged ``from`` in its grant entry.
     """
-    return mint(frozenset((row.slot,)), 0, view.head.control_seq, 2**53)
+    return mint(frozenset(slots), 0, view.head.control_seq, 2**53)
 
 
 def permit_gallery(view: View, scope: Scope, slots: frozenset[int]) -> Permit:

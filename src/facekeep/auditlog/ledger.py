@@ -100,20 +100,30 @@ class Ledger:
             return [each for _, each in sorted(self._principals.items())]
 
     def prints(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return prints of slots, uint8 of shape (n, 16); zero where the log never granted the slot."""
+        """Return prints of slots, uint8 of shape (n, 16); zero where the log never granted the slot.
+
+        What the log says of a slot never changes: new entries are read only for slots not known yet.
+        """
         with self._guard:
-            self._catch_up(None)
-            out = np.zeros((len(slots), PRINT_LEN), np.uint8)
-            if len(self._print_slots):
-                at = np.minimum(np.searchsorted(self._print_slots, slots), len(self._print_slots) - 1)
-                held = self._print_slots[at] == slots
-                out[held] = self._prints[at[held]]
-            if self._recent_grants:
-                for row, slot in enumerate(slots.tolist()):
-                    grant = self._recent_grants.get(slot)
-                    if grant is not None:
-                        out[row] = np.frombuffer(grant.print, np.uint8)
+            out, known = self._known_prints(slots)
+            if not known:
+                self._catch_up(None)
+                out, _ = self._known_prints(slots)
             return out
+
+    def _known_prints(self, slots: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], bool]:
+        """Look the prints of slots up in what was read so far; say whether all were there."""
+        out = np.zeros((len(slots), PRINT_LEN), np.uint8)
+        held = np.zeros(len(slots), np.bool_)
+        if len(self._print_slots):
+            at = np.minimum(np.searchsorted(self._print_slots, slots), len(self._print_slots) - 1)
+            held = self._print_slots[at] == slots
+            out[held] = self._prints[at[held]]
+        for row in np.flatnonzero(~held).tolist() if self._recent_grants else ():
+            grant = self._recent_grants.get(int(slots[row]))
+            if grant is not None:
+                out[row], held[row] = np.frombuffer(grant.print, np.uint8), True
+        return out, bool(held.all())
 
     def expiries(
         self, progress: Callable[[int, int], None] | None = None

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from facekeep.auditlog.history import Keeper
 from facekeep.crypto import primitives as p
+from facekeep.crypto.many import sha256_many
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import TAG_LEN
@@ -35,7 +36,8 @@ def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:
 
 def grant_prints(heads: Iterable[bytes], models: Iterable[bytes]) -> list[bytes]:
     """Return prints of many rows' grants; a head is identity || commitment, a model UTF-8."""
-    return [p.sha256(b"g" + head + model)[:PRINT_LEN] for head, model in zip(heads, models, strict=True)]
+    messages = [b"g" + head + model for head, model in zip(heads, models, strict=True)]
+    return [digest[:PRINT_LEN] for digest in sha256_many(messages)]
 
 
 def principal_print(principal: bytes, grant: bytes, commitment: bytes, roles: Iterable[str]) -> bytes:

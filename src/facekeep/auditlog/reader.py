@@ -116,12 +116,12 @@ class Reader:
         head's: then a mark was flipped, a row removed, or rows of another history put in. Do not act on
         them before the end.
         """
-        for row, previous, _ in self._control_rows(idx):
+        for row, previous in self._since(idx):
             yield row.idx, self._key.open_row(row, previous)
 
     def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
         """``control_since``, but the canonical bytes instead of the parsed entry: for a million grants."""
-        for row, previous, _ in self._control_rows(idx):
+        for row, previous in self._since(idx):
             self._key.check_row(row, previous)
             yield row.idx, row.body
 
@@ -134,15 +134,40 @@ class Reader:
             self._key.check_row(row, previous)
             yield row.idx, row.body, chain
 
+    def _since(self, idx: int) -> Iterator[tuple[logdb.Row, bytes]]:
+        """Control rows from ``idx`` on, each with the chain value before it, by whichever chain is shorter.
+
+        A process that has just begun knows no mark near the end of a long log, and the control chain would
+        lead it through every grant there is.
+        """
+        head, idx = self._head(), max(idx, 0)
+        if head.size - idx < head.control_seq - self._mark_before(idx)[1].entries:
+            return self._tail(idx, head)
+        return ((row, previous) for row, previous, _ in self._control_rows(idx))
+
+    def _tail(self, idx: int, head: Head) -> Iterator[tuple[logdb.Row, bytes]]:
+        """Yield control rows by the chain of all entries from ``idx`` on, which leads to the head."""
+        chain = head.chain if idx >= head.size else b""
+        for row, previous in self.rows(idx, head.size):
+            self._key.check_row(row, previous)
+            chain = row.chain
+            if row.control:
+                yield row, previous
+        if not compare(chain, head.chain):
+            raise IntegrityError("the last entries of log.db are not those that its head commits to")
+
+    def _mark_before(self, idx: int) -> tuple[int, Mark]:
+        """Index and mark of the nearest verified place up to ``idx``."""
+        start = max(at for at in tuple(self._marks) if at <= idx)
+        mark = self._marks.get(start, _FIRST)
+        return (0, _FIRST) if mark is _FIRST else (start, mark)
+
     def _control_rows(self, idx: int, mark: Mark | None = None) -> Iterator[tuple[logdb.Row, bytes, bytes]]:
         """Yield (row, chain value before it, control chain after it), from ``idx`` on."""
         head = self._head()
         start = idx
         if mark is None:
-            start = max(at for at in tuple(self._marks) if at <= max(idx, 0))
-            mark = self._marks.get(start, _FIRST)
-            if mark is _FIRST:
-                start = 0
+            start, mark = self._mark_before(max(idx, 0))
         seen, chain, last = mark.entries, mark.chain, start - 1
         with self._connected() as connection:
             for row, previous in logdb.control_rows(connection, start, head.size):

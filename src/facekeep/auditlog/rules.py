@@ -6,7 +6,7 @@ compute one. Every broken rule is an IntegrityError naming the entry's index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from facekeep.auditlog.head import Head, Open
@@ -191,8 +191,8 @@ class State:
             self._break("it is not the next part of its operation")
         self.open[operation.first] = operation
 
-    def _allocate(self, slots: Iterable[int], *, system: bool) -> None:
-        for slot in slots:
+    def _allocate(self, slots: Sequence[int], *, system: bool) -> None:
+        for slot in _steps(slots):
             branch, index = split_slot(slot)
             if (branch == 0) is not system:
                 self._break("only principals stand in branch 0, and nowhere else")
@@ -208,6 +208,14 @@ class State:
 
     def _break(self, rule: str) -> NoReturn:
         raise IntegrityError(f"log entry {self.frontier.size}: {rule}")
+
+
+def _steps(slots: Sequence[int]) -> Sequence[int]:
+    """Slots whose rules are those of all: the first and the last, where each follows the one before it."""
+    if len(slots) > 2 and list(slots) == list(range(slots[0], slots[0] + len(slots))):  # noqa: PLR2004 - see above
+        first, last = slots[0], slots[-1]
+        return (first, last) if first >> SLOT_BITS == last >> SLOT_BITS else slots
+    return slots
 
 
 _RULES: Final[Mapping[str, Callable[[State, Mapping[str, Any]], None]]] = {

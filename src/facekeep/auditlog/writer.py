@@ -5,6 +5,7 @@ One connection serves every leader, so its page cache stays warm whichever threa
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -192,7 +193,7 @@ class _Pass:
         chain = self._key.chain(index, state.chain, leaf)
         state.add(entry, leaf, chain, self._key.control(index, state.control_chain, leaf))
         self.rows.append(Row(index, int(entry["type"] != "decision"), body, leaf, chain))
-        self.slots.extend((slot, index) for slot in entries.slots_of(entry))
+        self.slots.extend(zip(entries.slots_of(entry), itertools.repeat(index)))
 
     def _check_voids(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:
         appended = {row.idx: row.body for row in self.rows}

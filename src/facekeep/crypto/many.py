@@ -30,6 +30,12 @@ def random_many(count: int, width: int) -> list[bytes]:
     return cut(os.urandom(count * width), width)
 
 
+def sha256_many(messages: Iterable[bytes]) -> list[bytes]:
+    """SHA-256 of each message."""
+    sha256 = hashlib.sha256
+    return [sha256(message).digest() for message in messages]
+
+
 def mac_many(key: bytes, messages: Iterable[bytes]) -> list[bytes]:
     """HMAC-SHA256 of each message: the key's state is computed once."""
     keyed = hmac.new(key, digestmod="sha256")

@@ -53,6 +53,17 @@ def loads(data: bytes) -> JsonObject:
     return cast("JsonObject", value)
 
 
+def loads_trusted(data: bytes) -> JsonObject:
+    """Parse one object that was canonical when it was sealed, and has just authenticated; FormatError."""
+    try:
+        value = orjson.loads(data)
+    except ValueError as error:
+        raise FormatError("bytes are not JSON") from error
+    if not isinstance(value, dict):
+        raise FormatError("canonical JSON must be an object here")
+    return cast("JsonObject", value)
+
+
 def _check(value: object) -> None:
     if value is None or isinstance(value, (bool, str)):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -31,3 +32,17 @@ def side_by_side(count: int, *parts: bytes | Table) -> Table:
 def be64(numbers: Sequence[int] | npt.NDArray[np.int64]) -> Table:
     """Eight big-endian bytes of each number, uint8 (n, 8)."""
     return np.asarray(numbers, dtype=">u8").view(np.uint8).reshape(-1, 8)
+
+
+def hexadecimal(table: Table) -> Table:
+    """Lower-case hex digits of each row of a (n, w) table, as ASCII: uint8 (n, 2w)."""
+    return np.frombuffer(binascii.hexlify(table.tobytes()), np.uint8).reshape(len(table), -1)
+
+
+def decimal(numbers: npt.NDArray[np.int64]) -> Table | None:
+    """Decimal digits of each number, as ASCII, uint8 (n, d); None unless all are positive and as long."""
+    low, high = int(numbers.min()), int(numbers.max())
+    if low <= 0 or len(str(low)) != len(str(high)):
+        return None
+    text = "%d" * len(numbers) % tuple(numbers.tolist())
+    return np.frombuffer(text.encode("ascii"), np.uint8).reshape(len(numbers), -1)

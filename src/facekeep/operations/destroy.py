@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from facekeep.access.core import LOG_KEY_SLOT, Core, View
 from facekeep.errors import ErasurePending
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import SLOT_BITS
+from facekeep.formats.ids import slot_id
 from facekeep.formats.nodes import Pin
+from facekeep.keys.slots import Int64
 from facekeep.keys.swap import Swap
 from facekeep.operations.custody import check_leaving, open_move
 from facekeep.operations.rekeying import rekey
@@ -22,7 +25,8 @@ class Destruction:
     """What is to be destroyed and why. ``tags`` are erased subjects; ``hashes`` their index rows.
 
     With ``rekey`` nothing is destroyed but the keys of the tree's nodes and of the subject index; ``recycle``
-    ends branches in which nobody lives and no slot is given out any more.
+    ends branches in which nobody lives and no slot is given out any more. With ``rows_stay`` the
+    caller deletes the dead rows, together with something else.
     """
 
     op: str
@@ -33,6 +37,7 @@ class Destruction:
     take: Sequence[int] = ()
     rekey: bool = False
     recycle: bool = False
+    rows_stay: bool = False
 
 
 def intent(core: Core, by: str | None, what: Destruction) -> list[JsonObject]:
@@ -75,7 +80,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         guard=lambda: _check_lock(core),
         leaving=core.leaving,
         rekey=rekey(core, view) if what.rekey else None,
-        drop=idle_branches(core, view) if what.recycle else (),
+        drop=idle_branches(view) if what.recycle else (),
         moving=open_move(view) is not None,
     )
     made = None
@@ -86,12 +91,21 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 
-def idle_branches(core: Core, view: View) -> list[int]:
+def idle_branches(view: View) -> list[int]:
     """Return the branches in which nobody lives and that give out no slot: not the newest of a scope."""
-    granted = core.ledger.all_slots()
-    inhabited = set((granted[view.tree.alive(granted)] >> SLOT_BITS).tolist())
     newest = {max(view.branches_of(kind)) for kind in set(view.kinds.values())}
-    return [branch for branch in view.kinds if branch not in inhabited | newest]
+    return [branch for branch in view.kinds if branch not in newest and not len(living_slots(view, branch))]
+
+
+def living_slots(view: View, branch: int, below: int | None = None) -> Int64:
+    """Slots of a branch that the log gave out, up to the index ``below``, and that live, ascending.
+
+    The log gives a branch's slots out one after another (docs/adr/0004), and its head says how many.
+    """
+    count = view.head.alloc.get(branch, 0)
+    first = slot_id(branch, 0)
+    slots = np.arange(first, first + min(count, count if below is None else below), dtype=np.int64)
+    return slots[view.tree.alive(slots)]
 
 
 def _check_lock(core: Core) -> None:
@@ -130,5 +144,6 @@ def complete(
         ]
     )
     reached("destroy.completed")
-    core.data.delete(what.slots)
+    if not what.rows_stay:
+        core.data.delete(what.slots)
     reached("destroy.rows-deleted")

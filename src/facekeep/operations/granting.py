@@ -51,23 +51,18 @@ class NewGrant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One grant operation: what is made, which index rows go with it, which old grants it replaces.
-
-    ``opening``, where it is given, opens the templates of some of the grants together, in order, instead of
-    each grant's own function; what it returned before may be overwritten then.
-    """
+    """One grant operation: what is made, which index rows go with it, which old grants it replaces."""
 
     op: str
     grants: Sequence[NewGrant]
     index_rows: Sequence[tuple[bytes, bytes]] = ()
     retire: Sequence[int] = ()
     retire_op: str = "renew"
-    opening: Callable[[Sequence[NewGrant]], Sequence[memoryview]] | None = None
 
     @property
     def opens(self) -> bool:
         """Whether living grants are opened for it, which takes keys from the tree in keys.db."""
-        return self.opening is not None or any(grant.source is not None for grant in self.grants)
+        return any(grant.source is not None for grant in self.grants)
 
 
 def make_grants(
@@ -94,7 +89,7 @@ def make_grants(
     else:
         first = run.many(meanwhile)
     reached("grant.written")
-    _complete(core, by, first, batch)
+    complete(core, by, first, batch.retire, batch.retire_op)
 
 
 class _Run:
@@ -121,7 +116,7 @@ class _Run:
         announced: Future[int] = Future()
         committing: Future[None] = Future()
         sealed: SimpleQueue[list[GrantRow] | None] = SimpleQueue()
-        write = _lent(self._core.data.database.lend(), self._write)
+        write = lent(self._core.data.database.lend(), self._write)
         with ThreadPoolExecutor(2, "facekeep-grants") as pool:
             try:
                 indexed = pool.submit(self._put_index, announced.result)
@@ -181,16 +176,11 @@ class _Run:
 
     def _seal(self, start: int, stop: int) -> list[GrantRow]:
         grants = self._batch.grants[start:stop]
-        opening = self._batch.opening
-        templates = [_own(grant) for grant in grants] if opening is None else opening(grants)
-        plain = [
-            Plain(grant.tag, grant.model, grant.terms, grant.record, each)
-            for grant, each in zip(grants, templates, strict=True)
-        ]
+        plain = [Plain(grant.tag, grant.model, grant.terms, grant.record, _own(grant)) for grant in grants]
         return seal_grants(self._core.sealer, self._where[start:stop], plain)
 
 
-def _lent(
+def lent(
     borrowed: Callable[[], contextlib.AbstractContextManager[None]], work: Callable[_P, None]
 ) -> Callable[_P, None]:
     """Have ``work`` use the connection that the calling thread lends."""
@@ -206,14 +196,19 @@ def _own(grant: NewGrant) -> memoryview:
     return grant.templates() if callable(grant.templates) else grant.templates
 
 
-def _complete(core: Core, by: str | None, first: int, batch: Batch) -> None:
-    """Complete, and in the same transaction announce the end of what is replaced."""
+def complete(
+    core: Core, by: str | None, first: int, retire: Sequence[int], retire_op: str, *, rows_stay: bool = False
+) -> None:
+    """Complete, and in the same transaction announce the end of what is replaced.
+
+    With ``rows_stay`` the caller deletes its rows, later.
+    """
     closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms())]
-    if not batch.retire:
+    if not retire:
         core.log.append(closing)
         reached("grant.completed")
         return
-    what = Destruction(batch.retire_op, batch.retire)
+    what = Destruction(retire_op, retire, rows_stay=rows_stay)
     indices = core.log.append(closing + intent(core, by, what))
     reached("grant.completed")
     finish(core, by, indices[1], what)

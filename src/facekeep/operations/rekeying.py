@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from facekeep.access.core import INDEX_KEY_SLOT, Core, View
+from facekeep.consent.consent import subject_tags
 from facekeep.crypto.primitives import KEY_LEN, random_bytes
 from facekeep.errors import ErasurePending, IntegrityError, UsageError
+from facekeep.formats.canonical import loads_trusted
+from facekeep.formats.ids import SALT_LEN, check_subject_id, from_hex
 from facekeep.keys.index import SubjectIndex
 from facekeep.keys.plan import Rekey
 from facekeep.operations.indexed import check_indexed, forget, twice_enrolled
-from facekeep.operations.rows import living
+from facekeep.sealing.again import open_sound
+from facekeep.sealing.sealer import RECORD_SALT_LEN
+from facekeep.store.sealedrows import WholeRows
 
 Progress = Callable[[int, int], None]
+_SLOTS: Final = 2**53  # every slot is below
+_WIDTH: Final = 4_096  # slots of which the rows are read together
 
 
 def check_rekeyable(core: Core, view: View, *, pending: bool = False) -> None:
@@ -58,18 +66,36 @@ def index_rows(
 def _index_rows(
     core: Core, view: View, index: SubjectIndex, owners: set[bytes], progress: Progress | None
 ) -> Iterator[tuple[bytes, bytes]]:
-    total, seen = core.data.count(), set[bytes]()
-    for done, row in enumerate(core.data.rows(), 1):
-        if progress is not None and (done % 1_000 == 0 or done == total):
-            progress(done, total)
-        if row.tag in seen:
-            continue
-        grant = living(core, view, row)
-        if grant is not None:
-            seen.add(row.tag)
-            yield index.row(index.hash(grant.subject.encode("utf-8")), row.tag)
+    total, done, seen = core.data.count(), 0, set[bytes]()
+    for whole in core.data.whole_rows(0, _SLOTS, _WIDTH):
+        done += len(whole.rows)
+        found = {tag: subject for tag, subject in _subjects(core, view, whole) if tag not in seen}
+        seen.update(found)
+        yield from index.rows(index.hash_many(found.values()), list(found))
+        if progress is not None:
+            progress(min(done, total), total)
     if not owners <= seen:
         raise IntegrityError(
             "rows of living grants went missing from vault.db while the subject index was made from them",
             next="restore a backup that has them; the root was not replaced",
         )
+
+
+def _subjects(core: Core, view: View, whole: WholeRows) -> list[tuple[bytes, bytes]]:
+    """Tag and subject id of each living row, from its record; raises IntegrityError if one was altered."""
+    whole = whole.only(~view.pending.mask(whole.rows.slots))
+    keys, alive = core.slot_keys(view, whole.rows.slots)
+    whole, keys = whole.only(alive), keys[alive]
+    if not len(whole.rows):
+        return []
+    models = set(whole.rows.models)
+    sound = open_sound(core.sealer, whole, keys) if all(map(bytes.isascii, models)) else None
+    if sound is None or len(sound) != len(whole.rows):
+        raise IntegrityError("a consent record, or its row, was altered")
+    records = [loads_trusted(plain[RECORD_SALT_LEN:]) for plain, _ in sound.opened]
+    subjects = [check_subject_id(str(record["subject"])) for record in records]
+    salts = [from_hex(record.get("salt"), SALT_LEN, "a salt") for record in records]
+    tags = [tag.tobytes() for tag in whole.rows.tags]
+    if tags != subject_tags(core.vault_id, salts, subjects):
+        raise IntegrityError("a consent record belongs to another subject than its row")
+    return list(zip(tags, subjects, strict=True))

@@ -7,36 +7,36 @@ Between two batches the writer lock is free, so that withdrawals and erasures ne
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from facekeep.access.core import Core, View
-from facekeep.access.gate import permit_reseal
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.crypto.memory import LockedBuffer
 from facekeep.crypto.primitives import SUITE
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SLOT_BITS, check_model_id, slot_id, split_slot
 from facekeep.formats.nodes import Kind
-from facekeep.formats.terms import Terms
-from facekeep.operations.destroy import Destruction, destroy, idle_branches
-from facekeep.operations.granting import Batch, NewGrant, make_grants
+from facekeep.operations.destroy import Destruction, destroy, idle_branches, living_slots
+from facekeep.operations.resealing import BATCH, Hand, Source, reseal
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import uncollected, writing
-from facekeep.store.vaultdb import GrantRow, without_records
+from facekeep.sealing.again import Sound
+from facekeep.store.sealedrows import SealedRows
+from facekeep.store.vaultdb import GrantRow
 
 Progress = Callable[[int, int], None]
-_BATCH: Final = 4_000  # grants an operation: one root swap each
 _SAMPLE: Final = 200  # records opened for an estimate
-_WORK_OF_A_RECORD: Final = 6.0  # re-sealing a grant costs about as much as opening so many records
+_WORK_OF_A_RECORD: Final = 3.0  # re-sealing a grant costs about as much as opening so many records
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,21 @@ class _Bounds:
         """(first, end) slots of each branch."""
         return [(slot_id(branch, 0), slot_id(branch, 0) + below) for branch, below in self.below.items()]
 
+    def within(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Mask of slots (n,) that are selected, whatever their model."""
+        inside = np.zeros(len(slots), np.bool_)
+        for low, high in self.spans():
+            inside |= (slots >= low) & (slots < high)
+        return inside
+
+    def mask(self, rows: SealedRows) -> npt.NDArray[np.bool_]:
+        """Mask of rows that are selected."""
+        inside = self.within(rows.slots)
+        if self.model is None:
+            return inside
+        model = self.model.encode("utf-8")
+        return inside & np.array([each == model for each in rows.models], np.bool_)
+
     def has(self, slot: int, model: str) -> bool:
         """Whether a grant is selected."""
         branch, index = split_slot(slot)
@@ -118,20 +133,54 @@ def rotate_templates(
     selection that the log or the vault does not know; nothing is done then.
     """
     bounds, resumed = _begin(core, session, why, selection)
-    total = _selected(core, bounds)
-    done = 0
-    position = 0
-    while True:
-        with writing(core, session, Action.KEYS) as view, uncollected(_BATCH):
-            if all(each.first != bounds.first for each in view.head.rotations):
-                return Resealed(bounds.first, resumed, done, _left(core, view, bounds))  # another ended it
-            rows = _next_rows(core, view, bounds, position)
-            if not rows:
-                return _end(core, session, view, bounds, done, resumed=resumed)
-            position = rows[-1].slot + 1
-            done += _reseal(core, session, view, rows)
-        if progress is not None:
-            progress(min(done, total), total)
+    with contextlib.closing(Source(core, bounds.spans(), bounds.mask)) as source:
+        return _Rotation(core, session, bounds, source, progress).run(resumed=resumed)
+
+
+class _Rotation:
+    """Batch after batch; between two of them the vault is anybody's."""
+
+    def __init__(
+        self, core: Core, session: Session, bounds: _Bounds, source: Source, progress: Progress | None
+    ) -> None:
+        self._core = core
+        self._session = session
+        self._bounds = bounds
+        self._source = source
+        self._progress = progress
+        self._total = _selected(core, bounds)
+        self._done = 0
+        self._next: Sound | None = None
+        self._dead = np.empty(0, np.int64)  # slots destroyed, whose rows are still to be deleted
+
+    def run(self, *, resumed: bool) -> Resealed:
+        while True:
+            with writing(self._core, self._session, Action.KEYS) as view, uncollected(BATCH):
+                if all(each.first != self._bounds.first for each in view.head.rotations):  # another ended it
+                    left = _left(self._core, view, self._bounds)
+                    return Resealed(self._bounds.first, resumed, self._done, left)
+                if not self._batch(view):
+                    return _end(self._core, self._session, view, self._bounds, self._done, resumed=resumed)
+            if self._progress is not None:
+                self._progress(min(self._done, self._total), self._total)
+
+    def _batch(self, view: View) -> bool:
+        """Re-seal the next batch, and prepare the one after it; False at the end.
+
+        What was prepared under an earlier state is looked at again: it may have been withdrawn since.
+        """
+        found = self._next or self._source.next(view)
+        if found is None:
+            return False
+        found, self._next = self._source.living(view, found), None
+        if len(found):
+            reseal(Hand(self._core, self._session.by), view, found, self._dead, self._prepare)
+            self._dead = found.rows.slots
+            self._done += len(found)
+        return True
+
+    def _prepare(self, view: View) -> None:
+        self._next = self._source.next(view)
 
 
 def estimate(core: Core, session: Session, selection: Selection) -> Estimate:
@@ -140,7 +189,7 @@ def estimate(core: Core, session: Session, selection: Selection) -> Estimate:
     view = core.view()
     bounds = _Bounds(-1, _announcement(core, session, Why.OTHER, selection))
     grants = _selected(core, bounds)
-    rows = _next_rows(core, view, bounds, 0, _SAMPLE)
+    rows = _some_rows(core, bounds, _SAMPLE)
     began = time.perf_counter()
     for row in rows:
         with contextlib.suppress(FacekeepError):
@@ -172,7 +221,8 @@ def _begin(core: Core, session: Session, why: Why, selection: Selection) -> tupl
 
 def _take_branches(core: Core, session: Session, bounds: _Bounds) -> None:
     """Take a branch for each scope in which somebody lives by the log: rows may be hidden and put back."""
-    scopes = {core.view().kind_of(slot) for slot in _living(core, core.view(), bounds)}
+    view = core.view()
+    scopes = {view.kinds[branch] for branch in np.unique(_living(view, bounds) >> SLOT_BITS).tolist()}
     if scopes:
         destroy(core, session.by, Destruction("extend", (), take=sorted(scopes)))
         reached("rotate.extended")
@@ -219,86 +269,26 @@ def _alloc_before(core: Core, epoch: int) -> dict[int, int]:
 
 
 def _selected(core: Core, bounds: _Bounds) -> int:
-    return sum(
-        1
-        for low, high in bounds.spans()
-        for model in core.data.models(low, high)
-        if bounds.model in (None, model)
-    )
+    if bounds.model is None:
+        return int(bounds.within(core.data.slot_array()).sum())
+    return sum(model == bounds.model for low, high in bounds.spans() for model in core.data.models(low, high))
 
 
-def _next_rows(core: Core, view: View, bounds: _Bounds, position: int, count: int = _BATCH) -> list[GrantRow]:
-    """Return rows from a slot on that are selected, living and not lapsed, in the order of their slots."""
-    now = core.clock.now_ms()
-    found: list[GrantRow] = []
-    for low, high in bounds.spans():
-        for rows in _chunks(core.data.rows(max(low, position), high)):
-            alive = view.tree.alive(np.array([row.slot for row in rows], np.int64))
-            for row, lives in zip(rows, alive.tolist(), strict=True):
-                if lives and bounds.has(row.slot, row.model) and _usable(view, row, now):
-                    found.append(row)
-                    if len(found) == count:
-                        return found
-    return found
-
-
-def _chunks(rows: Iterator[GrantRow]) -> Iterator[list[GrantRow]]:
-    chunk: list[GrantRow] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _BATCH:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _usable(view: View, row: GrantRow, now: int) -> bool:
-    """Whether a grant may be opened to be sealed again: not pending, its terms in order and not lapsed."""
-    if view.pending.destroying(row.slot) or view.pending.granting(row.slot):
-        return False
-    with contextlib.suppress(FacekeepError):
-        return Terms.unpack(row.terms).expires_at_ms > now
-    return False
-
-
-def _reseal(core: Core, session: Session, view: View, rows: Sequence[GrantRow]) -> int:
-    """Re-seal what authenticates; an altered row stays as it is, and is counted as left in the end."""
-    columns = without_records(rows)
-    logged = set(columns.only(core.are_logged(columns)).slots.tolist())
-    grants: list[NewGrant] = []
-    sizes = [len(row.templates) for row in rows]
-    with contextlib.ExitStack() as cleanup:
-        room = cleanup.enter_context(LockedBuffer(sum(sizes) or 1))
-        at = 0
-        for row, size in zip(rows, sizes, strict=True):
-            with contextlib.suppress(FacekeepError):
-                if row.slot in logged:
-                    grants.append(_again(core, view, row, room.view[at : at + size]))
-            at += size
-        if grants:
-            retire = [cast("int", each.source) for each in grants]
-            make_grants(core, view, session.by, Batch("reseal", grants, (), retire, "reseal"))
-    return len(grants)
-
-
-def _again(core: Core, view: View, row: GrantRow, room: memoryview) -> NewGrant:
-    """Make the grant that replaces a row's: same record and terms; templates are opened when sealed."""
-    key = core.sealer.row_key(core.slot_key(view, row.slot), row)
-    record = core.sealer.record_bytes(key, row)
-    terms = Terms.unpack(row.terms)
-    size = 4 * terms.count * terms.dimension
-
-    def templates() -> memoryview:
-        core.sealer.open_templates(permit_reseal(view, row), key, row, room[:size])
-        return room[:size]
-
-    return NewGrant(row.tag, row.model, terms.scope, row.terms, record, templates, row.slot)
+def _some_rows(core: Core, bounds: _Bounds, count: int) -> list[GrantRow]:
+    """Return the first rows of the selection."""
+    rows = (row for low, high in bounds.spans() for row in core.data.rows(low, high))
+    return list(itertools.islice((row for row in rows if bounds.has(row.slot, row.model)), count))
 
 
 def _end(core: Core, session: Session, view: View, bounds: _Bounds, done: int, *, resumed: bool) -> Resealed:
-    """Say in the log that the rotation is over, and how many living grants it selected are left."""
-    if idle_branches(core, view):
+    """Say in the log that the rotation is over, and how many living grants it selected are left.
+
+    The rows of those it destroyed go, and those that an interrupted one left.
+    """
+    slots = core.data.slot_array()
+    slots = slots[bounds.within(slots)]
+    core.data.delete(slots[~view.tree.alive(slots)].tolist())
+    if idle_branches(view):
         destroy(core, session.by, Destruction("rotate", (), recycle=True))
         view = core.view()
     left = _left(core, view, bounds)
@@ -308,16 +298,16 @@ def _end(core: Core, session: Session, view: View, bounds: _Bounds, done: int, *
 
 
 def _left(core: Core, view: View, bounds: _Bounds) -> int:
-    remaining = _living(core, view, bounds)
-    return len(remaining) if bounds.model is None else _of_model(core, remaining, bounds.model)
+    """Count the living grants of the selection, those without a row too."""
+    slots = _living(view, bounds)
+    return len(slots) if bounds.model is None else _of_model(core, set(slots.tolist()), bounds.model)
 
 
-def _living(core: Core, view: View, bounds: _Bounds) -> set[int]:
+def _living(view: View, bounds: _Bounds) -> npt.NDArray[np.int64]:
     """Slots of living grants below the bounds, of any model."""
-    slots = core.ledger.all_slots()
-    slots = slots[view.tree.alive(slots) & ~view.pending.mask(slots)]
-    below = np.array([bounds.below.get(branch, 0) for branch in (slots >> SLOT_BITS).tolist()], np.int64)
-    return set(slots[(slots & (1 << SLOT_BITS) - 1) < below].tolist())
+    found = [living_slots(view, branch, below) for branch, below in bounds.below.items()]
+    slots = np.concatenate([np.empty(0, np.int64), *found])
+    return slots[~view.pending.mask(slots)]
 
 
 def _of_model(core: Core, slots: set[int], model: str) -> int:

@@ -24,7 +24,7 @@ def opened(
     size = 4 * grant.terms.count * grant.terms.dimension
     buffer = cleanup.enter_context(LockedBuffer(size))
     key = core.sealer.row_key(core.slot_key(view, grant.row.slot), grant.row)
-    core.sealer.open_templates(permit_reseal(view, grant.row), key, grant.row, buffer.view)
+    core.sealer.open_templates(permit_reseal(view, (grant.row.slot,)), key, grant.row, buffer.view)
     return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
 
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 MANY: Final = 32  # rows from which it pays
 _MOST: Final = 1 << 28  # bytes bound at once: far below SQLITE_MAX_LENGTH
 _DIGITS: Final = 16  # of a whole number below 10^16
 #: Rows 0 to ``:count`` - 1 of a table ``n``.
 COUNTER: Final = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count) "
+
+#: One value a row: as they are, uint8 of shape (n, w) for n blobs of w bytes, or int64 of shape (n,).
+Column: TypeAlias = Sequence[object] | npt.NDArray[np.uint8] | npt.NDArray[np.int64]
 
 
 class _Column(NamedTuple):
@@ -30,25 +36,40 @@ def insert_many(connection: sqlite3.Connection, into: str, rows: Sequence[Sequen
 
     Few rows, and rows of other or mixed types, go one by one.
     """
-    if not rows:
+    if rows:
+        insert_columns(connection, into, list(zip(*rows, strict=True)))
+
+
+def insert_columns(connection: sqlite3.Connection, into: str, given: Sequence[Column]) -> None:
+    """``insert_many`` of columns of the same length."""
+    count = len(given[0])
+    if not count:
         return
-    columns = _columns(list(zip(*rows, strict=True))) if len(rows) >= MANY else None
+    columns = _columns(given) if count >= MANY else None
     if columns is None:
-        connection.executemany(f"{into} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        rows = zip(*map(_singly, given), strict=True)
+        connection.executemany(f"{into} VALUES ({','.join('?' * len(given))})", rows)
         return
     select = ", ".join(column.expression for column in columns)
-    values: dict[str, object] = {"count": len(rows)}
+    values: dict[str, object] = {"count": count}
     for column in columns:
         values |= column.values
     connection.execute(f"{COUNTER}{into} SELECT {select} FROM n", values)
 
 
-def _columns(given: list[tuple[object, ...]]) -> list[_Column] | None:
+def _singly(column: Column) -> Sequence[object]:
+    if isinstance(column, np.ndarray):
+        return [row.tobytes() for row in column] if column.ndim > 1 else column.tolist()
+    return column
+
+
+def _columns(given: Sequence[Column]) -> list[_Column] | None:
     """Columns to bind, None where some value has no place in them."""
     columns: list[_Column] = []
     size = 0
     for number, values in enumerate(given):
-        column = _column(values, f"c{number}")
+        name = f"c{number}"
+        column = _array(values, name) if isinstance(values, np.ndarray) else _column(tuple(values), name)
         if column is None:
             return None
         columns.append(column)
@@ -56,11 +77,20 @@ def _columns(given: list[tuple[object, ...]]) -> list[_Column] | None:
     return columns if size <= _MOST else None
 
 
+def _array(values: npt.NDArray[np.uint8] | npt.NDArray[np.int64], name: str) -> _Column | None:
+    if values.ndim > 1:
+        width = values.shape[1]
+        return _Column(f"substr(:{name}, {width} * i + 1, {width})", {name: values.tobytes()})
+    if bool((np.diff(values) == 1).all()):
+        return _Column(f":{name} + i", {name: int(values[0])})
+    return _integers(tuple(values.tolist()), name)
+
+
 def _column(values: tuple[object, ...], name: str) -> _Column | None:
     kinds = set(map(type, values))
     if kinds == {bytes}:
         return _blobs(values, name)  # type: ignore[arg-type] # as was just seen
-    if len(set(values)) == 1 and kinds <= {str, int}:
+    if kinds <= {str, int} and len(set(values)) == 1:
         return _Column(f":{name}", {name: values[0]})
     if kinds == {int}:
         return _integers(values, name)  # type: ignore[arg-type] # as was just seen

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS, to_ranges
-from facekeep.store.bulk import insert_many
-from facekeep.store.sealedrows import SealedRows, ahead, windows
+from facekeep.store.bulk import Column, insert_columns, insert_many
+from facekeep.store.sealedrows import SealedRows, WholeRows, ahead, whole_windows, windows
 from facekeep.store.sqlite import Database, translated
 
 
@@ -94,6 +94,16 @@ class VaultStore:
         with self.database.transaction() as connection:
             yield partial(insert_many, connection, _INSERT)
 
+    @contextlib.contextmanager
+    def exchanging(self, dead: Sequence[int]) -> Iterator[Callable[[Sequence[Column]], None]]:
+        """``adding``, of columns in the order of ``GrantRow``; rows of dead slots go in the same transaction.
+
+        What is added takes the pages that they leave.
+        """
+        with self.database.transaction() as connection:
+            _delete(connection, dead)
+            yield partial(insert_columns, connection, _INSERT)
+
     def merge(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows, replacing a row that stands in the same slot, in one durable transaction."""
         with self.database.transaction() as connection:
@@ -101,9 +111,8 @@ class VaultStore:
 
     def delete(self, slots: Sequence[int]) -> None:
         """Delete the rows of these slots in one durable transaction."""
-        spans = [(first, first + count) for first, count in to_ranges(list(slots))]
         with self.database.transaction() as connection:
-            connection.executemany("DELETE FROM grants WHERE slot >= ? AND slot < ?", spans)
+            _delete(connection, slots)
 
     def by_tag(self, tag: bytes) -> list[GrantRow]:
         """Rows of one subject tag, by slot."""
@@ -150,6 +159,11 @@ class VaultStore:
         with translated(self.database.name):
             low, high = branch << SLOT_BITS, branch + 1 << SLOT_BITS
             yield from windows(self.database.connection(), low, high, width)
+
+    def whole_rows(self, low: int, high: int, width: int) -> Iterator[WholeRows]:
+        """Rows with ``low <= slot < high``, records too, ``width`` slots from ``low`` on at a time."""
+        with translated(self.database.name):
+            yield from whole_windows(self.database.connection(), low, high, width)
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""
@@ -207,6 +221,11 @@ class VaultStore:
         with translated(self.database.name):
             found = str(self.database.connection().execute("PRAGMA integrity_check(1)").fetchone()[0])
             return " ".join(found.split())
+
+
+def _delete(connection: sqlite3.Connection, slots: Sequence[int]) -> None:
+    spans = [(first, first + count) for first, count in to_ranges(list(slots))]
+    connection.executemany("DELETE FROM grants WHERE slot >= ? AND slot < ?", spans)
 
 
 def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
