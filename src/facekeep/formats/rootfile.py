@@ -20,6 +20,7 @@ _STATE_AT: Final = len(_MAGIC) + VAULT_ID_LEN
 _ROOT_AT: Final = _STATE_AT + 1
 _CHECK_AT: Final = _ROOT_AT + 2 * KEY_LEN
 _USED: Final = _CHECK_AT + 32
+_PADDING: Final = bytes(SLOT_LEN - _USED)
 
 
 class SlotState(enum.IntEnum):
@@ -64,7 +65,8 @@ def decode_slot(data: bytes) -> RootSlot:
     except ValueError:
         raise FormatError("a root slot has an unknown state") from None
     slot = RootSlot(data[len(_MAGIC) : _STATE_AT], state, data[_ROOT_AT : _ROOT_AT + KEY_LEN])
-    if encode_slot(slot) != data:
+    _check(slot)
+    if data[_ROOT_AT + KEY_LEN : _CHECK_AT] != slot.fingerprint or data[_USED:] != _PADDING:
         raise FormatError("a root slot is not in its canonical form")
     return slot
 
