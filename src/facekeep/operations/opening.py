@@ -7,9 +7,10 @@ authenticates vault.toml, and bounds vault.db.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from facekeep.formats.ids import VAULT_ID_LEN, split_slot
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope, check_regions
 from facekeep.keys.holders import held, provider_from_uri
+from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.provider import Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import initial
@@ -102,13 +104,20 @@ def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
 def check_distinct(providers: Sequence[RootProvider]) -> None:
     """Refuse two URIs of one holder: letting one of them go would destroy the root of the other."""
     seen: set[str] = set()
-    for provider in providers:
-        if provider.identity in seen:
+    for identity in itertools.chain.from_iterable(map(_identities, providers)):
+        if identity in seen:
             raise UsageError(
-                f"two of the root holders are one: {provider.identity}",
+                f"two of the root holders are one: {identity}",
                 next="name each holder once, and write one that stays as it stands in vault.toml",
             )
-        seen.add(provider.identity)
+        seen.add(identity)
+
+
+def _identities(provider: RootProvider) -> Iterator[str]:
+    """Yield the identity of a holder, and of the holder behind each of its layers."""
+    yield provider.identity
+    if isinstance(provider, LayeredHolder):
+        yield from _identities(provider.inner)
 
 
 def holders_of(settings: Settings, path: Path, secrets: Secrets) -> tuple[RootProvider, ...]:
