@@ -7,7 +7,7 @@ from typing import Final
 
 from matrix_points import Mode
 from matrix_run import FULL, Result
-from matrix_sites import MOVES
+from matrix_sites import MOVES, SITES
 
 HEAD: Final = """\
 # The crash matrix
@@ -65,6 +65,7 @@ MOVED: Final = """\
 A vault moves from one holder to another and is killed after each point.
 Then somebody goes on (`keys resume`), or begins again where nothing was begun.
 The old holder has nothing left; the rest is as above.
+With a TPM the points are fewer: those after which what is on disk differs.
 
 """
 
@@ -85,8 +86,8 @@ def figures(result: Result) -> tuple[int, ...]:
 
 def page(results: Mapping[str, Result]) -> str:
     """The whole page."""
-    sites = {name: each for name, each in results.items() if name not in MOVES}
-    moves = {name: each for name, each in results.items() if name in MOVES}
+    sites = {name: results[name] for name in SITES if name in results}
+    moves = {name: results[name] for name in MOVES if name in results}
     total = sum(each.cases.total() for each in results.values())
     which = "every combination" if FULL else "fewer modes for slow holders, as in CI"
     text = HEAD + f"{total:,} cases in all ({which}); none broke a promise.\n\n## Counts\n\n{_totals(sites)}"
@@ -104,7 +105,8 @@ def _table(results: Mapping[str, Result]) -> str:
     steps: list[str] = []
     for result in sorted(results.values(), key=lambda each: -len(each.points)):
         at = 0
-        for point in result.points:
+        tried = {step for step, _ in result.cases}
+        for point in (each for each in result.points if each.name in tried):
             if point.name in steps:
                 at = max(at, steps.index(point.name) + 1)
             else:
@@ -118,10 +120,9 @@ def _table(results: Mapping[str, Result]) -> str:
 
 
 def _cell(result: Result, step: str) -> str:
-    if all(point.name != step for point in result.points):
-        return "-"
     before, after, killed, killed_before = (result.cases[step, mode] for mode in Mode)
-    return f"{before} {after} {killed + killed_before}"
+    counts = (before, after, killed + killed_before)
+    return " ".join(map(str, counts)) if any(counts) else "-"
 
 
 def read(text: str) -> dict[str, dict[str, dict[Mode, int]]]:

@@ -72,7 +72,12 @@ class Fault:
         """Go through a point: what is done inside is the effect."""
         point = self.enter(name)
         self.here(point, error, early=True)
-        yield
+        try:
+            yield
+        except BaseException:
+            if point in self.seen:
+                self.seen.remove(point)  # it has no effect after which to fail
+            raise
         self.here(point, error, early=False)
 
     def enter(self, name: str, *, single: bool = False) -> Point | None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from facekeep.audit.logs import verify_log
-from facekeep.errors import IntegrityError, RootError
+from facekeep.errors import IntegrityError, RootError, UsageError
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.tree import open_tree
+from facekeep.store.holderfile import HolderFile
 from facekeep.store.keysdb import KeysStore
 from facekeep.vault import Holders, Vault, Why
+from layers_help import PASSPHRASE
 from vaultlab import Lab, core, identify, matches, reason
 
 PEOPLE = ("ada", "bob")
@@ -102,3 +104,20 @@ def nothing_new_opens(lab: Lab, start: Path) -> None:
 def remove(directory: Path) -> None:
     for path in sorted(directory.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_layer_before_the_root_in_use_destroys_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where a move to it was killed once, when it had made its file and no more."""
+    lab = Lab(tmp_path).create()
+    lab.enrol("ada")
+    (tmp_path / "words").touch(mode=0o600)
+    (tmp_path / "words").write_bytes(PASSPHRASE)
+    monkeypatch.setenv("FACEKEEP_PASSPHRASE_FILE", str(tmp_path / "words"))
+    with lab.open() as vault:
+        HolderFile(tmp_path / "layer", core(vault).vault_id, "passphrase-file").create()
+        with pytest.raises(UsageError, match="two of the root holders are one"):
+            vault.keys.move(Holders(root_uri=f"passphrase:?file={tmp_path / 'layer'}|file:{lab.root}"))
+    assert lab.do(lambda vault: matches(vault, "ada"))
+    lab.clean()

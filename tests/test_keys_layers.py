@@ -692,3 +692,26 @@ def test_a_forked_process_derives_anew(tmp_path: Path) -> None:
 
 def test_the_uri_of_the_help_is_read(tmp_path: Path) -> None:
     assert provider_from_uri(uri(tmp_path), place(tmp_path)).scheme == "passphrase-file"
+
+
+def test_a_provisioning_that_was_cut_off_is_undone_and_begun_again(tmp_path: Path) -> None:
+    holder = provider(tmp_path, VAULT)
+    holder.file.create()  # and then it was killed
+    with pytest.raises(VaultExists):
+        holder.provision(ROOT)
+    holder.unprovision()
+    assert list(tmp_path.iterdir()) == []
+    holder.provision(ROOT)
+    assert [each.root for each in holder.candidates()] == [ROOT]
+
+
+def test_undoing_a_provisioning_that_was_cut_off_leaves_what_another_holds(tmp_path: Path) -> None:
+    """The file behind the layer is the root in use: nothing says that it is this holder's."""
+    holder = provider(tmp_path, VAULT)
+    holder.inner.provision(ROOT)
+    holder.file.create()
+    holder.unprovision()
+    assert [each.root for each in holder.inner.candidates()] == [ROOT]
+    with pytest.raises(VaultExists):
+        holder.provision(NEXT)
+    assert [each.root for each in holder.inner.candidates()] == [ROOT]

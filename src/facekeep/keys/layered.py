@@ -100,9 +100,17 @@ class LayeredHolder(SealedHolder):
             self._first = self._begun = False
 
     def unprovision(self) -> None:
-        """Destroy every share, then remove what both keep."""
-        self.abandon()
-        self.inner.unprovision()
+        """Destroy every share, then remove what both keep.
+
+        Without a record, provisioning was cut off: what the inner holder has may be another's, and stays.
+        """
+        if self.file.read():
+            self.abandon()
+            self.inner.unprovision()
+        else:
+            with contextlib.suppress(RootError):  # nothing may be there
+                if not self.inner.candidates():
+                    self.inner.unprovision()
         self.file.remove()
 
     def abandon(self) -> Receipt:
