@@ -19,7 +19,7 @@ from facekeep.keys import plan as plan_module
 from facekeep.keys import swap as swap_module
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.provider import Receipt
-from facekeep.keys.swap import Swap, initial, plan, settle
+from facekeep.keys.swap import Swap, initial, placeholder, plan, settle
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
 from keys_help import NOW, VAULT, Lab, candidate, sql, verify_slot
@@ -413,7 +413,7 @@ def test_a_holder_keeps_the_only_root_it_has_until_it_has_the_new_one(
 ) -> None:
     """A new holder has a placeholder: cut off between dropping it and staging, it would have nothing."""
     new = FileProvider(lab.directory / "new.key", VAULT)
-    new.provision(b"p" * 32)
+    new.provision(placeholder(VAULT))
     held: list[int] = []
     drop = FileProvider.drop
 
@@ -423,7 +423,8 @@ def test_a_holder_keeps_the_only_root_it_has_until_it_has_the_new_one(
         return done
 
     monkeypatch.setattr(FileProvider, "drop", counted)
-    tree, _ = Swap(lab.store, lab.tree, [lab.provider, new], [], pin=EMPTY_PIN, now_ms=NOW).run()
+    swap = Swap(lab.store, lab.tree, [lab.provider, new], [], pin=EMPTY_PIN, now_ms=NOW, moving=True)
+    tree, _ = swap.run()
     assert held
     assert 0 not in held
     assert [each.fingerprint for each in new.candidates()] == [tree.fingerprint]
