@@ -87,6 +87,7 @@ class Ground:
         token.touch(mode=0o600)
         token.write_text(openbao_help.server().token_for(key))
         self.environment["FACEKEEP_OPENBAO_TOKEN_FILE"] = str(token)
+        self.environment["FACEKEEP_OPENBAO_SERVER"] = openbao_help.server().base
         return openbao_help.uri(key, file=at / name)
 
     def passphrase(self, at: Path, inner: str, name: str = "passphrase.holder") -> str:
