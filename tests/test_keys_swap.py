@@ -18,8 +18,8 @@ from facekeep.formats.nodes import EMPTY_PIN, Kind, Pin
 from facekeep.keys import plan as plan_module
 from facekeep.keys import swap as swap_module
 from facekeep.keys.file_provider import FileProvider
-from facekeep.keys.provider import Receipt
-from facekeep.keys.swap import Swap, initial, placeholder, plan, settle
+from facekeep.keys.provider import Receipt, placeholder
+from facekeep.keys.swap import Swap, initial, plan, settle
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
 from keys_help import NOW, VAULT, Lab, candidate, sql, verify_slot
