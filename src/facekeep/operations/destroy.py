@@ -11,7 +11,7 @@ from facekeep.access.core import LOG_KEY_SLOT, Core, View
 from facekeep.errors import ErasurePending
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import slot_id
+from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.nodes import Pin
 from facekeep.keys.slots import Int64
 from facekeep.keys.swap import Swap
@@ -80,7 +80,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         guard=lambda: _check_lock(core),
         leaving=core.leaving,
         rekey=rekey(core, view) if what.rekey else None,
-        drop=idle_branches(view) if what.recycle else (),
+        drop=idle_branches(core, view) if what.recycle else (),
         moving=open_move(view) is not None,
     )
     made = None
@@ -91,20 +91,29 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 
-def idle_branches(view: View) -> list[int]:
+def idle_branches(core: Core, view: View) -> list[int]:
     """Return the branches in which nobody lives and that give out no slot: not the newest of a scope."""
     newest = {max(view.branches_of(kind)) for kind in set(view.kinds.values())}
-    return [branch for branch in view.kinds if branch not in newest and not len(living_slots(view, branch))]
+    old = [branch for branch in view.kinds if branch not in newest]
+    return [branch for branch in old if not len(living_slots(core, view, branch))]
 
 
-def living_slots(view: View, branch: int, below: int | None = None) -> Int64:
+def living_slots(core: Core, view: View, branch: int, below: int | None = None) -> Int64:
     """Slots of a branch that the log gave out, up to the index ``below``, and that live, ascending.
 
-    The log gives a branch's slots out one after another (docs/adr/0004), and its head says how many.
+    The log gives a branch's slots out one after another (docs/adr/0004), and its head says how many. A branch
+    that gives out none any more may have been closed by the restart of a lost log (SPEC.md §6.6), with slots
+    that nobody was ever given: there the log's grants are asked one by one.
     """
     count = view.head.alloc.get(branch, 0)
     first = slot_id(branch, 0)
-    slots = np.arange(first, first + min(count, count if below is None else below), dtype=np.int64)
+    end = first + min(count, count if below is None else below)
+    if count < BRANCH_SLOTS:
+        slots = np.arange(first, end, dtype=np.int64)
+    else:
+        granted = core.ledger.all_slots()
+        low, high = np.searchsorted(granted, (first, end)).tolist()
+        slots = granted[low:high]
     return slots[view.tree.alive(slots)]
 
 

@@ -63,7 +63,7 @@ def _state(view: View, provider: RootProvider, uri: str, role: str) -> HolderSta
     else:
         state = "current" if view.tree.fingerprint in marks else "stale"
         trouble = provider.damage
-        step = "facekeep keys rotate root, which writes the holder anew"
+        step = "facekeep check --scrub, which gives it that root"
     return HolderState(
         uri, provider.scheme, provider.klass, provider.layers, provider.limits, role, state, trouble, step
     )

@@ -222,7 +222,7 @@ def _begin(core: Core, session: Session, why: Why, selection: Selection) -> tupl
 def _take_branches(core: Core, session: Session, bounds: _Bounds) -> None:
     """Take a branch for each scope in which somebody lives by the log: rows may be hidden and put back."""
     view = core.view()
-    scopes = {view.kinds[branch] for branch in np.unique(_living(view, bounds) >> SLOT_BITS).tolist()}
+    scopes = {view.kinds[branch] for branch in np.unique(_living(core, view, bounds) >> SLOT_BITS).tolist()}
     if scopes:
         destroy(core, session.by, Destruction("extend", (), take=sorted(scopes)))
         reached("rotate.extended")
@@ -288,7 +288,7 @@ def _end(core: Core, session: Session, view: View, bounds: _Bounds, done: int, *
     slots = core.data.slot_array()
     slots = slots[bounds.within(slots)]
     core.data.delete(slots[~view.tree.alive(slots)].tolist())
-    if idle_branches(view):
+    if idle_branches(core, view):
         destroy(core, session.by, Destruction("rotate", (), recycle=True))
         view = core.view()
     left = _left(core, view, bounds)
@@ -299,13 +299,13 @@ def _end(core: Core, session: Session, view: View, bounds: _Bounds, done: int, *
 
 def _left(core: Core, view: View, bounds: _Bounds) -> int:
     """Count the living grants of the selection, those without a row too."""
-    slots = _living(view, bounds)
+    slots = _living(core, view, bounds)
     return len(slots) if bounds.model is None else _of_model(core, set(slots.tolist()), bounds.model)
 
 
-def _living(view: View, bounds: _Bounds) -> npt.NDArray[np.int64]:
+def _living(core: Core, view: View, bounds: _Bounds) -> npt.NDArray[np.int64]:
     """Slots of living grants below the bounds, of any model."""
-    found = [living_slots(view, branch, below) for branch, below in bounds.below.items()]
+    found = [living_slots(core, view, branch, below) for branch, below in bounds.below.items()]
     slots = np.concatenate([np.empty(0, np.int64), *found])
     return slots[~view.pending.mask(slots)]
 
