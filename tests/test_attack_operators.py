@@ -226,7 +226,7 @@ def test_consent_is_not_widened_by_sealing_again(lab: Lab, field: str) -> None:
 def test_a_shred_between_two_batches_is_not_undone_by_the_rest(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facekeep.operations.rotate_templates._next_rows.__defaults__", (1,))
+    monkeypatch.setattr("facekeep.operations.resealing.BATCH", 1)
     saved = lab.save("before")
     with lab.open() as vault, lab.open() as other:
         done: list[object] = []
