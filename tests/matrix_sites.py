@@ -24,6 +24,7 @@ import tpm2_help
 from facekeep.formats.recoverykey import recovery_uri
 from matrix_work import Site
 from recovery_help import KEY
+from wanting import wanting
 
 T = TypeVar("T")
 ALIAS: Final = "alias/matrix"
@@ -116,7 +117,7 @@ def _secret_service(home: Path) -> Iterator[Mapping[str, str]]:
     """A bus and an unlocked GNOME keyring; what a process needs to use them."""
     for program in ("dbus-daemon", "gnome-keyring-daemon"):
         if shutil.which(program) is None:
-            pytest.skip(f"not installed: {program}")
+            wanting(f"not installed: {program}")
     home.mkdir()
     names = ("HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")
     environment = dict.fromkeys(names, str(home))

@@ -20,6 +20,7 @@ from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.provider import Place
 from facekeep.keys.secrets import Secrets
 from keys_help import VAULT
+from wanting import wanting
 
 keyring: Any = pytest.importorskip("keyring", reason="facekeep[keyring] is not installed")
 
@@ -33,7 +34,7 @@ DAEMONS = ("dbus-daemon", "gnome-keyring-daemon")
 def service(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A bus and an unlocked login keyring; this process uses them."""
     if not all(map(shutil.which, DAEMONS)):
-        pytest.skip(f"not installed: {' or '.join(DAEMONS)}")
+        wanting(f"not installed: {' or '.join(DAEMONS)}")
     home = tmp_path_factory.mktemp("home")
     for name in ("HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(home))

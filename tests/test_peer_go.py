@@ -27,6 +27,7 @@ from facekeep.crypto.signing import verify_ed25519
 from facekeep.formats import tiles
 from facekeep.formats.note import KeyType, Note, Signature, VerifierKey
 from tree_help import Grown, TreeLab, altered, grown, refused, signer
+from wanting import wanting
 
 SOURCE = Path(__file__).parent / "peers" / "go" / "main.go"
 GOPATH = Path("/usr/share/gocode")
@@ -71,9 +72,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     ]
     if missing:
         message = f"install {' and '.join(missing)} to run the Go peer"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        wanting(message)
     directory = tmp_path_factory.mktemp("go")
     environment = {
         **os.environ,
