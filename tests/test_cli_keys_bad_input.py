@@ -32,13 +32,16 @@ def start(*words: str, size: int | None = None) -> subprocess.Popen[str]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    if size is not None:  # the limit would hold for the measurement's own file too
+        env.pop("COVERAGE_PROCESS_CONFIG", None)
     return subprocess.Popen(
         [sys.executable, "-c", "from facekeep.cli import main; main()", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=limit,  # noqa: PLW1509 - one thread here
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env=env,
     )
 
 
