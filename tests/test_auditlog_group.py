@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -211,6 +212,31 @@ def test_an_interrupted_follower_passes_the_leadership_on() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         group.submit(Interrupted())
+    assert group.submit(Request()) == 7
+
+
+def test_a_leader_interrupted_while_it_gathers_leaves_nobody_waiting() -> None:
+    def commit(batch: Sequence[Request]) -> None:
+        for request in batch:
+            request.first = 7
+
+    group = Group(commit)
+    answers: list[int] = []
+    follower = threading.Thread(target=lambda: answers.append(group.submit(Request())), daemon=True)
+
+    def interrupted(*_: object, **__: object) -> bool:
+        group._gathered = gathered
+        follower.start()
+        while len(group._queue) < 2:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    gathered, group._gathered = group._gathered, Mock(acquire=interrupted)
+    group._active = 3
+    with pytest.raises(KeyboardInterrupt):
+        group.submit(Request())
+    follower.join(30)
+    assert answers == [7]
     assert group.submit(Request()) == 7
 
 

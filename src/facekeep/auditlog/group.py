@@ -141,11 +141,13 @@ class Group:
             self._gathered.acquire()  # released between the timeout and the mutex
 
     def _lead(self, own: Request) -> None:
-        self._gather()
-        with self._mutex:
-            batch, self._queue = self._queue, []
+        batch: list[Request] = []
         begun = time.monotonic()
         try:
+            self._gather()
+            with self._mutex:
+                batch, self._queue = self._queue, []
+            begun = time.monotonic()
             self._commit(batch)
         except BaseException as error:
             failure = error if isinstance(error, FacekeepError) else _unforeseen(error)
@@ -158,6 +160,10 @@ class Group:
             self._commit_s = time.monotonic() - begun
             with self._mutex:
                 self._active = len(batch) + len(self._queue)
+                if not batch and own in self._queue:  # a signal came while it gathered
+                    self._queue.remove(own)
+                    self._wanted = 0
+                    self._gathered.acquire(blocking=False)
             self._hand_over()
             for request in batch:
                 if request is not own:

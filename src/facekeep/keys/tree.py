@@ -7,6 +7,7 @@ names it (SPEC.md §6.3), and only a root that is still held opens it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -269,12 +270,14 @@ class KeyTree:
             for begin, end in itertools.pairwise([*starts, len(index)]):
                 yield branch, index[begin:end], slice(low + begin, low + end)
 
-    def _cached(self, *place: int) -> Node | None:
-        with self._guard:
-            node = self._cache.get(place)  # type: ignore[arg-type] # three numbers
-            if node is not None:
-                self._cache.move_to_end(place)  # type: ignore[arg-type] # three numbers
-            return node
+    def _cached(self, branch: int, level: int, index: int) -> Node | None:
+        """Look a node up without a lock, on which busy threads would queue: every decision comes by here."""
+        place = (branch, level, index)
+        node = self._cache.get(place)
+        if node is not None:
+            with contextlib.suppress(KeyError):  # another thread has just dropped it
+                self._cache.move_to_end(place)
+        return node
 
     def _remember(self, place: tuple[int, int, int], node: Node) -> None:
         with self._guard:
