@@ -48,6 +48,16 @@ def i(index: int) -> int:
     return slot_id(2, index)
 
 
+def fresh_v(index: int) -> int:
+    """A slot of a branch for verify that a rotation of templates takes."""
+    return slot_id(3, index)
+
+
+def fresh_i(index: int) -> int:
+    """The same for identify."""
+    return slot_id(4, index)
+
+
 def grant_id(slot: int) -> bytes:
     return slot.to_bytes(16, "big")
 
@@ -74,7 +84,7 @@ def terms_of(
 def item(
     slot: int, tag: bytes, source: int | None = None, model: str = MODEL, **window: Unpack[Window]
 ) -> JsonObject:
-    scope = Scope.VERIFY if slot >> 21 == 1 else Scope.IDENTIFY
+    scope = Scope.VERIFY if slot >> 21 in {1, 3} else Scope.IDENTIFY
     return entries.grant_item(
         slot=slot,
         grant=grant_id(slot),
@@ -238,9 +248,13 @@ class Book:
         by: str | None = OPERATOR,
         below: Mapping[int, int] | None = None,
         model: str | None = None,
+        suite: int | None = None,
     ) -> int:
-        now = self.now
-        return self.add(entries.rotation(what, "scheduled", below=below, model=model, by=by, time_ms=now))
+        return self.add(
+            entries.rotation(
+                what, "scheduled", below=below, model=model, suite=suite, by=by, time_ms=self.now
+            )
+        )
 
     def rotated(self, of: int, *, left: int = 0, by: str | None = OPERATOR) -> int:
         return self.add(entries.rotated(of, left=left, by=by, time_ms=self.now))
@@ -320,7 +334,7 @@ def story() -> Story:
     at["rotate root"] = book.rotation("root")
     book.destroy("rotate")
     at["rotate templates"] = book.rotation("templates", below={2: 5}, model=MODEL)
-    at["reseal"] = book.announce("reseal", item(i(6), BOB, i(4), expires=NOW + 60 * DAY))
+    at["reseal"] = book.announce("reseal", item(fresh_i(0), BOB, i(4), expires=NOW + 60 * DAY))
     book.granted(at["reseal"])
     at["resealed"] = book.destroy("reseal", i(4))
     at["rotated"] = book.rotated(at["rotate templates"], left=2)
@@ -331,11 +345,11 @@ def story() -> Story:
     at["revoke"] = book.destroy("revoke", 17)
     at["second"] = book.principal(SECOND, 18, "service", "dpo")
     book.now += 40 * DAY
-    at["lapsed"] = book.identify(i(6), excluded=2, by=SECOND)
+    at["lapsed"] = book.identify(fresh_i(0), excluded=2, by=SECOND)
     at["expire"] = book.destroy("expire", i(0), i(3))
     book.now -= DAY
     at["clock"] = book.add(entries.clock(book.now, book.now + DAY, by=OPERATOR, time_ms=book.now))
-    at["last"] = book.identify(i(6), by=SECOND)
+    at["last"] = book.identify(fresh_i(0), by=SECOND)
     return Story(book, at)
 
 

@@ -25,6 +25,7 @@ from audit_help import (
     expect,
     fingerprint,
     founded,
+    fresh_v,
     honest,
     i,
     item,
@@ -358,7 +359,7 @@ def act(book: Book, kind: str, op: str) -> int:
         return rotating
     if kind == "grant":
         source = None if op == "enroll" else v(0)
-        slot = v(2) if op in ("renew", "reseal") else i(0)
+        slot = {"renew": v(2), "reseal": fresh_v(0)}.get(op, i(0))
         first = book.grant(op, item(slot, CAROL if op == "enroll" else ALICE, source), by=by)
         if op in ("renew", "reseal"):
             book.destroy(op, v(0), by=by)
@@ -437,8 +438,8 @@ def test_the_gate_and_the_auditor_read_one_table_of_roles() -> None:
 
 
 def specified() -> tuple[list[bytes], bytes]:
-    """Entries and root of SPEC.md §6.5."""
-    section = (ROOT / "docs/SPEC.md").read_text().partition("\n### 6.5 ")[2].partition("\n## ")[0]
+    """Entries and root of SPEC.md §6.7."""
+    section = (ROOT / "docs/SPEC.md").read_text().partition("\n### 6.7 ")[2].partition("\n## ")[0]
     root = re.search(r"^`([0-9a-f]{64})`\.$", section, re.MULTILINE)
     assert root is not None
     lines = section.partition("```json\n")[2].partition("```")[0].splitlines()

@@ -20,6 +20,7 @@ from audit_help import (
     Entry,
     expect,
     founded,
+    fresh_i,
     honest,
     i,
     item,
@@ -396,7 +397,7 @@ def test_an_erasure_of_an_announced_grant_that_recovery_then_completes() -> None
 
 
 def test_a_living_grant_destroyed_as_expired() -> None:
-    expect(STORY.doctored(edit(AT["expire"], slots=[[i(3), 1], [i(6), 1]])), "R20", AT["expire"])
+    expect(STORY.doctored(edit(AT["expire"], slots=[[i(3), 1], [fresh_i(0), 1]])), "R20", AT["expire"])
     expect(STORY.doctored(edit(AT["expire"], slots=[])), "R20", AT["expire"])
 
 

@@ -10,8 +10,6 @@ import pytest
 from audit_help import (
     ALICE,
     BOB,
-    DAY,
-    NOW,
     OPERATOR,
     SECOND,
     SERVICE,
@@ -19,71 +17,19 @@ from audit_help import (
     VAULT,
     Book,
     expect,
-    fingerprint,
     founded,
     honest,
     item,
     v,
 )
-from facekeep.auditlog.restarting import check_restart, restart_entry
+from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
-from facekeep.formats import entries
 from facekeep.formats.checkpoint import origin_of
-from facekeep.formats.ids import BRANCH_SLOTS
+from restart_help import OTHER, Restarted, adopted
 
 Entry = dict[str, Any]
-PIN = (41, b"p" * 32)
-OTHER = LogSigner(b"o" * 32, VAULT)
-
-
-class Restarted(Book):
-    """A restarted log, entry by entry."""
-
-    def restart(self, by: str = OPERATOR, signer: LogSigner = SIGNER) -> None:
-        entry = restart_entry(
-            signer,
-            vault_id=VAULT,
-            epoch=3,
-            fingerprint=fingerprint(3),
-            provider_class="erasing",
-            scheme="file",
-            settings_digest=bytes(32),
-            pin=PIN,
-            seen=None,
-            by=by,
-            time_ms=self.now,
-        )
-        self.epoch = 3
-        self.add(entry)
-
-    def adopt_people(self, *roles: str) -> None:
-        self.principal(SERVICE, 16, "service", by=None)
-        self.principal(OPERATOR, 17, *(roles or ("operator",)), by=None)
-
-    def end(self, grants: int = 2, *, principals: int = 2, **alloc: int) -> int:
-        by = OPERATOR
-        bounds = {0: 240, 1: BRANCH_SLOTS, 2: BRANCH_SLOTS} | {int(key[1:]): at for key, at in alloc.items()}
-        return self.add(
-            entries.restarted(
-                alloc={branch: at for branch, at in bounds.items() if at},
-                grants=grants,
-                principals=principals,
-                left=1,
-                by=by,
-                time_ms=self.now,
-            )
-        )
-
-
-def adopted() -> Restarted:
-    """A restart as the vault makes it, up to its last entry but one."""
-    book = Restarted()
-    book.restart()
-    book.adopt_people()
-    book.grant("adopt", item(v(3), ALICE), item(v(7), BOB, expires=NOW - DAY, begins=NOW - 9 * DAY))
-    return book
 
 
 def test_an_honest_restart_is_told_and_goes_on() -> None:

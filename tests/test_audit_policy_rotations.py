@@ -9,6 +9,7 @@ import pytest
 from audit_help import (
     ALICE,
     BOB,
+    CAROL,
     DAY,
     NOW,
     SERVICE,
@@ -16,6 +17,8 @@ from audit_help import (
     Entry,
     expect,
     founded,
+    fresh_i,
+    fresh_v,
     honest,
     i,
     item,
@@ -115,17 +118,23 @@ def resealed(book: Book, new: Entry) -> int:
 
 def test_templates_resealed_outside_a_rotation() -> None:
     book = enrolled()
-    expect_at = resealed(book, item(v(2), ALICE, v(0)))
+    expect_at = resealed(book, item(fresh_v(0), ALICE, v(0)))
     expect(book.bodies(), "R32", expect_at)
 
 
 @pytest.mark.parametrize(
-    "selects", [{"below": {1: 1}}, {"below": {2: 9}}, {"below": {1: 2}, "model": "raw:x"}]
+    "selects",
+    [
+        {"below": {1: 1}},
+        {"below": {2: 9}},
+        {"below": {1: 2}, "model": "raw:x"},
+        {"below": {1: 2}, "suite": 2},
+    ],
 )
 def test_templates_resealed_that_were_not_selected(selects: dict[str, Any]) -> None:
     book = enrolled()
     book.rotation("templates", **selects)
-    at = resealed(book, item(v(2), BOB, v(1)))
+    at = resealed(book, item(fresh_v(0), BOB, v(1)))
     expect(book.bodies(), "R32", at)
 
 
@@ -135,8 +144,34 @@ def test_templates_resealed_that_were_not_selected(selects: dict[str, Any]) -> N
 def test_a_rotation_that_extends_a_consent(window: dict[str, object]) -> None:
     book = enrolled()
     book.rotation("templates", below={1: 2})
-    at = resealed(book, item(v(2), ALICE, v(0), **window))  # type: ignore[arg-type] # one key of Window
+    at = resealed(book, item(fresh_v(0), ALICE, v(0), **window))  # type: ignore[arg-type] # one key of Window
     expect(book.bodies(), "R32", at)
+
+
+@pytest.mark.parametrize("below", [{1: 2}, {1: 1}])
+def test_templates_resealed_where_whoever_had_an_old_root_knows_the_keys(below: dict[int, int]) -> None:
+    book = enrolled()
+    book.rotation("templates", below=below)
+    at = resealed(book, item(v(2), ALICE, v(0)))
+    expect(book.bodies(), "R32", at)
+
+
+def test_templates_resealed_in_a_branch_that_is_not_selected_and_was_in_use_before() -> None:
+    book = enrolled()
+    book.grant("enroll", item(fresh_v(0), CAROL))
+    book.rotation("templates", below={1: 2})
+    at = resealed(book, item(fresh_v(1), ALICE, v(0)))
+    expect(book.bodies(), "R32", at)
+
+
+def test_a_branch_that_is_new_in_the_rotation_is_shared_with_who_is_enrolled_meanwhile() -> None:
+    book = enrolled()
+    first = book.rotation("templates", below={1: 2})
+    book.grant("enroll", item(fresh_v(0), CAROL))
+    resealed(book, item(fresh_v(1), ALICE, v(0)))
+    resealed(book, item(fresh_v(2), BOB, v(1)))
+    book.rotated(first)
+    honest(book)
 
 
 # R33
@@ -147,14 +182,24 @@ def test_a_rotation_that_hides_what_it_left(left: int) -> None:
     expect(STORY.doctored(lambda found: found[AT["rotated"]].update(left=left)), "R33", AT["rotated"])
 
 
+@pytest.mark.parametrize(("suite", "left"), [(1, 0), (2, 2)])
+def test_a_rotation_by_suite_that_counts_grants_of_another(suite: int, left: int) -> None:
+    book = enrolled()
+    first = book.rotation("templates", below={1: 2}, suite=suite)
+    at = book.rotated(first, left=left)
+    expect(book.bodies(), "R33", at)
+    book.entries[at]["left"] = 2 - left
+    honest(book)
+
+
 def test_a_rotation_that_was_complete() -> None:
     book = enrolled()
     first = book.rotation("templates", below={1: 2})
-    resealed(book, item(v(2), ALICE, v(0)))
-    resealed(book, item(v(3), BOB, v(1)))
+    resealed(book, item(fresh_v(0), ALICE, v(0)))
+    resealed(book, item(fresh_v(1), BOB, v(1)))
     book.rotated(first)
     honest(book)
-    book.verify(v(2), ALICE)
+    book.verify(fresh_v(0), ALICE)
     honest(book)
     at = book.verify(v(0), ALICE)
     expect(book.bodies(), "R22", at)
@@ -172,9 +217,9 @@ def test_a_search_after_a_rotation_compares_the_new_slots() -> None:
     book = founded()
     book.grant("enroll", item(i(0), ALICE))
     first = book.rotation("templates", below={2: 1})
-    resealed(book, item(i(1), ALICE, i(0)))
+    resealed(book, item(fresh_i(0), ALICE, i(0)))
     book.rotated(first)
-    book.identify(i(1))
+    book.identify(fresh_i(0))
     honest(book)
     at = book.identify(i(0))
     expect(book.bodies(), "R26", at)

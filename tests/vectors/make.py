@@ -1,6 +1,7 @@
 """Make the cases of this directory (README.md): python tests/vectors/make.py, once.
 
 Keys are those of SPEC.md §10.5 for the slot key 00 01 .. 1f; the log's entries are "entry 0", "entry 1", ...
+Whole logs are those of tests/audit_help.py and tests/restart_help.py, whose keys stand there.
 Run with tests/ on the path.
 """
 
@@ -10,11 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import audit_help
 from facekeep.auditlog import proofs
+from facekeep.auditlog.merkle import Frontier, leaf_hash
 from facekeep.auditlog.signed import Cosigner, LogSigner
 from facekeep.formats.checkpoint import EMPTY_ROOT, Checkpoint
 from facekeep.formats.note import KeyType, Note, Signature, VerifierKey
 from facekeep.formats.tlogproof import ConsistencyProof, InclusionProof
+from restart_help import OTHER as STRANGER
+from restart_help import Restarted, adopted
 from tree_help import grown
 
 HERE = Path(__file__).parent
@@ -39,13 +44,30 @@ def put(name: str, data: bytes) -> str:
 def case(kind: str, name: str, data: bytes, why: str, **more: Any) -> None:  # noqa: ANN401
     """Add a case; it must be refused where its name ends in _fail."""
     suffix = "tlog-proof" if kind == "inclusion" else kind
+    add(kind, put(f"{kind}/{name}.{suffix}", data), accept=not name.endswith("_fail"), why=why, **more)
+
+
+def log(name: str, bodies: list[bytes], why: str, *, signed: list[bytes] | None = None) -> None:
+    """Add a whole log under a checkpoint of its vault's keys: of ``signed``, where that is another log."""
+    frontier = Frontier()
+    for body in signed or bodies:
+        frontier.append(leaf_hash(body))
+    origin = audit_help.SIGNER.origin
+    note = audit_help.SIGNER.sign(Checkpoint(origin, frontier.size, frontier.root()), audit_help.NOW)
+    entries = put(f"log/{name}.entries", b"".join(body + b"\n" for body in bodies))
+    given = {"keys": "log.txt", "origin": origin, "checkpoint": put(f"log/{name}.checkpoint", note)}
+    add("log", entries, accept=not name.endswith("_fail"), why=why, **given)
+
+
+def add(kind: str, file: str, **more: Any) -> None:  # noqa: ANN401
+    """Add a case to the manifest."""
     found = {
         "kind": kind,
-        "file": put(f"{kind}/{name}.{suffix}", data),
+        "file": file,
         "keys": "keys.txt",
         "origin": LOG.origin,
-        "accept": not name.endswith("_fail"),
-        "why": why,
+        "accept": None,
+        "why": None,
         "provenance": OWN,
         **more,
     }
@@ -452,6 +474,53 @@ def consistencies() -> None:
     )
 
 
+def logs() -> None:
+    """Cases of whole logs."""
+    story = audit_help.story()
+    bodies = story.book.bodies()
+    log("story", bodies, "every kind of entry that a vault writes but signing and restart")
+    altered = [body.replace(b'"threshold_e6":500000', b'"threshold_e6":500001') for body in bodies]
+    log(
+        "byte_changed_fail", altered, "entries were altered under a checkpoint that stands: L3", signed=bodies
+    )
+    late = story.doctored(lambda found: found.insert(story.at["withdraw"] + 2, found[story.at["verify"]]))
+    log("decision_after_withdrawal_fail", late, "a decision on a grant that was withdrawn: R22")
+    book = audit_help.founded()
+    book.grant("enroll", audit_help.item(audit_help.v(0), audit_help.ALICE))
+    book.rotation("templates", below={1: 1})
+    book.grant("reseal", audit_help.item(audit_help.v(1), audit_help.ALICE, audit_help.v(0)))
+    book.destroy("reseal", audit_help.v(0))
+    log("resealed_in_old_branch_fail", book.bodies(), "templates re-sealed in the branch they were in: R32")
+    restarts()
+
+
+def ended(book: Restarted, grants: int = 2) -> Restarted:
+    """End the adoption."""
+    book.end(grants)
+    return book
+
+
+def restarts() -> None:
+    """Cases of logs that were begun anew (SPEC.md §6.6)."""
+    book = ended(adopted())
+    book.destroy("extend")
+    book.verify(audit_help.v(3), audit_help.ALICE)
+    book.destroy("shred", audit_help.v(3), tags=[audit_help.ALICE])
+    log("restarted", book.bodies(), "a log begun anew: restart, adoption, restarted, and on")
+    book = ended(adopted())
+    book.entries[0]["pin"]["size"] = 2
+    log("restart_altered_fail", book.bodies(), "the restart names another pin than was signed: R35")
+    book = Restarted()
+    book.restart(signer=STRANGER)
+    book.adopt_people()
+    log("restart_other_keys_fail", ended(book, 0).bodies(), "keys signed the restart that nobody trusts: R35")
+    book = adopted()
+    book.verify(audit_help.v(3), audit_help.ALICE)
+    log("restart_smuggled_fail", ended(book).bodies(), "a decision stands inside the adoption: R35")
+    log("restart_unended_fail", adopted().bodies(), "the adoption has no end: R35")
+    log("restart_count_fail", ended(adopted(), 1).bodies(), "restarted counts fewer grants than adopted: R35")
+
+
 def main() -> None:
     """Write everything."""
     both = "".join(f"{key.encode()}\n" for key in LOG.keys)
@@ -462,6 +531,8 @@ def main() -> None:
     checkpoints()
     inclusions()
     consistencies()
+    put("log.txt", "".join(f"{key.encode()}\n" for key in audit_help.SIGNER.keys).encode())
+    logs()
     text = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=True) for item in cases) + "\n]\n"
     (HERE / "manifest.json").write_text(text, "utf-8")
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def command(case: dict[str, Any]) -> list[str]:
     """Return the arguments for one case."""
     options = [("--keys", case["keys"]), ("--origin", case["origin"])]
-    options += [(f"--{name}", case[name]) for name in ("entry", "old") if name in case]
+    options += [(f"--{name}", case[name]) for name in ("entry", "old", "checkpoint") if name in case]
     return [case["kind"], *(part for option in options for part in option), case["file"]]
 
 

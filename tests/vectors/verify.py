@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from facekeep.audit.replay import replay
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.proofs import verify_consistency, verify_inclusion
+from facekeep.auditlog.rotation import Keyring
 from facekeep.auditlog.signed import open_checkpoint, open_note
 from facekeep.errors import IntegrityError
 from facekeep.formats.note import VerifierKey
@@ -15,11 +17,25 @@ from facekeep.formats.tlogproof import ConsistencyProof, InclusionProof
 
 
 def verify(
-    kind: str, data: bytes, keys: list[VerifierKey], origin: str, *, entry: bytes = b"", old: bytes = b""
+    kind: str,
+    data: bytes,
+    keys: list[VerifierKey],
+    origin: str,
+    *,
+    entry: bytes = b"",
+    old: bytes = b"",
+    checkpoint: bytes = b"",
 ) -> None:
     """Raise IntegrityError unless the case is good."""
     if kind in ("note", "checkpoint"):  # every note here is a checkpoint, or no good
         open_checkpoint(data, keys, origin=origin)
+    elif kind == "log":
+        keyring = Keyring(origin, keys)
+        size = len(bodies := data.splitlines())
+        replay(
+            bodies, checkpoint=open_checkpoint(checkpoint, keys, origin=origin).checkpoint, keyring=keyring
+        )
+        open_checkpoint(checkpoint, keyring.keys_at(size), origin=origin)
     elif kind == "inclusion":
         proof = InclusionProof.parse(data)
         tree = open_note(proof.note, keys, origin=origin).checkpoint
@@ -36,23 +52,21 @@ def verify(
 def main(arguments: list[str]) -> int:
     """Run as a command."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("note", "checkpoint", "inclusion", "consistency"))
+    parser.add_argument("kind", choices=("note", "checkpoint", "inclusion", "consistency", "log"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--origin", required=True)
     parser.add_argument("--entry", type=Path)
     parser.add_argument("--old", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
     given = parser.parse_args(arguments)
     keys = [VerifierKey.parse(line) for line in given.keys.read_text("utf-8").split("\n") if line]
+    more = {
+        name: path.read_bytes() if path else b""
+        for name, path in (("entry", given.entry), ("old", given.old), ("checkpoint", given.checkpoint))
+    }
     try:
-        verify(
-            given.kind,
-            given.file.read_bytes(),
-            keys,
-            given.origin,
-            entry=given.entry.read_bytes() if given.entry else b"",
-            old=given.old.read_bytes() if given.old else b"",
-        )
+        verify(given.kind, given.file.read_bytes(), keys, given.origin, **more)
     except IntegrityError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -143,7 +143,7 @@ class Policy:
             if grant.terms.expires_at_ms > longest:  # SPEC.md §11 R13
                 raise RuleBroken("R13", index, f"the grant in slot {item['slot']} lasts too long")
             if item["from"] is not None:
-                self._source(index, entry, grant, item["from"])
+                self._source(index, entry, (item["slot"], grant), item["from"])
             elif entry["op"] not in _FRESH:  # SPEC.md §11 R14
                 raise RuleBroken(
                     "R14", index, f"slot {item['slot']} is filled from no grant, in op {entry['op']}"
@@ -151,9 +151,9 @@ class Policy:
             operation.slots.append(item["slot"])
         self.counts["grants"] += len(entry["grants"])
 
-    def _source(self, index: int, entry: Mapping[str, Any], grant: Grant, slot: int) -> None:
-        """Judge the opening of a grant's templates for another grant (SPEC.md §11 R14)."""
-        old, op = self.register.living.get(slot), entry["op"]
+    def _source(self, index: int, entry: Mapping[str, Any], made: tuple[int, Grant], slot: int) -> None:
+        """Judge the opening of a grant's templates for another one, ``made``: its slot and itself (R14)."""
+        (new, grant), old, op = made, self.register.living.get(slot), entry["op"]
         if old is None:  # SPEC.md §11 R14
             raise RuleBroken("R14", index, f"it opens what it may not: {self.register.why_not(slot)}")
         same = (old.tag, old.terms.model, old.terms.dimension) == (
@@ -165,7 +165,7 @@ class Policy:
         if grant.terms.count < count or (op != "enroll" and grant.terms.count != count):  # SPEC.md §11 R14
             raise RuleBroken("R14", index, f"it seals another number of templates than slot {slot} holds")
         if op == "reseal":
-            self._rotations.resealed(index, grant, slot, old)
+            self._rotations.resealed(index, new, grant, slot, old)
         if op == "grant":
             self._live(index, entry["time_ms"], old, slot)
 

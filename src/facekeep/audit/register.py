@@ -63,6 +63,11 @@ class Register:
         self._conditions: dict[tuple[str, str], Conditions] = {}
         self._scopes: dict[int, str] = {}  # of each branch
 
+    @property
+    def branches(self) -> frozenset[int]:
+        """Branches of which a slot was ever announced."""
+        return frozenset(self._scopes)
+
     def announce(self, index: int, first: int, item: Mapping[str, Any]) -> Grant:
         """Take up one element of ``grants``; raises RuleBroken."""
         terms = item["terms"]

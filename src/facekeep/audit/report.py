@@ -50,7 +50,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "R29": "a backup entry is plausible",
         "R30": "a restore entry accounts for every row, and brings back no destroyed grant",
         "R31": "a root or key is replaced outside an erasure only after an entry that says why",
-        "R32": "templates are re-sealed only in a rotation that selects them, under unchanged terms",
+        "R32": "templates are re-sealed only in a rotation that selects them: same terms, new branches",
         "R33": "the end of a rotation accounts for every grant that it selected",
         "R34": "a checkpoint entry is plausible",
         "R35": "a log that does not begin with its vault says so, by whom, and what it adopts",

@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
-from facekeep.formats.ids import split_slot
+from facekeep.crypto.primitives import SUITE
+from facekeep.formats.ids import SLOT_BITS, split_slot
 
 #: what is rotated -> (type, op) of the entry that must follow in the same append.
 _FOLLOWS: Final[Mapping[str, tuple[str, str]]] = {
@@ -18,16 +19,22 @@ _FOLLOWS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Selection(NamedTuple):
-    """Which grants a rotation of templates re-seals: those below an index of each branch, of one model."""
+    """Which grants a rotation of templates re-seals: below an index of their branch, of a model and suite.
+
+    ``used`` are the branches that had given out a slot when it began.
+    """
 
     first: int
     below: Mapping[int, int]
     model: str | None
+    suite: int | None
+    used: frozenset[int]
 
     def has(self, slot: int, grant: Grant) -> bool:
-        """Whether a grant is to be re-sealed."""
+        """Whether a grant is to be re-sealed. All are of the only suite there is (SPEC.md §1)."""
         branch, index = split_slot(slot)
-        return index < self.below.get(branch, 0) and self.model in (None, grant.terms.model)
+        inside = index < self.below.get(branch, 0)
+        return inside and self.model in (None, grant.terms.model) and self.suite in (None, SUITE)
 
 
 class Rotations:
@@ -61,15 +68,18 @@ class Rotations:
         if what in _FOLLOWS:
             self._due = (*_FOLLOWS[what], entry["by"])
         else:
-            self._open[what] = Selection(index, dict(entry["below"]), entry["model"])
+            used = self._register.branches
+            self._open[what] = Selection(index, dict(entry["below"]), entry["model"], entry["suite"], used)
 
-    def resealed(self, index: int, grant: Grant, slot: int, old: Grant) -> None:
-        """Judge a grant of op ``reseal`` that is made from ``slot``; raises RuleBroken."""
+    def resealed(self, index: int, slot: int, grant: Grant, source: int, old: Grant) -> None:
+        """Judge a grant of op ``reseal`` in ``slot`` that is made from ``source``; raises RuleBroken."""
         selection = self._open.get("templates")
-        if selection is None or not selection.has(slot, old):  # SPEC.md §11 R32
-            raise RuleBroken("R32", index, f"no open rotation re-seals the grant in slot {slot}")
+        if selection is None or not selection.has(source, old):  # SPEC.md §11 R32
+            raise RuleBroken("R32", index, f"no open rotation re-seals the grant in slot {source}")
+        if slot >> SLOT_BITS in selection.used:  # SPEC.md §11 R32, §3.3
+            raise RuleBroken("R32", index, f"slot {slot} is in a branch that was in use before the rotation")
         if grant.terms is not old.terms:  # SPEC.md §11 R32
-            raise RuleBroken("R32", index, f"re-sealing changes the terms of the grant in slot {slot}")
+            raise RuleBroken("R32", index, f"re-sealing changes the terms of the grant in slot {source}")
 
     def end(self, index: int, entry: Mapping[str, Any]) -> None:
         """Judge a ``rotated`` entry: it accounts for every grant that was selected and still lives."""

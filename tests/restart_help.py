@@ -1,0 +1,60 @@
+"""A log that is begun anew, for the auditor's tests and the published vectors (SPEC.md §6.6)."""
+
+from __future__ import annotations
+
+from audit_help import ALICE, BOB, DAY, NOW, OPERATOR, SERVICE, SIGNER, VAULT, Book, fingerprint, item, v
+from facekeep.auditlog.restarting import restart_entry
+from facekeep.auditlog.signed import LogSigner
+from facekeep.formats import entries
+from facekeep.formats.ids import BRANCH_SLOTS
+
+PIN = (41, b"p" * 32)
+OTHER = LogSigner(b"o" * 32, VAULT)  # keys that nobody was given
+
+
+class Restarted(Book):
+    """A restarted log, entry by entry."""
+
+    def restart(self, by: str = OPERATOR, signer: LogSigner = SIGNER) -> None:
+        entry = restart_entry(
+            signer,
+            vault_id=VAULT,
+            epoch=3,
+            fingerprint=fingerprint(3),
+            provider_class="erasing",
+            scheme="file",
+            settings_digest=bytes(32),
+            pin=PIN,
+            seen=None,
+            by=by,
+            time_ms=self.now,
+        )
+        self.epoch = 3
+        self.add(entry)
+
+    def adopt_people(self, *roles: str) -> None:
+        self.principal(SERVICE, 16, "service", by=None)
+        self.principal(OPERATOR, 17, *(roles or ("operator",)), by=None)
+
+    def end(self, grants: int = 2, *, principals: int = 2, **alloc: int) -> int:
+        by = OPERATOR
+        bounds = {0: 240, 1: BRANCH_SLOTS, 2: BRANCH_SLOTS} | {int(key[1:]): at for key, at in alloc.items()}
+        return self.add(
+            entries.restarted(
+                alloc={branch: at for branch, at in bounds.items() if at},
+                grants=grants,
+                principals=principals,
+                left=1,
+                by=by,
+                time_ms=self.now,
+            )
+        )
+
+
+def adopted() -> Restarted:
+    """A restart as the vault makes it, up to its last entry but one."""
+    book = Restarted()
+    book.restart()
+    book.adopt_people()
+    book.grant("adopt", item(v(3), ALICE), item(v(7), BOB, expires=NOW - DAY, begins=NOW - 9 * DAY))
+    return book
