@@ -161,12 +161,25 @@ def test_a_lost_log(cli: Cli) -> None:
     assert cli.ok("check")["ok"]
 
 
+def test_a_log_and_a_vault_db_that_are_lost_together(cli: Cli) -> None:
+    cli.ok("backup", "both.fkb")
+    lose_log()
+    for path in Path("staff.vault").glob("vault.db*"):
+        path.unlink()
+    told = cli.fails("integrity", 33, "restore", "--lost-log", "--no-checkpoint", "--yes")
+    assert "restore BACKUP --lost-log" in told["next"]
+    cli.fails("usage", 10, "restore", "nothing.fkb", "--lost-log", "--no-checkpoint", "--yes")
+    done = cli.ok("restore", "both.fkb", "--lost-log", "--no-checkpoint", "--yes")
+    assert (done["grants"], done["left"]) == (2, 0)
+    assert cli.verify("ada", "ada-again").code == 0
+    assert cli.ok("check")["ok"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ("--lost-log",),
         ("--lost-log", "--no-checkpoint", "--checkpoint", "file"),
-        ("monday.fkb", "--lost-log", "--no-checkpoint"),
         ("--lost-log", "--no-checkpoint", "--dry-run"),
         ("monday.fkb", "--yes"),
         ("monday.fkb", "--no-checkpoint"),

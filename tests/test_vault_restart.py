@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,106 @@ def test_a_clock_before_the_last_swap_restarts_nothing(lab: Lab) -> None:
     with pytest.raises(ClockError):
         restart(lab)
     assert not list(lab.path.glob("log.db*"))
+
+
+# vault.db is lost, too
+
+
+def lose_both(lab: Lab) -> None:
+    lose_log(lab)
+    for path in lab.path.glob("vault.db*"):
+        path.unlink()
+
+
+def restart_from(lab: Lab, backup: str = "backup", token: str | None = None) -> Restarted | None:
+    source, token = lab.base / backup, token or lab.token
+    return Vault.restart_log(lab.path, token=token, backup=source, clock=lab.clock)
+
+
+def names(lab: Lab) -> list[str]:
+    return sorted(path.name for path in lab.path.iterdir())
+
+
+def test_a_backup_takes_the_place_of_a_lost_vault_db(lab: Lab) -> None:
+    lab.do(lambda vault: vault.backup(lab.base / "backup"))
+    lab.do(lambda vault: vault.shred("bob"))
+    lab.enrol("erin")
+    lose_both(lab)
+    with pytest.raises(IntegrityError, match=r"vault\.db is lost too") as caught:
+        restart(lab)
+    assert "--lost-log" in caught.value.next
+    done = restart_from(lab)
+    assert done is not None
+    assert (done.grants, done.left, done.dead) == (3, 0, 2)
+    lab.clean()
+    audited(lab)
+    with lab.open() as vault:
+        assert matches(vault, "alice")
+        assert identify(vault, "dave") == ["dave"]
+        for name in ("bob", "carol", "erin"):
+            assert reason(vault, name) == "subject_unknown"
+    lab.enrol("erin")
+
+
+def test_a_backup_is_not_put_over_a_vault_db(lab: Lab) -> None:
+    lab.do(lambda vault: vault.backup(lab.base / "backup"))
+    lose_log(lab)
+    before = names(lab)
+    with pytest.raises(UsageError, match=r"vault\.db is there"):
+        restart_from(lab)
+    assert names(lab) == before
+
+
+@pytest.mark.parametrize("what", ["another vault's backup", "a token without the role", "a bad checkpoint"])
+def test_nothing_is_done_where_a_backup_cannot_take_the_place(lab: Lab, tmp_path: Path, what: str) -> None:
+    other = Lab(tmp_path / "other").create()
+    other.do(lambda vault: vault.backup(tmp_path / "foreign"))
+    lab.do(lambda vault: vault.backup(lab.base / "backup"))
+    service = lab.add_principal(Role.SERVICE)
+    lose_both(lab)
+    before = names(lab)
+    source = tmp_path / "foreign" if what.startswith("another") else lab.base / "backup"
+    with pytest.raises(FacekeepError):
+        Vault.restart_log(
+            lab.path,
+            token=service if what.startswith("a token") else lab.token,
+            backup=source,
+            checkpoint=b"none\n" if what.startswith("a bad") else None,
+            clock=lab.clock,
+        )
+    assert names(lab) == before
+
+
+def test_an_altered_row_of_the_backup_is_not_adopted(lab: Lab) -> None:
+    lab.do(lambda vault: vault.backup(lab.base / "backup"))
+    lose_both(lab)
+    with contextlib.closing(sqlite3.connect(lab.base / "backup")) as connection:
+        connection.execute(
+            "UPDATE grants SET terms = zeroblob(88) WHERE slot = (SELECT min(slot) FROM grants)"
+        )
+        connection.commit()
+    done = restart_from(lab)
+    assert done is not None
+    assert (done.grants, done.left) == (4, 1)
+    lab.clean()
+    audited(lab)
+
+
+@pytest.mark.parametrize("step", ["restart.made", "restart.data", "restart.named"])
+def test_a_restart_from_a_backup_that_is_killed_is_gone_on_with(lab: Lab, step: str) -> None:
+    lab.do(lambda vault: vault.backup(lab.base / "backup"))
+    lose_both(lab)
+    lab.kill(lambda: restart_from(lab), step)
+    if step == "restart.data":
+        with pytest.raises(UsageError, match=r"vault\.db is there"):
+            restart_from(lab)
+        restart(lab)
+    else:
+        restart_from(lab)
+    lab.clean()
+    audited(lab)
+    with lab.open() as vault:
+        assert matches(vault, "bob")
 
 
 # What auditors see

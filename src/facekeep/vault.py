@@ -462,11 +462,14 @@ class Vault:
         *,
         token: str,
         checkpoint: bytes | None = None,
+        backup: str | Path | None = None,
         clock: Clock | None = None,
         secrets: Secrets | None = None,
         progress: Progress | None = None,
     ) -> Restarted | None:
         """Begin a new log where log.db and every copy are lost; ``checkpoint`` is the newest published one.
+
+        ``backup`` is a data backup, where vault.db is lost too.
 
         What it adopts stands in it, and that it is a restart: no older checkpoint is continued. Then each key
         that was not adopted is ended. Interrupted after the log was made it goes on, and returns None.
@@ -475,7 +478,8 @@ class Vault:
         clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
         done = None
         if not (path / restarting.LOG_FILE).exists():
-            done = restarting.restart(path, token, clock, secrets, checkpoint, progress)
+            source = None if backup is None else Path(backup)
+            done = restarting.restart(path, token, clock, secrets, checkpoint, progress, backup=source)
         with cls.open(path, token=token, clock=clock, secrets=secrets) as vault:
             core, session = vault._core, vault._session  # noqa: SLF001 - its own
             if not restarting.is_restarted(core):

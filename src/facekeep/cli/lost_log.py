@@ -15,8 +15,11 @@ from facekeep.vault import Vault
 _MAX: Final = 1_000_000  # bytes of a checkpoint (SPEC.md §10.2)
 
 
-def restart_log(state: State, checkpoint: str | None, *, yes: bool) -> int:
-    """Restart the log, after the settings that nothing authenticates any more were confirmed."""
+def restart_log(state: State, backup: str | None, checkpoint: str | None, *, yes: bool) -> int:
+    """Restart the log, after the settings that nothing authenticates any more were confirmed.
+
+    ``backup`` is for a vault.db that is lost too.
+    """
     settings = settings_of(state)
     if not yes:
         for name, value in (
@@ -36,6 +39,7 @@ def restart_log(state: State, checkpoint: str | None, *, yes: bool) -> int:
             state.path(),
             token=find_token_of(state),
             checkpoint=note,
+            backup=backup,
             secrets=secrets(state),
             progress=progress,
         )

@@ -47,23 +47,23 @@ def command(
     """Merge a data backup of any age.
 
     Grants whose keys live return; whoever was erased stays erased. The order of backups does not matter.
-    Where vault.db is lost, an empty one is made first. --lost-log has to do with log.db alone.
+    Where vault.db is lost, an empty one is made first. With --lost-log a FILE stands for a lost vault.db.
     """
     if lost_log:
-        if file is not None or dry_run or no_backup:
-            raise UsageError("--lost-log merges no backup", next="restore backups afterwards")
+        if dry_run or no_backup:
+            raise UsageError("--dry-run and --no-backup do not go with --lost-log")
         if (checkpoint is None) is not no_checkpoint:
             raise UsageError(
                 "name the newest published checkpoint, or say that there is none",
                 next="facekeep restore --lost-log --checkpoint FILE, or --no-checkpoint",
             )
-        return restart_log(state, checkpoint, yes=yes)
+        _check_there(file)
+        return restart_log(state, file, checkpoint, yes=yes)
     if checkpoint is not None or no_checkpoint or yes:
         raise UsageError("--checkpoint, --no-checkpoint and --yes go with --lost-log")
     if (file is None) is not no_backup:
         raise UsageError("name either a backup or --no-backup", next="facekeep restore FILE")
-    if file is not None and not Path(file).is_file():
-        raise UsageError(f"there is no backup at {Path(file).name}")
+    _check_there(file)
     with open_vault(state, lost_data=not dry_run) as vault, Progress("merging") as progress:
         report = vault.restore(file, progress=progress, dry_run=dry_run)
     if state.json:
@@ -71,6 +71,11 @@ def command(
     else:
         _tell(report, dry_run=dry_run, no_backup=no_backup)
     return PARTLY_DONE if report.refused else 0
+
+
+def _check_there(file: str | None) -> None:
+    if file is not None and not Path(file).is_file():
+        raise UsageError(f"there is no backup at {Path(file).name}")
 
 
 def _told(report: RestoreReport, *, dry_run: bool) -> dict[str, object]:

@@ -94,14 +94,19 @@ class Remains:
 
 
 def open_remains(
-    stack: contextlib.ExitStack, path: Path, settings: Settings, clock: Clock, secrets: Secrets
+    stack: contextlib.ExitStack,
+    path: Path,
+    settings: Settings,
+    clock: Clock,
+    secrets: Secrets,
+    data_file: str = DATA_FILE,
 ) -> Remains:
-    """Open keys.db and vault.db; raises RootError, IntegrityError, ClockError."""
+    """Open keys.db and vault.db, or the file in its place; raises RootError, IntegrityError, ClockError."""
     vault_id = settings.vault_id
     providers = holders_of(settings, path, secrets)
     keys = stack.enter_context(KeysStore.open(path / "keys.db", vault_id))
     tree, _ = open_tree(keys, vault_id, held((*providers, *leaving_of(settings, path, secrets))))
-    database = Database(path / DATA_FILE, "vault", vault_id, vaultdb.MIGRATIONS)
+    database = Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS)
     stack.callback(database.close)
     if too_early(tree.swapped_at_ms, clock.now_ms()):
         raise ClockError("the clock stands before the last root replacement; nothing was done")

@@ -1,16 +1,18 @@
-"""A new vault.db where the old one is lost: empty, for backups to be merged into."""
+"""A new vault.db where the old one is lost: empty, for backups to be merged into; or a backup's rows."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.clock import Clock
-from facekeep.errors import IntegrityError
+from facekeep.errors import IntegrityError, UsageError
 from facekeep.keys.secrets import Secrets
+from facekeep.operations.backups import chunks
 from facekeep.operations.missing import DATA_FILE, SIDECARS, left_of
 from facekeep.operations.opening import open_core
 from facekeep.operations.steps import reached
@@ -18,7 +20,11 @@ from facekeep.store import settingsfile, vaultdb
 from facekeep.store.lock import WriterLock
 from facekeep.store.sqlite import Database, fsync_directory, translated
 
-_NEW = DATA_FILE + ".new"
+NEW_DATA: Final = DATA_FILE + ".new"
+_BOTH: Final = (
+    "put vault.db back, or name the newest backup: facekeep restore BACKUP --lost-log; "
+    "without either nobody can be had back: make a new vault"
+)
 
 
 def make_data(path: Path, token: str, clock: Clock, secrets: Secrets) -> None:
@@ -30,26 +36,70 @@ def make_data(path: Path, token: str, clock: Clock, secrets: Secrets) -> None:
     with WriterLock(path / "vault.lock").held(), translated(DATA_FILE):
         if os.path.lexists(path / DATA_FILE):
             return
-        left = left_of(path, DATA_FILE)
-        if left:
-            raise IntegrityError(
-                f"{DATA_FILE} is missing, and something is left of it: {left}",
-                next=f"stop the vault, move {left} aside, then type the command again",
-            )
-        _discard(path)
+        _check_nothing_left(path)
+        discard(path)
         try:
-            Database.create(path / _NEW, "vault", vault_id, vaultdb.MIGRATIONS).close()
-            with contextlib.closing(open_core(path, clock, secrets, data_file=_NEW)) as core:
+            Database.create(path / NEW_DATA, "vault", vault_id, vaultdb.MIGRATIONS).close()
+            with contextlib.closing(open_core(path, clock, secrets, data_file=NEW_DATA)) as core:
                 Session(core, token).require(Action.RESTORE)
             reached("lost.made")
-            (path / _NEW).rename(path / DATA_FILE)
+            (path / NEW_DATA).rename(path / DATA_FILE)
         except BaseException:
-            _discard(path)
+            discard(path)
             raise
         fsync_directory(path)
         reached("lost.named")
 
 
-def _discard(path: Path) -> None:
+def data_to_judge(path: Path, vault_id: bytes, backup: Path | None) -> str:
+    """Name of the file whose rows a restarted log may adopt: vault.db, or one that is made of a backup.
+
+    The writer lock must be held. Raises UsageError where there are both, IntegrityError where there is
+    neither, ForeignFile for another vault's backup.
+    """
+    if backup is not None:
+        _of_backup(path, vault_id, backup)
+        return NEW_DATA
+    if not os.path.lexists(path / DATA_FILE):
+        raise IntegrityError(f"{DATA_FILE} is lost too, and with it who is enrolled", next=_BOTH)
+    return DATA_FILE
+
+
+def _of_backup(path: Path, vault_id: bytes, backup: Path) -> None:
+    """Make a file of a backup's rows that can take the place of vault.db; nothing is believed of them."""
+    if os.path.lexists(path / DATA_FILE):
+        raise UsageError(
+            f"{DATA_FILE} is there, and is not made of a backup",
+            next="type the command without the backup; old backups bring nobody back afterwards",
+        )
+    _check_nothing_left(path)
+    discard(path)
+    with translated(DATA_FILE):
+        _fill(path / NEW_DATA, backup, vault_id)
+
+
+def _fill(target: Path, backup: Path, vault_id: bytes) -> None:
+    """Copy a backup's rows into a new file of kind ``vault``."""
+    migrations = vaultdb.MIGRATIONS
+    with (
+        contextlib.closing(Database(backup, "backup", vault_id, migrations, read_only=True)) as source,
+        contextlib.closing(Database.create(target, "vault", vault_id, migrations)) as made,
+        vaultdb.VaultStore(made).adding() as add,
+    ):
+        for rows in chunks(vaultdb.VaultStore(source).rows()):
+            add(rows)
+
+
+def _check_nothing_left(path: Path) -> None:
+    left = left_of(path, DATA_FILE)
+    if left:
+        raise IntegrityError(
+            f"{DATA_FILE} is missing, and something is left of it: {left}",
+            next=f"stop the vault, move {left} aside, then type the command again",
+        )
+
+
+def discard(path: Path) -> None:
+    """Remove a file that did not come to take the place of vault.db."""
     for end in ("", *SIDECARS):
-        (path / (_NEW + end)).unlink(missing_ok=True)
+        (path / (NEW_DATA + end)).unlink(missing_ok=True)

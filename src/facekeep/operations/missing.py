@@ -38,12 +38,12 @@ def left_of(path: Path, name: str) -> str:
 
 
 def _put_back(settings: Settings, name: str) -> str:
+    without = f"; where there is none: {LOST_LOG}" if name == "log.db" else ""
     if not settings.copies:
-        without = f"; where there is none: {LOST_LOG}" if name == "log.db" else ""
         return (
             f"put your own copy of {name} back; vault.toml names none, and nothing opens the vault without it"
             + without
         )
     if not any((Path(copy) / name).is_file() for copy in settings.copies):
-        return f"put {name} back from a live copy: bring back {' or '.join(settings.copies)}"
+        return f"put {name} back from a live copy: bring back {' or '.join(settings.copies)}" + without
     return f"stop the vault, then put {name} back from its live copy: facekeep check --scrub"

@@ -29,6 +29,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
 from facekeep.keys.secrets import Secrets
+from facekeep.operations import lost
 from facekeep.operations.adoption import (
     Adopted,
     Member,
@@ -41,7 +42,7 @@ from facekeep.operations.adoption import (
 )
 from facekeep.operations.check import repair_index
 from facekeep.operations.destroy import Destruction, destroy
-from facekeep.operations.missing import left_of
+from facekeep.operations.missing import DATA_FILE, left_of
 from facekeep.operations.rotate_templates import Selection, rotate_templates
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
@@ -92,16 +93,21 @@ def restart(
     secrets: Secrets,
     checkpoint: bytes | None,
     progress: Progress | None = None,
+    *,
+    backup: Path | None = None,
 ) -> Restarted:
     """Make a new log.db where it is lost with every copy; ``checkpoint`` is the newest that was published.
 
-    Without one the log's first signing keys are in force again. Raises UsageError where there is a log.db,
+    Without one the log's first signing keys are in force again. With ``backup`` vault.db is lost too, and
+    made of its rows. Raises UsageError where there is a log.db, or a vault.db beside a backup,
     IntegrityError where a copy is there, or may be; NotAllowed, ClockError, RootError: nothing is done then.
     """
     settings = settingsfile.read(path)
     with WriterLock(path / "vault.lock").held(), contextlib.ExitStack() as stack:
         _check_lost(path, settings)
-        remains = open_remains(stack, path, settings, clock, secrets)
+        stack.callback(lost.discard, path)
+        data_file = lost.data_to_judge(path, settings.vault_id, backup)
+        remains = open_remains(stack, path, settings, clock, secrets, data_file)
         members = list(members_of(remains))
         by = restorer(members, token)
         generation, seen = _seen(remains, checkpoint)
@@ -123,6 +129,10 @@ def restart(
                 log.append([_end(remains, by, members, done)])
                 log.verify()
             reached("restart.made")
+            if backup is not None:
+                remains.data.database.close()
+                (path / data_file).rename(path / DATA_FILE)
+                reached("restart.data")
             (path / _NEW).rename(path / LOG_FILE)
         except BaseException:
             _discard(path)
