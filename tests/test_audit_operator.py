@@ -134,7 +134,9 @@ def test_show_filters(cli: Cli) -> None:
 
 
 def test_show_in_words(cli: Cli) -> None:
+    cli.ok("keys", "rotate", "root", "--reason", "drill")
     cli.verify("bob", "bob")
+    assert "\troot, drill\n" in cli.run("audit", "show", "--type", "rotation").out
     lines = cli.run("audit", "show").out.split("\n")[:-1]
     assert lines[0].split("\t")[2:] == ["genesis", "-", "epoch 1"]
     assert "verify, ok, verify" in lines[-1]

@@ -21,7 +21,10 @@ from facekeep.formats.ids import TAG_LEN, from_hex
 from facekeep.vault import Filter, Opening, Said
 
 _SHOWN = 50  # entries, unless another limit is asked for
-_NUMBERS = ("of", "epoch", "slot", "count", "rows", "merged", "generation", "principal")
+_WORDS = ("op", "what", "reason", "scope", "region", "result")
+_NUMBERS = (
+    "of", "epoch", "slot", "count", "rows", "merged", "generation", "size", "left", "principal", "principals",
+)  # fmt: skip
 
 
 @click.group("audit", short_help="Keys, checkpoints, exports and proofs for auditors.")
@@ -228,12 +231,12 @@ def _tell(index: int, entry: JsonObject) -> None:
 
 def _said(entry: JsonObject) -> list[str]:
     """Return the entry's own words, shortened."""
-    found = [str(entry[key]) for key in ("op", "reason", "scope", "region", "result") if entry.get(key)]
+    found = [str(entry[key]) for key in _WORDS if entry.get(key)]
     if isinstance(entry.get("part"), int) and entry["parts"] != 1:
         found.append(f"part {entry['part']} of {entry['parts']}")
     grants, slots, tags = entry.get("grants"), entry.get("slots"), entry.get("tags")
-    if isinstance(grants, list):
-        found.append(output.counted(len(grants), "grant"))
+    if grants is not None:  # in ``restarted`` a number
+        found.append(output.counted(len(grants) if isinstance(grants, list) else int(str(grants)), "grant"))
     if isinstance(slots, list):
         count = sum(int(str(span[1])) for span in slots if isinstance(span, list))
         found.append(output.counted(count, "slot"))
