@@ -15,13 +15,14 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.recoverykey import recovery_uri
 from facekeep.formats.settings import Settings
 from facekeep.keys.recovery_key import WEAKENING, RecoveryKey
+from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import recovering
 from facekeep.operations.move import Holders
 from facekeep.operations.rescue import Rescued, rescue
 from facekeep.vault import Role, Vault
 from recovery_help import KEY, OTHER
-from vaultlab import Lab, log_entries, matches, reason
+from vaultlab import Lab, core, log_entries, matches, reason
 
 STEPS = [
     "move.provisioned",
@@ -37,6 +38,7 @@ STEPS = [
     "before promote",
     "after promote",
     "destroy.completed",
+    "move.cleared",
     "move.forgetting",
     "move.forgotten",
     "move.ended",
@@ -172,20 +174,28 @@ def test_a_rescue_that_is_killed_is_begun_again_or_goes_on(lab: Lost, step: str)
 
 
 @pytest.mark.parametrize("also", ["old", "new", "both"])
-@pytest.mark.parametrize("step", ["move.announced", "move.renamed", "move.intended", "after write"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "move.announced", "move.renamed", "move.intended", "after write",
+        "destroy.completed", "move.cleared", "move.forgetting",
+    ],
+)  # fmt: skip
 def test_a_move_was_under_way_when_holders_were_lost(lab: Lost, step: str, also: str) -> None:
     """An operator moves the root because its disk is dying, and is too late."""
     moved = lab.base / "moved.root"
     lab.crash(lambda vault: vault.keys.move(Holders(root_uri=f"file:{moved}")), step)
-    if also != "new":
-        lose(lab)
-    if also != "old":
-        moved.unlink()
+    lost = [path for path, gone in ((lab.root, also != "new"), (moved, also != "old")) if gone]
+    kept = [path.rename(path.with_suffix(".kept")) for path in lost if path.exists()]
     done = lab.rescue()
     assert lab.settings().leaving == ()
     assert done.root_uri == (f"file:{moved}" if also == "old" else f"file:{lab.new_root}")
     with lab.open() as vault:
         assert matches(vault, "ada")
+        current = core(vault).view().tree.fingerprint
+        for path in kept:
+            provider = FileProvider(path, core(vault).vault_id)
+            assert current not in {each.fingerprint for each in provider.candidates()}
         vault.audit_export(lab.base / "export")
         verify_log(lab.base / "export", vault.audit_keys(every=True))
     lab.clean()

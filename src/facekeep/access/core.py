@@ -25,7 +25,7 @@ from facekeep.formats.columns import each_row
 from facekeep.formats.ids import SLOT_BITS, slot_id
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Terms
-from facekeep.keys.holders import held
+from facekeep.keys.holders import ask
 from facekeep.keys.index import SubjectIndex
 from facekeep.keys.provider import RootProvider
 from facekeep.keys.secrets import Secrets
@@ -230,7 +230,8 @@ class Core:
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
             try:
-                roots = held(self.readers)
+                asked = ask(self.readers)
+                roots = asked.roots()
             except FacekeepError:
                 if is_tree_of(
                     self._tree, head
@@ -240,7 +241,7 @@ class Core:
             try:
                 self._adopt(open_tree(self.keys, self.vault_id, roots, self._tree)[0])
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
-                lost = error
+                lost = asked.unopened(error)
             else:
                 lost, self._tree_is_doubted = None, False
                 head = self.log.head()

@@ -76,7 +76,7 @@ def command(
         copies = _ask_for_copy(as_json=state.json)
     wanted = Path(state.token_file) if state.token_file else None
     with reserved(wanted) as place:
-        asked = secrets(state, new=True)
+        asked = secrets(state)
         with Vault.create(
             path,
             root=root,

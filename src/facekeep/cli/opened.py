@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,13 +20,12 @@ from facekeep.store import settingsfile
 from facekeep.vault import Vault
 
 
-def secrets(state: State, *, new: bool = False) -> Secrets:
-    """Secrets of root holders, asked for on a terminal; ``new``: a passphrase is typed twice."""
+def secrets(state: State) -> Secrets:
+    """Secrets of root holders, asked for on a terminal; one that is being chosen is typed twice."""
 
-    def ask(name: str, purpose: str) -> bytes | None:
+    def asked(name: str, purpose: str, *, twice: bool) -> bytes | None:
         if state.json or not sys.stdin.isatty() or not sys.stderr.isatty():
             return None
-        twice = new and name.startswith("passphrase")
         question = f"{output.PREFIX}{name} for {purpose}"
         again = f"{output.PREFIX}the same {name} again"
         answer: str = click.prompt(
@@ -36,7 +36,7 @@ def secrets(state: State, *, new: bool = False) -> Secrets:
         )
         return answer.encode()
 
-    return Secrets(ask)
+    return Secrets(partial(asked, twice=False), partial(asked, twice=True))
 
 
 def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = False) -> Vault:

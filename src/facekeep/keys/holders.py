@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
@@ -23,6 +24,8 @@ PROVIDERS: Final = {
     "recovery": "facekeep.keys.recovery_holder:RecoveryHolder",
     "tpm2": "facekeep.keys.tpm2_provider:Tpm2Provider",
 }
+
+INTERNAL: Final = frozenset({"lost", "recovery"})  # written by facekeep, named by other options than --root
 
 LAYERS: Final = {
     "aws-kms": "facekeep.keys.aws_kms_layer:AwsKmsLayer",
@@ -70,7 +73,7 @@ def _layered(uri: str, inner: RootProvider, place: Place) -> RootProvider:
 def _holder(uri: str, place: Place) -> RootProvider:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in PROVIDERS:
-        known = ", ".join(f"{each}:" for each in sorted(PROVIDERS))
+        known = ", ".join(f"{each}:" for each in sorted(PROVIDERS.keys() - INTERNAL))
         raise UsageError(
             f"no root provider has the scheme {scheme[:20]!r}", next=f"use one of these schemes: {known}"
         )
@@ -79,22 +82,72 @@ def _holder(uri: str, place: Place) -> RootProvider:
     return found.from_uri(rest, place)
 
 
-def held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
-    """Every root that the holders within reach hold.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What several holders answered: each with the roots it has, or with the error of one that is away."""
 
-    One that is away is passed over: a root of any other opens the vault, and no swap happens without all.
-    Raises the first holder's error, as a rule RootError, where none is within reach.
-    """
-    found: list[Candidate] = []
-    away: list[FacekeepError] = []
-    reached = False
+    answered: tuple[tuple[RootProvider, tuple[Candidate, ...]], ...]
+    away: tuple[tuple[RootProvider, FacekeepError], ...]
+
+    def roots(self) -> tuple[Candidate, ...]:
+        """Every root that the holders within reach hold.
+
+        One that is away is passed over: a root of any other opens the vault, and no swap happens without all.
+        Raises the error of a holder that is away, as a rule RootError, where none gives a root.
+        """
+        roots = tuple(each for _, found in self.answered for each in found)
+        if not self.away or any(each.root for each in roots):
+            return roots
+        first = self.away[0][1]
+        givers = [each for each, _ in (*self.answered, *self.away) if _gives(each)]
+        if len(givers) > 1 and isinstance(first, RootError) and self._away():
+            raise self._error("no holder that answers has a root") from first
+        raise first
+
+    def unopened(self, error: RootError) -> RootError:
+        """Return the error of a keys.db that none of the roots opens, naming the holders that are away."""
+        return self._error("no root opens keys.db") if self._away() else error
+
+    def _error(self, head: str) -> RootError:
+        """Say who is away, and what those that are not have (SPEC.md §4.1)."""
+        away = self._away()
+        said = [f"{_named(provider)} is away ({error})" for provider, error in away]
+        said += [
+            f"{_named(provider)} answers {'with another root, an old one' if found else 'and has no root'}"
+            for provider, found in self.answered
+            if _gives(provider)
+        ]
+        names = " and ".join(_named(provider) for provider, _ in away)
+        steps = "; ".join(dict.fromkeys(error.next for _, error in away))
+        return RootError(
+            f"{head}: {', '.join(said)}", next=f"bring {names} back ({steps}), then: facekeep keys resume"
+        )
+
+    def _away(self) -> list[tuple[RootProvider, FacekeepError]]:
+        return [(provider, error) for provider, error in self.away if _gives(provider)]
+
+
+def _gives(provider: RootProvider) -> bool:
+    """Whether a holder could give a root: a recovery key, or one that was given up, never does."""
+    return provider.klass != "recovery" and provider.scheme not in INTERNAL
+
+
+def _named(provider: RootProvider) -> str:
+    return f"{provider.scheme}: holder {provider.identity}"
+
+
+def ask(providers: Iterable[RootProvider]) -> Asked:
+    """Ask each holder once for the roots it has."""
+    answered: list[tuple[RootProvider, tuple[Candidate, ...]]] = []
+    away: list[tuple[RootProvider, FacekeepError]] = []
     for provider in providers:
         try:
-            found += provider.candidates()
+            answered.append((provider, provider.candidates()))
         except (RootError, StoreError, MissingDependency) as error:
-            away.append(error)
-        else:
-            reached = True
-    if away and not (reached and any(each.root for each in found)):
-        raise away[0]
-    return tuple(found)
+            away.append((provider, error))
+    return Asked(tuple(answered), tuple(away))
+
+
+def held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
+    """Every root that the holders within reach hold; raises as ``Asked.roots``."""
+    return ask(providers).roots()

@@ -76,8 +76,8 @@ class PassphraseLayer(Layer):
         return cls(place, secret, int(memory))
 
     def begin(self) -> None:
-        """Refuse a passphrase that is too short to stand alone."""
-        if len(self._passphrase().decode("utf-8", "replace")) < SHORTEST:
+        """Have a passphrase chosen, unless it is known; refuse one that is too short to stand alone."""
+        if len(self._passphrase(new=True).decode("utf-8", "replace")) < SHORTEST:
             self.place.secrets.refuse(self._secret)
             raise UsageError(
                 f"the {self._secret} has fewer than {SHORTEST} characters", next="take a longer one"
@@ -112,8 +112,8 @@ class PassphraseLayer(Layer):
             next=f"give the {self._secret} that {self._purpose} was last sealed with",
         )
 
-    def _passphrase(self) -> bytes:
-        return self.place.secrets.get(self._secret, self._purpose)
+    def _passphrase(self, *, new: bool = False) -> bytes:
+        return self.place.secrets.get(self._secret, self._purpose, new=new)
 
     @staticmethod
     def _parse(params: JsonObject) -> tuple[Cost, bytes]:

@@ -28,23 +28,25 @@ class Secrets:
     facekeep-<name> in $CREDENTIALS_DIRECTORY (systemd); ``ask``.
     """
 
-    def __init__(self, ask: Ask | None = None) -> None:
-        """Use ``ask`` where no file has the secret."""
+    def __init__(self, ask: Ask | None = None, ask_new: Ask | None = None) -> None:
+        """Use ``ask`` where no file has the secret, ``ask_new`` for one that is being chosen."""
         self._ask = ask
+        self._ask_new = ask_new or ask
         self._known: dict[tuple[str, str], bytes] = {}  # by key and purpose
         self._refused: dict[str, bytes] = {}
         self._guard = threading.RLock()
 
-    def get(self, name: str, purpose: str, file: Path | None = None) -> bytes:
+    def get(self, name: str, purpose: str, file: Path | None = None, *, new: bool = False) -> bytes:
         """Return a secret; raises RootError where there is none, or the one there is was refused before.
 
         A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else. What was
         given for one purpose is not handed out for another: vault.toml names the purposes (SPEC.md §4.1).
+        ``new``: nothing is sealed under it yet, so nothing would show that it was mistyped.
         """
         key = _key(name, file)
         with self._guard:
             if (key, purpose) not in self._known:
-                found = self._find(name, purpose) if file is None else _read(file, private=True)
+                found = self._find(name, purpose, new=new) if file is None else _read(file, private=True)
                 if not found:
                     raise RootError(f"there is no {name} for {purpose}", next=_how(name))
                 if self._refused.get(key) == found:
@@ -63,8 +65,9 @@ class Secrets:
             for known in [each for each in self._known if each[0] == key]:
                 self._refused[key] = self._known.pop(known)
 
-    def _find(self, name: str, purpose: str) -> bytes | None:
-        return _from_file(name) or (self._ask(name, purpose) if self._ask else None)
+    def _find(self, name: str, purpose: str, *, new: bool) -> bytes | None:
+        ask = self._ask_new if new else self._ask
+        return _from_file(name) or (ask(name, purpose) if ask else None)
 
 
 def check_named(setting: str, there: str, name: str, secrets: Secrets) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from facekeep.access.core import Core, View
 from facekeep.errors import ErasurePending, FacekeepError
 from facekeep.keys.provider import RootProvider
@@ -10,6 +12,27 @@ from facekeep.keys.provider import RootProvider
 def open_move(view: View) -> int | None:
     """Log index of the move that is under way; None where there is none."""
     return next((each.first for each in view.head.rotations if each.op == "move"), None)
+
+
+def swapped_since(core: Core, first: int) -> bool:
+    """Whether a root was made after the move began: one that no leaving holder ever had."""
+    return any(
+        entry["type"] == "destroyed" and cast("int", entry["of"]) > first
+        for _, entry in core.log.control_since(first)
+    )
+
+
+def still_leaving(core: Core, view: View) -> tuple[RootProvider, ...]:
+    """Holders that the next swap has destroy what they have.
+
+    After the swap of the move they have destroyed it, and are asked nothing more: what is left of them may be
+    gone. One that was given up as lost since then stands in the next receipts, and so does a root in memory.
+    """
+    first = open_move(view)
+    if first is None or not swapped_since(core, first):
+        return core.leaving
+    named = len(core.settings.leaving)
+    return tuple(each for at, each in enumerate(core.leaving) if at >= named or each.scheme == "lost")
 
 
 def check_leaving(core: Core, view: View) -> None:

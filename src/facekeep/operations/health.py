@@ -8,6 +8,7 @@ from facekeep.access.core import Core, View
 from facekeep.errors import ErasurePending, FacekeepError
 from facekeep.formats.canonical import JsonObject
 from facekeep.keys.provider import RootProvider
+from facekeep.operations.custody import still_leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,13 @@ def holders(core: Core, view: View) -> list[HolderState]:
         ("leaving", settings.leaving),
     ]
     places = [(role, uri) for role, uris in named for uri in uris]
-    return [_state(view, each, uri, role) for (role, uri), each in zip(places, core.readers, strict=True)]
+    leaving = still_leaving(core, view)
+    return [
+        _emptied(each, uri)
+        if role == "leaving" and each not in leaving
+        else _state(view, each, uri, role)
+        for (role, uri), each in zip(places, core.readers, strict=True)
+    ]
 
 
 def _state(view: View, provider: RootProvider, uri: str, role: str) -> HolderState:
@@ -64,6 +71,17 @@ def _state(view: View, provider: RootProvider, uri: str, role: str) -> HolderSta
         state = "current" if view.tree.fingerprint in marks else "stale"
         trouble = provider.damage
         step = "facekeep check --scrub, which gives it that root"
+    return _told(provider, uri, role, state, trouble, step)
+
+
+def _emptied(provider: RootProvider, uri: str) -> HolderState:
+    """State of a leaving holder that destroyed what it had: nothing but its file is left, if that is."""
+    return _told(provider, uri, "leaving", "stale", (), "facekeep keys resume, which removes what is left of it")
+
+
+def _told(
+    provider: RootProvider, uri: str, role: str, state: str, trouble: tuple[str, ...], step: str
+) -> HolderState:
     return HolderState(
         uri, provider.scheme, provider.klass, provider.layers, provider.limits, role, state, trouble, step
     )

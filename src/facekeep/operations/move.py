@@ -2,7 +2,8 @@
 
 Each step is durable before the next: the new holders are tried with a placeholder; the settings name them,
 and the old ones as leaving; a swap gives the new holders a fresh root, after which the old ones destroy what
-they have; the settings forget the old ones. Between any two the vault opens, and ``finish`` goes on.
+they have, and what is left of them is removed; the settings forget the old ones. Between any two the vault
+opens, and ``finish`` goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
@@ -21,7 +21,7 @@ from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.settings import Settings
 from facekeep.keys.provider import RootProvider, placeholder
-from facekeep.operations.custody import holds, open_move
+from facekeep.operations.custody import holds, open_move, still_leaving, swapped_since
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
 from facekeep.operations.health import HolderState
@@ -153,24 +153,18 @@ def finish(core: Core, session: Session) -> Moved:
         first, old = open_move(view), core.settings
         if first is None:
             return Moved(None, old.holders, (), view.tree.epoch)
-        if not _swapped_since(core, first):
+        # A holder that was given up after the swap may have the root that it made.
+        if not swapped_since(core, first) or still_leaving(core, view):
             swap = Destruction("rotate", ())
             index = core.log.append(intent(core, session.by, swap))[0]
             reached("move.intended")
             destroy_finish(core, session.by, index, swap)
         epoch = core.view().tree.epoch
-        _forget_leaving(core, session, first)
-        for provider in core.leaving:
+        for provider in core.leaving:  # while the settings name them: nobody would find them later
             _clear(core, provider)
+        reached("move.cleared")
+        _forget_leaving(core, session, first)
     return Moved(first, old.holders, old.leaving, epoch)
-
-
-def _swapped_since(core: Core, first: int) -> bool:
-    """Whether a root was made after the move began: one that no leaving holder ever had."""
-    return any(
-        entry["type"] == "destroyed" and cast("int", entry["of"]) > first
-        for _, entry in core.log.control_since(first)
-    )
 
 
 def _forget_leaving(core: Core, session: Session, first: int) -> None:

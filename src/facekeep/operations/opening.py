@@ -24,6 +24,7 @@ from facekeep.errors import (
     FacekeepError,
     FormatError,
     IntegrityError,
+    RootError,
     StoreError,
     UsageError,
     VaultExists,
@@ -32,7 +33,7 @@ from facekeep.formats import entries
 from facekeep.formats.ids import VAULT_ID_LEN, split_slot
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope, check_regions
-from facekeep.keys.holders import held, provider_from_uri
+from facekeep.keys.holders import ask, held, provider_from_uri
 from facekeep.keys.provider import Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import initial
@@ -267,7 +268,7 @@ def _open(
         keys = KeysStore.open(path / keys_file, vault_id, _copies(settings, "keys.db"))
         undo.callback(keys.close)
         leaving = leaving_of(settings, path, secrets) + (() if stand_in is None else (stand_in,))
-        tree, _ = open_tree(keys, vault_id, held(providers + leaving))
+        tree = _tree(keys, vault_id, providers + leaving)
         log = AuditLog(
             logdb.open_log(path / log_file, vault_id),
             _copies(settings, "log.db"),
@@ -285,6 +286,14 @@ def _open(
             _recover_if_alone(core)
         undo.pop_all()
     return core
+
+
+def _tree(keys: KeysStore, vault_id: bytes, readers: Sequence[RootProvider]) -> KeyTree:
+    asked = ask(readers)
+    try:
+        return open_tree(keys, vault_id, asked.roots())[0]
+    except RootError as error:
+        raise asked.unopened(error) from error
 
 
 def _check_settings(log: AuditLog, settings: Settings) -> None:

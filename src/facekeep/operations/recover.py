@@ -17,7 +17,7 @@ from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
-from facekeep.operations.custody import open_move
+from facekeep.operations.custody import open_move, still_leaving
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
 from facekeep.operations.rekeying import check_rekeyable, index_rows
 
@@ -73,9 +73,14 @@ def _held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
 
 def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
     _, winner = open_tree(core.keys, core.vault_id, _held(core.readers))
-    moving = open_move(core.view()) is not None
+    view = core.view()
     receipts = settle(
-        core.keys, winner, core.providers, previous=previous, leaving=core.leaving, moving=moving
+        core.keys,
+        winner,
+        core.providers,
+        previous=previous,
+        leaving=still_leaving(core, view),
+        moving=open_move(view) is not None,
     )
     return [receipt.to_json() for receipt in receipts]
 

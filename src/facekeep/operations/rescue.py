@@ -18,6 +18,7 @@ from facekeep.keys.provider import RootProvider
 from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import move, recovering
+from facekeep.operations.custody import still_leaving
 from facekeep.operations.opening import default_root_uri, holders_of, open_core, place_of
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
@@ -83,7 +84,11 @@ def _take_over(core: Core, session: Session, root_uri: str | None) -> None:
     """Go on with a move that was under way; what cannot be reached any more is given up in it."""
     old = core.settings
     gone = tuple(uri for uri in (old.root_uri, *old.mirrors) if not _reachable(core, uri))
-    leaving = tuple(uri if _reachable(core, uri) else f"lost:{uri}" for uri in old.leaving)
+    still = {each.identity for each in still_leaving(core, core.view())}  # others have destroyed what they had
+    named = zip(old.leaving, core.leaving, strict=False)  # the root in memory stands behind them
+    leaving = tuple(
+        uri if each.identity not in still or _reachable(core, uri) else f"lost:{uri}" for uri, each in named
+    )
     kept = tuple(uri for uri in old.mirrors if uri not in gone)
     first = old.root_uri if old.root_uri not in gone else _new_uri(core, root_uri, gone)
     lost = tuple(f"lost:{uri}" for uri in gone)
