@@ -325,10 +325,12 @@ def _check_known(
 ) -> None:
     """Raise RootError for a holder without the root in use; a new one has the placeholder (SPEC.md §4.1).
 
-    Another stands in its place, or an older copy, and where the root is that it had nobody could say.
+    Another stands in its place, or an older copy, and where the root is that it had nobody could say. Beside
+    the placeholder a swap that was cut off may have left a staged root.
     """
     marks = {each.fingerprint for each in roots}
-    new = moving and marks == {root_fingerprint(vault_id, placeholder(vault_id))}
+    current = {each.fingerprint for each in roots if each.state == "current"}
+    new = moving and current == {root_fingerprint(vault_id, placeholder(vault_id))}
     if not new and known.isdisjoint(marks):
         raise RootError(
             f"the {provider.scheme}: holder {provider.identity} does not have the root in use",

@@ -22,14 +22,19 @@ def swapped_since(core: Core, first: int) -> bool:
     )
 
 
+def awaiting_swap(core: Core, view: View) -> bool:
+    """Whether a move was begun whose new holders have nothing but the placeholder yet."""
+    first = open_move(view)
+    return first is not None and not swapped_since(core, first)
+
+
 def still_leaving(core: Core, view: View) -> tuple[RootProvider, ...]:
     """Holders that the next swap has destroy what they have.
 
     After the swap of the move they have destroyed it, and are asked nothing more: what is left of them may be
     gone. One that was given up as lost since then stands in the next receipts, and so does a root in memory.
     """
-    first = open_move(view)
-    if first is None or not swapped_since(core, first):
+    if open_move(view) is None or awaiting_swap(core, view):
         return core.leaving
     named = len(core.settings.leaving)
     return tuple(each for at, each in enumerate(core.leaving) if at >= named or each.scheme == "lost")

@@ -21,7 +21,7 @@ from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.settings import Settings
 from facekeep.keys.provider import RootProvider, placeholder
-from facekeep.operations.custody import holds, open_move, still_leaving, swapped_since
+from facekeep.operations.custody import awaiting_swap, holds, open_move, still_leaving
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
 from facekeep.operations.health import HolderState
@@ -154,7 +154,7 @@ def finish(core: Core, session: Session) -> Moved:
         if first is None:
             return Moved(None, old.holders, (), view.tree.epoch)
         # A holder that was given up after the swap may have the root that it made.
-        if not swapped_since(core, first) or still_leaving(core, view):
+        if awaiting_swap(core, view) or still_leaving(core, view):
             swap = Destruction("rotate", ())
             index = core.log.append(intent(core, session.by, swap))[0]
             reached("move.intended")

@@ -17,7 +17,7 @@ from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.swap import settle
 from facekeep.keys.tree import open_tree
-from facekeep.operations.custody import open_move, still_leaving
+from facekeep.operations.custody import awaiting_swap, open_move, still_leaving
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
 from facekeep.operations.rekeying import check_rekeyable, index_rows
 
@@ -58,7 +58,12 @@ def recover(core: Core) -> bool:
 
 
 def _drop_strays(core: Core) -> None:
-    """Have every holder keep the root that opens keys.db and no other."""
+    """Have every holder keep the root that opens keys.db and no other.
+
+    Not before the swap of a move: the present root never goes to a new holder (SPEC.md §4.1).
+    """
+    if awaiting_swap(core, core.view()):
+        return
     current = core.view().tree.fingerprint
     if any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
         _settle(core)
