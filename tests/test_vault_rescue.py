@@ -14,8 +14,8 @@ from facekeep.errors import ErasurePending, NotAllowed, RootError, UsageError, V
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.recoverykey import recovery_uri
 from facekeep.formats.settings import Settings
-from facekeep.keys.recovery_key import WEAKENING, RecoveryKey
 from facekeep.keys.file_provider import FileProvider
+from facekeep.keys.recovery_key import WEAKENING, RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import recovering
 from facekeep.operations.move import Holders

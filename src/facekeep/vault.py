@@ -70,7 +70,7 @@ from facekeep.operations.check import CheckReport
 from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing
 from facekeep.operations.erase import Erasure
-from facekeep.operations.keyops import Holders, Keys, Moved, Resealed, Rotated, Selection, Why
+from facekeep.operations.keyops import Holders, Keys, Moved, Planned, Resealed, Rotated, Selection, Why
 from facekeep.operations.maintain import Maintained, Maintenance
 from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
@@ -84,9 +84,9 @@ from facekeep.operations.transfer import RestoreReport
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
-    "Identification", "Keys", "Maintained", "Moved", "Notice", "Opening", "Proof", "Receipt", "Resealed",
-    "Role", "Rotated", "Said", "Scope", "Secrets", "Selection", "Settings", "SettingsChange", "Threshold",
-    "Vault", "Verification", "Why",
+    "Identification", "Keys", "Maintained", "Moved", "Notice", "Opening", "Planned", "Proof",
+    "Receipt", "Resealed", "Role", "Rotated", "Said", "Scope", "Secrets", "Selection", "Settings",
+    "SettingsChange", "Threshold", "Vault", "Verification", "Why",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facekeep.cli import output
 from facekeep.cli.times import written
+from facekeep.formats.canonical import JsonObject
 from facekeep.matching.threshold import Threshold
 from facekeep.vault import Erasure, Receipt
 
@@ -45,3 +46,12 @@ def tell_erasure(erasure: Erasure, done: str, *, as_json: bool) -> None:
     )
     if erasure.begun_before:
         output.say("an erasure of theirs was pending, and was finished now")
+
+
+def tell_extent(extent: JsonObject) -> None:
+    """Say what a rotation or a move would write, and about how long it takes: a dry run."""
+    found = {key: value for key, value in extent.items() if key not in {"dry_run", "what"}}
+    what = "move of the root" if extent["what"] == "move" else f"rotation of {extent['what']}"
+    output.say(f"a {what} would write this, in about so many seconds; nothing was done")
+    for key, value in found.items():
+        output.data(key, value)

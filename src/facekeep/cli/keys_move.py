@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from facekeep.cli import output
+from facekeep.cli.answers import tell_extent
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.errors import UsageError
 from facekeep.operations import recovering
-from facekeep.vault import Holders, Moved, Why
+from facekeep.vault import Holders, Moved, Planned, Why
 
 
 @click.command("move", short_help="Change who holds the root.")
@@ -28,7 +29,11 @@ from facekeep.vault import Holders, Moved, Why
     help="A holder that is gone for good and is not asked to destroy its root; repeat it. "
     "'recovery:' is the file of the recovery key.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say who would join and leave; nothing is done.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say who would join and leave, and about how long it takes; nothing is done.",
+)
 @click.option(
     "--reason", "why", type=click.Choice([each.value for each in Why]), default=Why.MIGRATION.value,
     show_default=True, help="Why, for the log.",
@@ -59,24 +64,38 @@ def command(
     with open_vault(state) as vault:
         gone = [uri for each in lost for uri in (vault.settings.recovery if each == "recovery:" else [each])]
         wanted = Holders(root, mirrors if mirrors or no_mirror else None, offline, gone)
-        done = vault.keys.plan_move(wanted) if dry_run else vault.keys.move(wanted, Why(why))
-    tell(done, as_json=state.json, dry_run=dry_run)
+        if dry_run:
+            tell_plan(vault.keys.plan_move(wanted), as_json=state.json)
+            return
+        done = vault.keys.move(wanted, Why(why))
+    tell(done, as_json=state.json)
 
 
-def tell(done: Moved, *, as_json: bool, dry_run: bool = False) -> None:
-    """Say who holds the root now, or would."""
+def tell_plan(plan: Planned, *, as_json: bool) -> None:
+    """Say who would hold the root, what would be written, and about how long it takes."""
     if as_json:
-        output.json_line(done.to_json() | ({"dry_run": True} if dry_run else {}))
+        output.json_line(plan.to_json())
         return
-    if dry_run:
-        output.say("this is who would hold the root; nothing was done")
-    elif done.entry is None:
+    tell_extent(plan.extent.to_json())
+    _tell_holders(plan.moved, "leaves")
+
+
+def tell(done: Moved, *, as_json: bool) -> None:
+    """Say who holds the root now."""
+    if as_json:
+        output.json_line(done.to_json())
+        return
+    if done.entry is None:
         output.say("nothing was to be moved")
     else:
         output.say(f"moved, log entry {done.entry}; processes that have the vault open must open it again")
+    _tell_holders(done, "left")
+
+
+def _tell_holders(done: Moved, left: str) -> None:
     for uri in done.holders:
         output.data("holder", recovering.shown(uri))
     for uri in done.left:
-        output.data("leaves" if dry_run else "left", recovering.shown(uri))
+        output.data(left, recovering.shown(uri))
     if any(uri.startswith("recovery:") for uri in done.holders):
         output.say(f"with the recovery key, {recovering.WEAKENING}")

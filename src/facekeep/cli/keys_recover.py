@@ -37,7 +37,7 @@ def command(state: State, private: Path, root: str | None, why: str) -> None:
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
     key = recovering.load_private(private)
-    asked = secrets(state, new=True)
+    asked = secrets(state)
     done = rescue(path, key, token, SystemClock(), asked, root_uri=root, why=Why(why))
     if state.json:
         output.json_line({"key": key.mark.hex(), **done.to_json()})

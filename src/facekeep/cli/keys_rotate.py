@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import click
 
 from facekeep.cli import output
+from facekeep.cli.answers import tell_extent
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.progress import Progress
@@ -134,10 +135,9 @@ def _tell(done: JsonObject, *, as_json: bool) -> None:
     if as_json:
         output.json_line(found)
         return
-    what = found.pop("what")
-    if found.pop("dry_run", False):
-        output.say(f"a rotation of {what} would write this; nothing was done")
-    else:
-        output.say(f"rotated: {what}")
+    if "dry_run" in found:
+        tell_extent(found)
+        return
+    output.say(f"rotated: {found.pop('what')}")
     for key, value in found.items():
         output.data(key, value)

@@ -133,7 +133,7 @@ def _gives(provider: RootProvider) -> bool:
 
 
 def _named(provider: RootProvider) -> str:
-    return f"{provider.scheme}: holder {provider.identity}"
+    return f"the {provider.scheme}: holder {provider.identity}"
 
 
 def ask(providers: Iterable[RootProvider]) -> Asked:

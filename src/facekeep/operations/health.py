@@ -54,10 +54,8 @@ def holders(core: Core, view: View) -> list[HolderState]:
     places = [(role, uri) for role, uris in named for uri in uris]
     leaving = still_leaving(core, view)
     return [
-        _emptied(each, uri)
-        if role == "leaving" and each not in leaving
-        else _state(view, each, uri, role)
-        for (role, uri), each in zip(places, core.readers, strict=True)
+        _emptied(each, uri) if role == "leaving" and each not in leaving else _state(view, each, uri, role)
+        for (role, uri), each in zip(places, core.readers, strict=False)  # a root in memory has no place
     ]
 
 
@@ -76,7 +74,9 @@ def _state(view: View, provider: RootProvider, uri: str, role: str) -> HolderSta
 
 def _emptied(provider: RootProvider, uri: str) -> HolderState:
     """State of a leaving holder that destroyed what it had: nothing but its file is left, if that is."""
-    return _told(provider, uri, "leaving", "stale", (), "facekeep keys resume, which removes what is left of it")
+    return _told(
+        provider, uri, "leaving", "stale", (), "facekeep keys resume, which removes what is left of it"
+    )
 
 
 def _told(
@@ -85,6 +85,13 @@ def _told(
     return HolderState(
         uri, provider.scheme, provider.klass, provider.layers, provider.limits, role, state, trouble, step
     )
+
+
+def check_reached(core: Core, view: View) -> None:
+    """Raise ErasurePending where a holder of the root, or who is to be one, is away."""
+    for each in holders(core, view):
+        if each.state == "away" and each.role != "leaving":
+            raise ErasurePending(f"a root holder cannot be reached: {each.trouble[0]}", next=each.next)
 
 
 def check_ready(core: Core, view: View) -> None:

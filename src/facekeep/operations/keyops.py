@@ -8,17 +8,18 @@ from typing import TypeAlias
 from facekeep.access.core import Core
 from facekeep.access.session import Session
 from facekeep.formats.note import VerifierKey
+from facekeep.operations import estimating, rotation
 from facekeep.operations import move as moving
 from facekeep.operations import rotate_templates as resealing
-from facekeep.operations import rotation
+from facekeep.operations.estimating import Extent
 from facekeep.operations.health import HolderState
-from facekeep.operations.move import Holders, Moved
+from facekeep.operations.move import Holders, Moved, Planned
 from facekeep.operations.rotate_templates import Estimate, Resealed, Selection
-from facekeep.operations.rotation import Extent, Rotated, Why
+from facekeep.operations.rotation import Rotated, Why
 
 __all__ = [
-    "Estimate", "Extent", "HolderState", "Holders", "Keys", "Moved", "Resealed", "Rotated", "Selection",
-    "Why",
+    "Estimate", "Extent", "HolderState", "Holders", "Keys", "Moved", "Planned", "Resealed", "Rotated",
+    "Selection", "Why",
 ]  # fmt: skip
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -60,8 +61,8 @@ class Keys:
         return rotation.rotate_signing(*self._opened(), why, progress)
 
     def extent(self, what: str) -> Extent:
-        """Count what ``rotate_root`` (``root``) or ``rotate_tree`` (``tree``) would write."""
-        return rotation.extent(*self._opened(), what)
+        """Count what a rotation of ``root``, ``tree`` or ``signing`` would write, and estimate the time."""
+        return estimating.extent(*self._opened(), what)
 
     def estimate(self, selection: Selection | None = None) -> Estimate:
         """Count what ``rotate_templates`` would seal again, and estimate the time."""
@@ -76,8 +77,8 @@ class Keys:
         self._reopen()
         return self.resume()
 
-    def plan_move(self, holders: Holders) -> Moved:
-        """Say who would hold the root after ``move``; nothing is done."""
+    def plan_move(self, holders: Holders) -> Planned:
+        """Say who would hold the root after ``move``, and estimate the time; nothing is done."""
         return moving.plan_move(*self._opened(), holders)
 
     def holders(self) -> list[HolderState]:

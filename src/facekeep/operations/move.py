@@ -24,7 +24,8 @@ from facekeep.keys.provider import RootProvider, placeholder
 from facekeep.operations.custody import awaiting_swap, holds, open_move, still_leaving
 from facekeep.operations.destroy import Destruction, intent
 from facekeep.operations.destroy import finish as destroy_finish
-from facekeep.operations.health import HolderState
+from facekeep.operations.estimating import Extent, of_move
+from facekeep.operations.health import HolderState, check_reached
 from facekeep.operations.health import holders as holders_now
 from facekeep.operations.opening import check_distinct, holders_of, leaving_of
 from facekeep.operations.rotation import Why, announcement
@@ -59,18 +60,33 @@ class Moved:
         return {"entry": self.entry, "epoch": self.epoch, "holders": holders, "left": left, "what": "move"}
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a move would do: who would hold the root and who leave, what would be written, and how long."""
+
+    moved: Moved
+    extent: Extent
+
+    def to_json(self) -> JsonObject:
+        """Return it as JSON: the keys of both."""
+        return self.moved.to_json() | self.extent.to_json()
+
+
 def holder_states(core: Core, session: Session) -> list[HolderState]:
     """Ask each holder, those that are leaving too, whether it has the root that opens the vault."""
     session.require(Action.STATUS)
     return holders_now(core, core.view())
 
 
-def plan_move(core: Core, session: Session, holders: Holders) -> Moved:
-    """Say who would hold the root after a move, and who would leave; raises UsageError as the move would."""
+def plan_move(core: Core, session: Session, holders: Holders) -> Planned:
+    """Say what a move would do, and about how long it takes; raises UsageError as the move would."""
     session.require(Action.KEYS)
     new = wanted(core.settings, holders)
-    _joining(core, new)
-    return Moved(None, new.holders, new.leaving, core.view().tree.epoch)
+    joining = len(_joining(core, new))
+    moved = Moved(None, new.holders, new.leaving, core.view().tree.epoch)
+    if new == core.settings:
+        return Planned(moved, Extent("move", 0.0))
+    return Planned(moved, of_move(core, len(new.holders), joining))
 
 
 def wanted(settings: Settings, holders: Holders) -> Settings:
@@ -155,6 +171,7 @@ def finish(core: Core, session: Session) -> Moved:
             return Moved(None, old.holders, (), view.tree.epoch)
         # A holder that was given up after the swap may have the root that it made.
         if awaiting_swap(core, view) or still_leaving(core, view):
+            check_reached(core, view)  # rather than announce once more what waits for one of them
             swap = Destruction("rotate", ())
             index = core.log.append(intent(core, session.by, swap))[0]
             reached("move.intended")

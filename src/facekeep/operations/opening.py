@@ -290,8 +290,9 @@ def _open(
 
 def _tree(keys: KeysStore, vault_id: bytes, readers: Sequence[RootProvider]) -> KeyTree:
     asked = ask(readers)
+    roots = asked.roots()
     try:
-        return open_tree(keys, vault_id, asked.roots())[0]
+        return open_tree(keys, vault_id, roots)[0]
     except RootError as error:
         raise asked.unopened(error) from error
 

@@ -84,7 +84,9 @@ def _take_over(core: Core, session: Session, root_uri: str | None) -> None:
     """Go on with a move that was under way; what cannot be reached any more is given up in it."""
     old = core.settings
     gone = tuple(uri for uri in (old.root_uri, *old.mirrors) if not _reachable(core, uri))
-    still = {each.identity for each in still_leaving(core, core.view())}  # others have destroyed what they had
+    still = {
+        each.identity for each in still_leaving(core, core.view())
+    }  # others have destroyed what they had
     named = zip(old.leaving, core.leaving, strict=False)  # the root in memory stands behind them
     leaving = tuple(
         uri if each.identity not in still or _reachable(core, uri) else f"lost:{uri}" for uri, each in named

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -20,12 +19,13 @@ from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.crypto.primitives import SUITE
-from facekeep.errors import FacekeepError, UsageError
+from facekeep.errors import UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SLOT_BITS, check_model_id, slot_id, split_slot
 from facekeep.formats.nodes import Kind
 from facekeep.operations.destroy import Destruction, destroy, idle_branches, living_slots
+from facekeep.operations.estimating import SAMPLE, each_s, mean, swap_s, whole
 from facekeep.operations.resealing import BATCH, Hand, Source, reseal
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
@@ -35,8 +35,8 @@ from facekeep.store.sealedrows import SealedRows
 from facekeep.store.vaultdb import GrantRow
 
 Progress = Callable[[int, int], None]
-_SAMPLE: Final = 200  # records opened for an estimate
 _WORK_OF_A_RECORD: Final = 3.0  # re-sealing a grant costs about as much as opening so many records
+_OTHER_SWAPS: Final = 2  # fresh branches at the beginning, idle ones dropped at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +74,26 @@ class Resealed:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a rotation would do: grants to re-seal, bytes to write, seconds on this machine, about."""
+    """What a rotation would do: grants to re-seal, bytes to write, seconds on this machine, about.
+
+    ``roots``: holders that get a new root with each batch; ``copies``: directories whose live copies follow.
+    """
 
     grants: int
     written: int
     seconds: float
+    roots: int
+    copies: int
 
     def to_json(self) -> JsonObject:
         """Return it as JSON; the seconds are rounded up."""
         return {
             "bytes": self.written,
+            "copies": self.copies,
             "dry_run": True,
             "grants": self.grants,
-            "seconds": int(self.seconds) + 1,
+            "roots": self.roots,
+            "seconds": whole(self.seconds),
             "what": "templates",
         }
 
@@ -189,14 +196,14 @@ def estimate(core: Core, session: Session, selection: Selection) -> Estimate:
     view = core.view()
     bounds = _Bounds(-1, _announcement(core, session, Why.OTHER, selection))
     grants = _selected(core, bounds)
-    rows = _some_rows(core, bounds, _SAMPLE)
-    began = time.perf_counter()
-    for row in rows:
-        with contextlib.suppress(FacekeepError):
-            core.sealer.open_record(core.slot_key(view, row.slot), row)
-    each = (time.perf_counter() - began) / max(1, len(rows)) * _WORK_OF_A_RECORD
+    rows = _some_rows(core, bounds, SAMPLE)
+    opened = each_s(lambda row: core.sealer.open_record(core.slot_key(view, row.slot), row), rows)
+    batches = -(-grants // BATCH)
+    swaps = batches + _OTHER_SWAPS if grants else 0
+    seconds = grants * mean(opened) * _WORK_OF_A_RECORD + swaps * swap_s(core)
     size = sum(len(row.templates) + len(row.record) + len(row.terms) for row in rows)
-    return Estimate(grants, size * grants // max(1, len(rows)), grants * each)
+    written = size * grants // max(1, len(rows))
+    return Estimate(grants, written, seconds, len(core.providers), len(core.settings.copies))
 
 
 def _begin(core: Core, session: Session, why: Why, selection: Selection) -> tuple[_Bounds, bool]:

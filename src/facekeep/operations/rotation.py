@@ -5,20 +5,14 @@ Templates are re-sealed in ``rotate_templates``, the root's holders are changed 
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.crypto.primitives import KEY_LEN, random_bytes
-from facekeep.errors import FacekeepError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.note import VerifierKey
@@ -26,15 +20,10 @@ from facekeep.operations import auditing
 from facekeep.operations.destroy import Destruction, finish, intent
 from facekeep.operations.indexed import forget
 from facekeep.operations.rekeying import check_rekeyable, index_rows
-from facekeep.operations.rows import living
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 
 Progress = Callable[[int, int], None]
-_SWAP_S: Final = 0.05  # a root swap, about
-_NODE_S: Final = 60e-6  # a stored node opened, sealed and written
-_ENTRY_S: Final = 9e-6  # an entry authenticated before anything is signed
-_SAMPLE: Final = 200  # records timed for an estimate
 
 
 class Why(StrEnum):
@@ -51,7 +40,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What was rotated: index of the log's ``rotation`` entry, the epoch after it, nodes re-keyed."""
+    """What was rotated: index of the log's ``rotation`` entry, the epoch after it, nodes written anew."""
 
     what: str
     entry: int
@@ -61,28 +50,6 @@ class Rotated:
     def to_json(self) -> JsonObject:
         """Return it as JSON."""
         return {"entry": self.entry, "epoch": self.epoch, "nodes": self.nodes, "what": self.what}
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """What a rotation would do: nodes and index rows written anew, log entries read; about how long."""
-
-    what: str
-    nodes: int
-    subjects: int
-    entries: int
-    seconds: float
-
-    def to_json(self) -> JsonObject:
-        """Return it as JSON."""
-        return {
-            "dry_run": True,
-            "entries": self.entries,
-            "nodes": self.nodes,
-            "seconds": math.ceil(self.seconds),
-            "subjects": self.subjects,
-            "what": self.what,
-        }
 
 
 def announcement(core: Core, session: Session, what: str, why: Why) -> JsonObject:
@@ -109,28 +76,6 @@ def rotate_tree(core: Core, session: Session, why: Why, progress: Progress | Non
         return _swap(core, session, "tree", why, Destruction("rotate", (), rekey=True))
 
 
-def extent(core: Core, session: Session, what: str) -> Extent:
-    """Count what a rotation of the root, the tree or the signing keys would write, and time a sample."""
-    session.require(Action.KEYS)
-    if what == "root":
-        return Extent(what, 0, 0, 0, _SWAP_S)
-    if what == "signing":
-        size = core.log.head().size
-        return Extent(what, 0, 0, size, size * _ENTRY_S)
-    nodes, subjects = core.keys.node_count(), core.keys.index_count()
-    return Extent(what, nodes, subjects, 0, _SWAP_S + nodes * _NODE_S + core.data.count() * _record_s(core))
-
-
-def _record_s(core: Core) -> float:
-    """Seconds that a record costs when the tree is re-keyed: twice among thousands, once alone."""
-    view, rows = core.view(), list(itertools.islice(core.data.rows(), _SAMPLE))
-    began = time.perf_counter()
-    for row in rows:
-        with contextlib.suppress(FacekeepError):
-            living(core, view, row)
-    return (time.perf_counter() - began) / max(1, len(rows))
-
-
 def rotate_signing(
     core: Core, session: Session, why: Why, progress: Progress | None = None
 ) -> tuple[int, tuple[VerifierKey, ...]]:
@@ -151,4 +96,4 @@ def _swap(core: Core, session: Session, what: str, why: Why, destruction: Destru
     reached("rotate.announced")
     finish(core, session.by, intents[0], destruction)
     forget(core)
-    return Rotated(what, first, core.view().tree.epoch, core.keys.node_count() if what == "tree" else 0)
+    return Rotated(what, first, core.view().tree.epoch, 1 + (core.keys.node_count() if what == "tree" else 0))
