@@ -94,6 +94,28 @@ def test_a_vault_that_cannot_be_made_leaves_nothing(cli: Cli, passphrase: Path) 
     assert cli.fails("usage", 10, "init", "--root", "passphrase:|passphrase:|file:a", "--no-copy")
 
 
+def test_a_move_asks_twice_for_a_passphrase_that_is_new_and_once_for_one_that_is_not(cli: Cli) -> None:
+    """Under a mistyped one the root would be sealed, and nobody could type it again."""
+    word, second = PASSPHRASE.decode(), "another passphrase, for the mirror"
+    cli.ok("init", "--root", "file:plain.root", "--no-copy")
+    code, said = asked_on_terminal(
+        "keys", "move", "--root", URI, answers=[word, f"{word} mistyped", word, word]
+    )
+    assert code == 0, said
+    assert said.count("passphrase for the root of vault") == 2
+    assert said.count("the same passphrase again") == 2
+    mirror = "passphrase:?secret=second-word&memory=64&file=mirror.layer|file:mirror.share"
+    code, said = asked_on_terminal("keys", "move", "--mirror", mirror, answers=[word, second, second])
+    assert code == 0, said
+    assert said.count("passphrase for the root of vault") == 1  # the present holder's
+    assert "the same passphrase again" not in said
+    assert said.count("second-word for the root of vault") == said.count("the same second-word again") == 1
+    assert second not in said
+    code, said = asked_on_terminal("status", answers=[word, second])
+    assert code == 0, said
+    assert "again" not in said
+
+
 def test_the_passphrase_is_asked_for_twice_at_first_and_never_shown(cli: Cli) -> None:
     word = PASSPHRASE.decode()
     code, said = asked_on_terminal(
