@@ -261,6 +261,8 @@ def settle(
         for provider in providers:
             roots = provider.candidates()
             others = {each.fingerprint for each in roots} | ({previous} if previous else set())
+            if moving:  # a placeholder's key may be gone, and its record still there
+                others.add(root_fingerprint(store.vault_id, placeholder(store.vault_id)))
             _check_droppable(store, roots, winner, keep=None)
             if winner.fingerprint not in others or provider.klass == "recovery":  # which cannot be read back
                 _hold(store, provider, winner, keep=previous, moving=moving, adopting=adopting)
