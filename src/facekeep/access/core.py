@@ -209,8 +209,7 @@ class Core:
             if head.settings != self._settings_digest:
                 raise SettingsChanged("the vault's settings were changed since it was opened here")
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
-            # Pending is read after the head: at worst it is newer, and the append notices.
-            self._state = View(head, self._tree, self.log.pending(), kinds, {}, {})
+            self._state = View(head, self._tree, self.log.pending(head), kinds, {}, {})
             return self._state
 
     def missing(self, view: View) -> npt.NDArray[np.int64]:

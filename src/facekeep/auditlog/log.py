@@ -146,9 +146,9 @@ class AuditLog:
             raise UsageError("a decision's bytes and its caller do not agree on allow")
         return self._group.submit(DecisionRequest(body, time_ms, allow, control_seq, valid_until_ms))
 
-    def pending(self) -> Pending:
-        """Slots of open operations; rebuilt only when a control entry was appended."""
-        head = self.head()
+    def pending(self, head: Head | None = None) -> Pending:
+        """Slots of open operations, now or at a ``head``; rebuilt only when a control entry was appended."""
+        head = head or self.head()
         known = self._pending
         if known is not None and known[0] == head.control_seq:
             return known[1]

@@ -215,7 +215,9 @@ class Swap:
                 raise IntegrityError("a slot did not get its new key; the old root was kept")
 
     def _written(self) -> bool:
-        """Whether the new epoch stands in keys.db: its root opens it."""
+        """Whether the new epoch stands in keys.db: its root, once it has sealed anything, opens it."""
+        if not self._spent:
+            return False
         try:
             open_tree(self._store, self._tree.vault_id, [self._winner])
         except (RootError, IntegrityError):

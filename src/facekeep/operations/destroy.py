@@ -58,10 +58,9 @@ def destroy(core: Core, by: str | None, what: Destruction) -> int:
 def finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool = False) -> None:
     """Swap the root, log the completion, delete the dead rows. Idempotent.
 
-    The tree is opened anew from the roots now held and compared with the log's head: what a process remembers
-    may be an older one, in which the dead still live.
+    The swap opens the tree anew from the roots now held: another than the one that belongs to the log's head
+    may be an older one, in which the dead still live, and is refused.
     """
-    core.forget_tree()
     view = core.view()
     tree = view.tree
     check_leaving(core, view)
@@ -137,14 +136,14 @@ def complete(
 ) -> None:
     """Say "destroyed" in the log, then delete the dead rows."""
     core.forget_tree()
-    tree = core.view().tree
+    view = core.view()
     core.log.append(
         [
             entries.destroyed(
                 index,
-                epoch=tree.epoch,
-                fingerprint=tree.fingerprint,
-                previous=core.log.head().fingerprint,
+                epoch=view.tree.epoch,
+                fingerprint=view.tree.fingerprint,
+                previous=view.head.fingerprint,
                 receipts=list(receipts),
                 recovery=recovery,
                 by=by,
