@@ -32,11 +32,16 @@ def recover(core: Core) -> bool:
     core.keys.resync_copies()
     core.log.resync_copies()
     core.forget_tree()  # the process that left these may have swapped before it ended
+    view = core.view()
+    if not view.head.operations:
+        with contextlib.suppress(ErasurePending):
+            _drop_strays(core, view)
+        return True
     void: list[int] = []
     slots: list[int] = []
     operations = [
         (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
-        for first, parts, kind, _ in core.view().head.operations
+        for first, parts, kind, _ in view.head.operations
     ]
     # Those whose slots are dead come first: theirs is the swap whose completion the log may lack.
     destructions = [operation for kind, operation in operations if kind == "destroy"]
@@ -51,20 +56,20 @@ def recover(core: Core) -> bool:
             void.append(operation[0][0])
             slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
     with contextlib.suppress(ErasurePending):
-        _drop_strays(core)
+        _drop_strays(core, core.view())
         if void:
             destroy(core, None, Destruction("void", slots, hashes=_orphans(core, slots), voids=void))
     return not core.view().head.operations
 
 
-def _drop_strays(core: Core) -> None:
+def _drop_strays(core: Core, view: View) -> None:
     """Have every holder keep the root that opens keys.db and no other.
 
     Not before the swap of a move: the present root never goes to a new holder (SPEC.md §4.1).
     """
-    if awaiting_swap(core, core.view()):
+    if awaiting_swap(core, view):
         return
-    current = core.view().tree.fingerprint
+    current = view.tree.fingerprint
     if any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
         _settle(core)
 
