@@ -212,10 +212,15 @@ def on_terminal(*words: str, answer: str = "") -> tuple[int, str]:
 
 def asked_on_terminal(*words: str, answers: Sequence[str]) -> tuple[int, str]:
     """As ``on_terminal``, each answer typed when a question stands there, as hidden ones must be."""
+    facekeep = str(Path(sys.executable).with_name("facekeep"))
+    return typed_on_terminal([facekeep, *words], answers=answers)
+
+
+def typed_on_terminal(command: Sequence[str], *, answers: Sequence[str]) -> tuple[int, str]:
+    """Any program on a terminal of its own: exit status, and all that was shown."""
     child, terminal = pty.fork()
     if child == 0:  # pragma: no cover - the command's own process
-        facekeep = str(Path(sys.executable).with_name("facekeep"))
-        os.execv(facekeep, [facekeep, *words])  # noqa: S606 - on a terminal of its own
+        os.execv(command[0], list(command))  # noqa: S606 - on a terminal of its own
     said = b""
     for answer in answers:
         seen = len(said)

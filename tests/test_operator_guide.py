@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli_help import Cli
-
-GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "operator.md").read_text()
-
-
-def commands(title: str) -> list[str]:
-    """The indented facekeep commands of one section."""
-    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", GUIDE, re.MULTILINE | re.DOTALL)
-    assert found, title
-    return [line.strip() for line in found[1].splitlines() if line.startswith("    facekeep ")]
-
-
-class Typist:
-    """Types commands of the guide; what lies under /mnt lies under the user's home."""
-
-    def __init__(self, cli: Cli) -> None:
-        self.cli = cli
-        for name in ("keys", "second", "third", "safe", "other"):
-            (cli.home / "mnt" / name).mkdir(parents=True)
-
-    def type(self, line: str, *, code: int = 0) -> str:
-        words = shlex.split(line.replace("/mnt/", f"{self.cli.home}/mnt/"))
-        assert words.pop(0) == "facekeep"
-        ran = self.cli.run(*words)
-        assert ran.code == code, f"{line}\n{ran.out}{ran.err}"
-        return ran.out + ran.err
+from guide_help import GUIDE, Typist, commands, frames, need, types
 
 
 def entries(cli: Cli, kind: str) -> list[dict[str, Any]]:
@@ -46,9 +24,10 @@ def entries(cli: Cli, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def typist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typist:
-    return Typist(Cli(tmp_path, monkeypatch, made=False))
+    return Typist(Cli(tmp_path, monkeypatch, made=False), monkeypatch)
 
 
+@types("Where the root lives", "Mirrors and copies", "Rotation", "Moving the root", "When an erasure waits")
 def test_the_first_part_of_the_guide(typist: Typist) -> None:
     cli = typist.cli
     init, show = commands("Where the root lives")
@@ -90,16 +69,31 @@ def test_the_first_part_of_the_guide(typist: Typist) -> None:
     assert cli.ok("check")["findings"] == []
 
 
+@types(
+    "A look at the vault",
+    "For a node exporter",
+    "What runs by itself",
+    "The schedule",
+    "What waits for a person",
+)
 def test_a_look_at_the_vault_and_what_runs_by_itself(typist: Typist) -> None:
     cli = typist.cli
     cli.init()
-    cli.enroll("ada", "ada")
-    look, textfile = commands("A look at the vault")
-    assert "grants  " in typist.type(look)
-    typist.type(textfile.replace("/var/lib/facekeep/metrics", "/mnt/other"))
-    assert "facekeep_epoch 1\n" in (cli.home / "mnt/other/facekeep.prom").read_text()
+    cli.enroll("ada", "ada", "verify", "identify")
+    (look,) = commands("A look at the vault")
+    shown = typist.type(look)
+    ((kind, sample),) = frames("A look at the vault")
+    assert kind == "text"
+    assert labels(sample) == labels(shown)
+    (textfile,) = commands("For a node exporter")
+    metrics = cli.home / "var/lib/facekeep/metrics"
+    metrics.mkdir(parents=True)
+    typist.type(textfile)
+    assert "facekeep_epoch 1\n" in (metrics / "facekeep.prom").read_text()
 
-    maintain, settings, changed, back, confirmed = commands("What runs by itself")
+    (maintain,) = commands("What runs by itself")
+    settings, changed, back = commands("The schedule")
+    (confirmed,) = commands("What waits for a person")
     (cli.home / "mnt/public").mkdir()
     assert "not due" in typist.type(maintain)
     typist.type(settings)
@@ -108,8 +102,45 @@ def test_a_look_at_the_vault_and_what_runs_by_itself(typist: Typist) -> None:
     cli.travel(396)
     assert "wait: the log was silent for 396.0 days" in typist.type(maintain, code=3)
     assert (cli.home / "mnt/public/latest.checkpoint").exists()
-    assert re.search(r"^expired +done +1 grant$", typist.type(confirmed), re.MULTILINE)
+    assert re.search(r"^expired +done +2 grants$", typist.type(confirmed), re.MULTILINE)
     assert cli.subjects() == {}
+
+
+def labels(shown: str) -> list[str]:
+    """What begins the lines of a look at the vault."""
+    return re.findall(r"^\w+(?: \w+)?(?= )", shown, re.MULTILINE)
+
+
+@types("A timer")
+def test_a_timer(typist: Typist) -> None:
+    need("systemctl")
+    units = typist.home / "etc/systemd/system"
+    shutil.copytree(Path(__file__).resolve().parent.parent / "docs/systemd", units)
+    typist.follow("A timer")
+    assert (units / "timers.target.wants/facekeep-maintain.timer").is_symlink()
+
+
+def test_a_line_for_cron(typist: Typist) -> None:
+    """Run as cron runs it: by sh, with next to nothing around it."""
+    cli = typist.cli
+    made = cli.init("--vault", f"{cli.home}/srv/staff.vault")
+    ((kind, line),) = frames("A timer")
+    assert kind == "text"
+    *when, user, command = line.split(maxsplit=6)
+    assert (len(when), user) == (5, "facekeep")
+    program = shutil.which("facekeep")
+    for written, here in (
+        ("/srv/staff.vault", f"{cli.home}/srv/staff.vault"),
+        ("/etc/facekeep/ops.token", made["token_file"]),
+        ("/opt/facekeep/bin/facekeep", str(program)),
+    ):
+        assert written in command
+        command = command.replace(written, here)
+    kept = {name: os.environ[name] for name in ("HOME", "PYTHONPATH") if name in os.environ}
+    ran = subprocess.run(
+        ["/bin/sh", "-c", command], env=kept, cwd=cli.home, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 def test_the_contents_lead_to_every_section() -> None:

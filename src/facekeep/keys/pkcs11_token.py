@@ -89,9 +89,9 @@ class Token:
                 token = self._choose(path)
                 key: SessionKey = (path, token.slot.slot_id, token.serial)
                 if key not in PROCESS.sessions:
-                    check_may_try(self._uri.name, flags_of(token))
+                    self._check_may_try(path, flags_of(token))
                     if pin is not None:
-                        PROCESS.sessions[key] = self._login(token, pin)
+                        PROCESS.sessions[key] = self._login(path, token, pin)
                 if key in PROCESS.sessions:
                     return work(PROCESS.sessions[key])
             # Whoever is asked may take their time: not under the lock, which holds up every fork.
@@ -130,7 +130,7 @@ class Token:
         }
         return all(real[name] == value for name, value in self._uri.match.items())
 
-    def _login(self, token: pkcs11.Token, pin: bytes) -> pkcs11.Session:
+    def _login(self, path: str, token: pkcs11.Token, pin: bytes) -> pkcs11.Session:
         """Try a PIN once. One that a token refused is never tried on it again by this process."""
         if (token.serial, pin) in PROCESS.refused:
             raise self._wrong_pin("was refused before and is not tried again")
@@ -144,34 +144,39 @@ class Token:
             self._secrets.refuse(_PIN, self._pin_file)
             raise self._wrong_pin("is wrong; it is not tried again") from None
         except rv.PinLocked:
-            raise _locked(self._uri.name) from None
+            raise self._locked(path) from None
         except rv.PinExpired:
             raise RootError(
                 f"the PIN of the token {self._uri.name} has expired",
-                next="change it: pkcs11-tool --login --change-pin",
+                next=f"change it: {_tool(path)} --login --change-pin",
             ) from None
+
+    def _check_may_try(self, path: str, flags: TokenFlag) -> None:
+        """Raise RootError where a login cannot be tried, or one more wrong PIN would lock the token."""
+        if TokenFlag.USER_PIN_INITIALIZED not in flags:
+            raise RootError(
+                f"the token {self._uri.name} has no user PIN yet",
+                next=f"set one: {_tool(path)} --login --login-type so --init-pin",
+            )
+        if TokenFlag.USER_PIN_LOCKED in flags:
+            raise self._locked(path)
+        if TokenFlag.USER_PIN_FINAL_TRY in flags:
+            raise RootError(
+                f"one more wrong PIN locks the token {self._uri.name}: none is tried",
+                next=f"log in once yourself, with the right PIN: {_tool(path)} --login --list-objects",
+            )
+
+    def _locked(self, path: str) -> RootError:
+        return RootError(
+            f"the token {self._uri.name} is locked after wrong PINs",
+            next=f"unlock it with its SO PIN: {_tool(path)} --login --login-type so --init-pin",
+        )
 
     def _wrong_pin(self, what: str) -> RootError:
         where = self._pin_file or f"the file that {variable(_PIN)} names"
         return RootError(
             f"the PIN for the token {self._uri.name} {what}",
             next=f"correct it in {where}; a token locks itself after a few wrong ones",
-        )
-
-
-def check_may_try(name: str, flags: TokenFlag) -> None:
-    """Raise RootError where a login cannot be tried, or one more wrong PIN would lock the token."""
-    if TokenFlag.USER_PIN_INITIALIZED not in flags:
-        raise RootError(
-            f"the token {name} has no user PIN yet",
-            next="set one: pkcs11-tool --login --login-type so --init-pin",
-        )
-    if TokenFlag.USER_PIN_LOCKED in flags:
-        raise _locked(name)
-    if TokenFlag.USER_PIN_FINAL_TRY in flags:
-        raise RootError(
-            f"one more wrong PIN locks the token {name}: none is tried",
-            next="log in once yourself, with the right PIN: pkcs11-tool --login --list-objects",
         )
 
 
@@ -190,8 +195,6 @@ def is_software(session: pkcs11.Session) -> bool:
     return SlotFlag.HW_SLOT not in session.token.slot.flags
 
 
-def _locked(name: str) -> RootError:
-    return RootError(
-        f"the token {name} is locked after wrong PINs",
-        next="unlock it with its SO PIN: pkcs11-tool --login --login-type so --init-pin",
-    )
+def _tool(path: str) -> str:
+    """The command that looks at a token: it asks no library but the one it is told of."""
+    return f"pkcs11-tool --module {path}"
