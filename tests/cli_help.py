@@ -9,6 +9,8 @@ import os
 import pty
 import shutil
 import sys
+import termios
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +42,7 @@ THRESHOLD: Final = Threshold(
     impostor_pairs=1000,
     genuine_pairs=100,
 ).to_json()
+_LOCAL: Final = 3  # local modes in what tcgetattr returns
 CONSENT: Final = ("--expires", "365d", "--notice", "notice.txt")
 
 
@@ -226,6 +229,8 @@ def typed_on_terminal(command: Sequence[str], *, answers: Sequence[str]) -> tupl
         seen = len(said)
         while not said[seen:].endswith(b": "):
             said += os.read(terminal, 4096)
+        while termios.tcgetattr(terminal)[_LOCAL] & termios.ECHO:
+            time.sleep(0.005)  # some ask first and hide afterwards, which forgets what was typed
         os.write(terminal, f"{answer}\n".encode())
     return _ended(child, terminal, said)
 

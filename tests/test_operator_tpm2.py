@@ -72,6 +72,7 @@ def refused(typist: Typist, start: str, line: str = LOOK, code: int = 31) -> tup
 def test_a_vault_on_a_tpm_and_what_befalls_it(
     typist: Typist, tpm: Tpm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refused(typist, "the TPM at ... cannot be reached", init("tpm2:tcti=device:/dev/tpmrm999?file=h"))
     typist.follow("TPM 2.0", "Once")
     assert "tpm2 (erasing), current" in typist.type(LOOK)
     assert "NV_COUNTERS_AVAIL" in typist.type("tpm2_getcap properties-variable")

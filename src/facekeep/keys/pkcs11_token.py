@@ -113,7 +113,7 @@ class Token:
             serials = ", ".join(sorted(serial_of(token) for token in found))
             raise RootError(
                 f"{len(found)} tokens are {self._uri.name} (serials {serials})",
-                next="name one of them: serial=SERIAL in the pkcs11: URI",
+                next="take the others out; in the URI of a new holder, name one: serial=SERIAL",
             )
         return found[0]
 

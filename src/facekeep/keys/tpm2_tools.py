@@ -49,7 +49,7 @@ _TCTI: Final = re.compile(rb"^(?:WARNING|ERROR):tcti:[^ ]+\(\) (.{1,200})", re.M
 _NO_TCTI: Final = b"ERROR: Could not load tcti"
 _INSTALL: Final = "install them: apt-get install tpm2-tools"
 _REACH: Final = (
-    "see that the TPM is there and that tcti= in vault.toml names it; this user needs access (group tss)"
+    "see that the TPM is there; this user needs access (group tss); tcti= in a new holder's URI names another"
 )
 # What a TPM says and a person can do something about. Codes: TPM 2.0 part 2 §6.6.
 _NEXT: Final = {
