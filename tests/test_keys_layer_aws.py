@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
+from aws_help import REGION, Refusing, nobody
 from facekeep.errors import MissingDependency, RootError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.holderfile import HolderRecord
@@ -31,7 +29,6 @@ moto = pytest.importorskip("moto")
 
 ROOT, NEXT = b"r" * 32, b"n" * 32
 MARK, NEXT_MARK = root_fingerprint(VAULT, ROOT), root_fingerprint(VAULT, NEXT)
-REGION = "eu-central-1"
 TAIL = "&file=h|file:r"
 ALIAS = f"aws-kms:alias/facekeep?region={REGION}{TAIL}"
 
@@ -39,12 +36,8 @@ ALIAS = f"aws-kms:alias/facekeep?region={REGION}{TAIL}"
 @pytest.fixture(autouse=True)
 def credentials(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of nobody: nothing here may reach an account."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    nobody(monkeypatch)
 
 
 @pytest.fixture
@@ -194,39 +187,8 @@ def test_an_unknown_key_begins_nothing(tmp_path: Path) -> None:
 # -- servers that refuse
 
 
-class Refusing:
-    """A server on this machine that answers every call with one error, and counts."""
-
-    def __init__(self, status: int, code: str) -> None:
-        calls: list[str] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                calls.append(self.headers.get("X-Amz-Target", ""))
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                body = json.dumps({"__type": code, "message": "arn:aws:iam::123456789012:user/jane"}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.1")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.calls = calls
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"aws-kms:alias/facekeep?region={REGION}&endpoint=http://127.0.0.1:{self._server.server_port}{TAIL}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+def at(server: Refusing) -> str:
+    return f"{ALIAS.removesuffix(TAIL)}&endpoint={server.url}{TAIL}"
 
 
 @pytest.mark.parametrize(
@@ -249,7 +211,7 @@ def test_what_kms_refuses_is_told_and_retried_within_bounds(
 ) -> None:
     with Refusing(status, code) as server:
         with pytest.raises(RootError, match=said) as caught:
-            held(tmp_path, server.uri).provision(ROOT)
+            held(tmp_path, at(server)).provision(ROOT)
         assert len(server.calls) == calls
     assert "jane" not in str(caught.value) + caught.value.next
     assert caught.value.next
@@ -264,7 +226,7 @@ def test_a_refusal_at_opening_or_staging_changes_nothing(tmp_path: Path) -> None
     with Refusing(400, "AccessDeniedException") as server:
         moto.core.models.botocore_stubber.enabled = False  # let this call go out to 127.0.0.1
         try:
-            denied = held(tmp_path, server.uri)
+            denied = held(tmp_path, at(server))
             with pytest.raises(RootError, match="denied"):
                 denied.candidates()
             with pytest.raises(RootError, match="denied"):

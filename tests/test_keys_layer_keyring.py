@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,54 +18,25 @@ from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.provider import Place
 from facekeep.keys.secrets import Secrets
+from keyring_help import lock, login
 from keys_help import VAULT
-from wanting import wanting
 
 keyring: Any = pytest.importorskip("keyring", reason="facekeep[keyring] is not installed")
 
 ROOT, NEXT = b"r" * 32, b"n" * 32
 MARK, NEXT_MARK = root_fingerprint(VAULT, ROOT), root_fingerprint(VAULT, NEXT)
 URI = "keyring:?file=h|file:r"
-DAEMONS = ("dbus-daemon", "gnome-keyring-daemon")
 
 
 @pytest.fixture
 def service(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A bus and an unlocked login keyring; this process uses them."""
-    if not all(map(shutil.which, DAEMONS)):
-        wanting(f"not installed: {' or '.join(DAEMONS)}")
     home = tmp_path_factory.mktemp("home")
     for name in ("HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(home))
-    monkeypatch.delenv("DISPLAY", raising=False)
-    bus = subprocess.Popen(
-        ["dbus-daemon", "--session", "--nofork", "--print-address", f"--address=unix:dir={home}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert bus.stdout is not None
-    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", bus.stdout.readline().strip())
-    daemon = subprocess.Popen(
-        ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert daemon.stdin is not None
-    assert daemon.stdout is not None
-    daemon.stdin.write(b"login password\n")
-    daemon.stdin.close()
-    daemon.stdout.readline()  # says where its control socket is once it serves
     monkeypatch.setattr(keyring.core, "_keyring_backend", None)
-    try:
+    with login(home, monkeypatch):
         yield
-    finally:
-        for process in (daemon, bus):
-            process.terminate()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
 
 
 def held(directory: Path, uri: str = URI) -> LayeredHolder:
@@ -142,14 +112,10 @@ def test_a_key_that_only_this_process_still_knows_seals_no_new_root(tmp_path: Pa
 @pytest.mark.usefixtures("service")
 def test_a_locked_keyring_is_named(tmp_path: Path) -> None:
     held(tmp_path).provision(ROOT)
-    import secretstorage  # noqa: PLC0415 - comes with keyring on Linux
-
-    connection = secretstorage.dbus_init()
-    secretstorage.get_default_collection(connection).lock()
+    lock()
     with pytest.raises(RootError) as caught:
         held(tmp_path).candidates()
     assert "unlock" in caught.value.next
-    connection.close()
 
 
 @pytest.mark.usefixtures("service")

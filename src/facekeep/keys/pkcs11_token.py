@@ -196,5 +196,5 @@ def is_software(session: pkcs11.Session) -> bool:
 
 
 def _tool(path: str) -> str:
-    """The command that looks at a token: it asks no library but the one it is told of."""
+    """Name the command that looks at a token, with the library it is to ask."""
     return f"pkcs11-tool --module {path}"
