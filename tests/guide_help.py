@@ -7,7 +7,6 @@ a test that does less. test_operator_complete.py fails where the guide has more 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -103,8 +102,9 @@ def rows(title: str) -> list[Row]:
 
 
 def row(title: str, start: str) -> Row:
-    """The row whose message begins so."""
-    (found,) = [each for each in rows(title) if each.message.startswith(start)]
+    """The row with this message, or the one whose message begins so."""
+    begun = [each for each in rows(title) if each.message.startswith(start)]
+    (found,) = [each for each in begun if each.message == start] or begun
     return found
 
 
@@ -262,8 +262,8 @@ def _stand_ins(home: Path) -> Path:
     folder = home / "stand-ins"
     folder.mkdir()
     scripts = {"apt-get": _APT, "usermod": _USERMOD, "pip": _PIP}
-    with contextlib.suppress(TypeError):
-        scripts["systemctl"] = _SYSTEMCTL.format(shlex.quote(shutil.which("systemctl")))  # type: ignore[type-var]
+    if (real := shutil.which("systemctl")) is not None:
+        scripts["systemctl"] = _SYSTEMCTL.format(shlex.quote(real))
     for name, text in scripts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)

@@ -48,8 +48,9 @@ def holder(typist: Typist) -> Path:
 
 def counter(tpm: Tpm) -> str:
     """NV index of the one counter."""
-    (found,) = re.findall(r"0x[0-9A-Fa-f]+", tpm.run("tpm2_getcap", "handles-nv-index").decode())
-    return found
+    found = re.search(r"0x[0-9A-Fa-f]+", tpm.run("tpm2_getcap", "handles-nv-index").decode())
+    assert found
+    return found[0]
 
 
 def refused(typist: Typist, start: str, line: str = LOOK, code: int = 31) -> tuple[Row, str]:
