@@ -122,7 +122,7 @@ def opened(typist: Typist, secrets: Secrets) -> Vault:
 @mends(AMISS, "the passphrase … was refused before", "… does not name the share")
 def test_a_passphrase_in_a_process_that_goes_on(typist: Typist) -> None:
     edit = with_file(typist)
-    typist.type(commands("Outer layers")[0])
+    typist.type(commands("Outer layers")[0].replace("passphrase:|", "passphrase:?memory=64|"))
     typist.cli.enroll("ada", "ada")
     secrets = Secrets()
     typist.edit(edit, "another passphrase")

@@ -13,7 +13,7 @@ from guide_help import GUIDE, Row, Typist, commands, mends, need, row, types
 
 AMISS = "When it does not open"
 LOOK = "facekeep status"
-PIN, SO_PIN = "471100", "99999999"
+PIN, NEW_PIN, SO_PIN = "471100", "815200", "99999999"
 URI = re.compile(r"'pkcs11:.*?'")
 
 
@@ -30,13 +30,6 @@ def typist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typist:
     found = Typist(Cli(tmp_path, monkeypatch, made=False), monkeypatch, processes=True)
     monkeypatch.setenv("FACEKEEP_VAULT", "srv/staff.vault")
     return found
-
-
-@pytest.fixture
-def vault(typist: Typist) -> Typist:
-    """The vault that the guide makes."""
-    set_up(typist)
-    return typist
 
 
 def set_up(typist: Typist) -> None:
@@ -88,16 +81,33 @@ def holder(typist: Typist) -> Path:
 
 
 @types("Set up")
-def test_a_vault_on_a_token(vault: Typist) -> None:
-    works(vault)
-    (list_,) = re.findall(r"`(pkcs11-tool [^`]+ -M)` lists them", GUIDE)
-    shown = vault.type(list_, fill={"LIBRARY": library()})
+@mends(
+    AMISS,
+    "the token ... is not there",
+    "the PIN ... is wrong",
+    "one more wrong PIN locks the token",
+    "the token ... is locked after wrong PINs",
+    "its key is no longer in the token",
+    "the token ... already has keys labelled",
+    "2 tokens are ...",
+    "its key is in the token of serial",
+)
+def test_a_vault_on_a_token_and_what_befalls_it(typist: Typist) -> None:
+    set_up(typist)
+    works(typist)
+    (mechanisms,) = re.findall(r"`(pkcs11-tool [^`]+ -M)` lists them", GUIDE)
+    shown = typist.type(mechanisms, fill={"LIBRARY": library()})
     assert "AES-GCM" in shown
     assert "AES-KEY-GEN" in shown
+    a_token_that_is_away(typist)
+    a_wrong_pin(typist)
+    wrong_pins_are_counted(typist)
+    an_old_holder_file(typist)
+    a_second_holder_on_the_token(typist)
+    two_tokens_of_one_label(typist)
 
 
-@mends(AMISS, "the token ... is not there")
-def test_a_token_that_is_away(vault: Typist) -> None:
+def a_token_that_is_away(vault: Typist) -> None:
     tokens = vault.home / "tokens"
     tokens.rename(vault.home / "drawer")
     tokens.mkdir()
@@ -110,8 +120,7 @@ def test_a_token_that_is_away(vault: Typist) -> None:
     works(vault)
 
 
-@mends(AMISS, "2 tokens are ...", "its key is in the token of serial")
-def test_two_tokens_of_one_label(vault: Typist) -> None:
+def two_tokens_of_one_label(vault: Typist) -> None:
     """The URI names no serial number: a second token of that label is in the way, or in its place."""
     vault.patch.setenv("FACEKEEP_VAULT", "srv/other.vault")
     line = init("pkcs11:token=staff;object=other?x-file=/mnt/other/holder").replace(
@@ -119,7 +128,7 @@ def test_two_tokens_of_one_label(vault: Typist) -> None:
     )
     line = line.replace("/mnt/second", "/mnt/third")
     (first,) = (vault.home / "tokens").iterdir()
-    pkcs11_help.make_token("staff", PIN)
+    pkcs11_help.make_token("staff", NEW_PIN)
     (second,) = set((vault.home / "tokens").iterdir()) - {first}
     found, said = refused(vault, "2 tokens are ...", line)
     assert "`serial=`" in found.remedy
@@ -143,8 +152,7 @@ def test_two_tokens_of_one_label(vault: Typist) -> None:
     works(vault)
 
 
-@mends(AMISS, "the PIN ... is wrong")
-def test_a_wrong_pin(vault: Typist) -> None:
+def a_wrong_pin(vault: Typist) -> None:
     edit = commands("Set up")[7]
     vault.edit(edit, "000000")
     found, said = refused(vault, "the PIN ... is wrong")
@@ -156,8 +164,7 @@ def test_a_wrong_pin(vault: Typist) -> None:
     assert (pin.stat().st_mode & 0o777, pin.read_text()) == (0o600, f"{PIN}\n")
 
 
-@mends(AMISS, "one more wrong PIN locks the token", "the token ... is locked after wrong PINs")
-def test_a_token_that_counts_wrong_pins(vault: Typist) -> None:
+def wrong_pins_are_counted(vault: Typist) -> None:
     """SoftHSM counts none: the flags are added to what the token says, in this process."""
     found, said = flagged(vault, "USER_PIN_FINAL_TRY", "one more wrong PIN locks the token")
     (login,) = found.commands()
@@ -168,9 +175,9 @@ def test_a_token_that_counts_wrong_pins(vault: Typist) -> None:
     found, said = flagged(vault, "USER_PIN_LOCKED", "the token ... is locked after wrong PINs")
     (unlock,) = found.commands()
     assert unlock.replace("LIBRARY", library()) in said
-    vault.type(unlock, fill={"LIBRARY": library()}, answers=[SO_PIN, "815200", "815200"])
+    vault.type(unlock, fill={"LIBRARY": library()}, answers=[SO_PIN, NEW_PIN, NEW_PIN])
     refused(vault, "the PIN ... is wrong")
-    vault.edit(commands("Set up")[7], "815200")
+    vault.edit(commands("Set up")[7], NEW_PIN)
     works(vault)
 
 
@@ -189,8 +196,7 @@ def flagged(vault: Typist, flag: str, start: str) -> tuple[Row, str]:
     return found
 
 
-@mends(AMISS, "its key is no longer in the token")
-def test_an_old_holder_file(vault: Typist) -> None:
+def an_old_holder_file(vault: Typist) -> None:
     old = holder(vault).read_bytes()
     vault.type("facekeep keys rotate root --reason drill")
     newest = holder(vault).read_bytes()
@@ -200,27 +206,17 @@ def test_an_old_holder_file(vault: Typist) -> None:
     works(vault)
 
     vault.type(commands("Mirrors and copies")[0])
+    newest = holder(vault).read_bytes()
     holder(vault).write_bytes(old)
     assert "file (erasing), mirror, current" in vault.type(LOOK)
+    holder(vault).write_bytes(newest)
 
 
-@mends(AMISS, "the token ... already has keys labelled")
-def test_a_second_holder_on_the_token(vault: Typist) -> None:
-    uri = f"pkcs11:token=staff?x-file={vault.home}/mnt/safe/holder"
+def a_second_holder_on_the_token(vault: Typist) -> None:
+    uri = f"pkcs11:token=staff?x-file={vault.home}/mnt/safe/second"
     line = f"facekeep keys move --mirror '{uri}'"
     found, said = refused(vault, "the token ... already has keys labelled", line)
     assert "`object=NAME`" in found.remedy
     assert "object=NAME" in said
     vault.type(line.replace("token=staff", "token=staff;object=second"))
     assert "pkcs11 (erasing), mirror, current" in vault.type(LOOK)
-
-
-def test_an_erasure_waits_for_the_token(vault: Typist) -> None:
-    vault.cli.enroll("ada", "ada")
-    tokens = vault.home / "tokens"
-    tokens.rename(vault.home / "drawer")
-    tokens.mkdir()
-    vault.fails("facekeep shred ada --yes", code=31)
-    tokens.rmdir()
-    (vault.home / "drawer").rename(tokens)
-    vault.type("facekeep shred ada --yes")

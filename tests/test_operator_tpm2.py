@@ -205,7 +205,8 @@ def test_the_uris_of_the_table_and_an_index_of_another_use(typist: Typist, tpm: 
 def test_the_vaults_counter_is_there_already(typist: Typist, tpm: Tpm) -> None:
     typist.type("facekeep init --vault srv/staff.vault --root file:/mnt/keys/staff.root --no-copy")
     left = tpm.provider(typist.home, settingsfile.read(typist.home / "srv/staff.vault").vault_id)
-    left.provision(bytes(32))
+    left.file.create()
+    left._begin()
     left.file.remove()  # a creation was interrupted: nobody has the counter
     line = f"facekeep keys move --root '{tpm.uri(file='/mnt/other/staff.tpm2')}'"
     _, said = refused(typist, "the TPM has this vault's counter already", line)
