@@ -132,6 +132,17 @@ def test_log_db_is_lost_with_every_copy(operator: Typist, cli: Cli) -> None:
     assert "THE LOG WAS RESTARTED" in verify_log(cli.home / "export", keys).notes[0]
 
 
+@types("vault.db and log.db are lost with every copy of the log")
+def test_vault_db_and_log_db_are_lost(operator: Typist, cli: Cli) -> None:
+    lose(cli, "log.db", "vault.db", copies=True)
+    (line,) = commands("log.db is lost")
+    assert "facekeep restore --lost-log" in operator.type(line, code=33)
+    said = operator.follow("vault.db and log.db are lost with every copy of the log", codes={0: 10})
+    assert f"root holder: file:{cli.home}/mnt/keys/staff.root" in said[0]
+    assert "adopted grants\t3" in said[1]
+    whole(cli)
+
+
 @types("The root is lost and a mirror has it")
 def test_the_root_is_lost_and_a_mirror_has_it(operator: Typist, cli: Cli) -> None:
     operator.type("facekeep keys move --mirror file:/mnt/safe/staff.root")
