@@ -201,6 +201,19 @@ class Database:
                         connection.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[sqlite3.Connection]:
+        """``transaction``, but durable only with the next one: the WAL is not synced for it."""
+        connection = self.connection()
+        with translated(self.name):
+            connection.execute("PRAGMA synchronous=NORMAL")
+        try:
+            with self.transaction():
+                yield connection
+        finally:
+            with translated(self.name):
+                connection.execute("PRAGMA synchronous=FULL")
+
     def check_identity(self) -> None:
         """Raise IntegrityError if the path no longer leads to the file that was opened."""
         try:

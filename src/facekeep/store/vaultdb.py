@@ -110,8 +110,11 @@ class VaultStore:
             connection.executemany("INSERT OR REPLACE INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
 
     def delete(self, slots: Sequence[int]) -> None:
-        """Delete the rows of these slots in one durable transaction."""
-        with self.database.transaction() as connection:
+        """Delete the rows of these slots, which are dead, in one transaction; durable with the next one.
+
+        Nothing opens them any more: after a power failure they may be there again, until ``maintain``.
+        """
+        with self.database.unhurried() as connection:
             _delete(connection, slots)
 
     def by_tag(self, tag: bytes) -> list[GrantRow]:
