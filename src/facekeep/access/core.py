@@ -142,6 +142,11 @@ class Core:
             return state
         return View(head, state.tree, state.pending, state.kinds, state.found, state.proven)
 
+    @property
+    def epoch(self) -> int:
+        """Epoch of the tree in use; ``view`` makes sure that it is the present one."""
+        return self._tree.epoch
+
     def recent_view(self) -> View:
         """Return the state last seen, without reading the log: for a decision's first attempt.
 

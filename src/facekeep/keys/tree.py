@@ -285,6 +285,11 @@ class KeyTree:
             if len(self._cache) > _CACHED_NODES:
                 self._cache.popitem(last=False)
 
+    def _take_over(self, other: KeyTree) -> None:
+        """Remember the nodes that this epoch's tree has opened in another store."""
+        with other._guard:
+            self._cache.update(other._cache)
+
     def _note(self, damage: Sequence[str]) -> None:
         if damage:
             with self._guard:
@@ -298,7 +303,7 @@ def open_tree(
 
     ``known`` spares the decryption of a row that is, byte for byte, the one that tree was opened from: a row
     names the hash of its root, and a candidate must have that hash. It is returned itself where both rows
-    are that one: an epoch's nodes never change.
+    are that one, and the nodes it has opened are taken over: an epoch's nodes never change.
     Raises RootError if no candidate is the root of keys.db, IntegrityError if one is but the node is
     damaged. Touches nothing.
     """
@@ -327,6 +332,8 @@ def open_tree(
     ]
     tree = KeyTree(store, vault_id, root, top)
     tree._note(damage)  # noqa: SLF001 - the constructor's other half
+    if known is not None and known.top_row == top:
+        tree._take_over(known)  # noqa: SLF001 - the same
     return tree, winner
 
 

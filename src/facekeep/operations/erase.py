@@ -85,10 +85,8 @@ def shred(
         opened = tuple(_openings(core, view, known)) if openings else ()
         with changing(core, len(gone) - len(hashes)):
             index = destroy(core, session.by, Destruction("shred", living, tags=known, hashes=hashes))
-        epoch = core.view().tree.epoch
-        return Erasure(
-            index, len(hashes) - len(gone), len(living), epoch, opened, begun_before=bool(finished)
-        )
+        people = len(hashes) - len(gone)
+        return Erasure(index, people, len(living), core.epoch, opened, begun_before=bool(finished))
 
 
 def _unknown(unknown: int, named: int, *, finished: bool) -> SubjectUnknown:
@@ -124,7 +122,7 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
         hashes = [core.index.hash(raw)] if len(mine) == len(slots) else []
         with changing(core, -len(hashes)):
             index = destroy(core, session.by, Destruction("withdraw", mine, hashes=hashes))
-        return Erasure(index, 1, len(mine), core.view().tree.epoch)
+        return Erasure(index, 1, len(mine), core.epoch)
 
 
 def living_slots(core: Core, view: View, tag: bytes, progress: Progress | None = None) -> list[int]:
