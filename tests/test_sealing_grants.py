@@ -216,5 +216,5 @@ def test_only_resealing_and_galleries_ask_the_gate_for_more_than_one_decision() 
         "operations/resealing.py",
         "operations/sources.py",
     }
-    assert users["permit_gallery"] - {"access/gate.py"} == {"matching/gallery.py"}
+    assert users["permit_gallery"] - {"access/gate.py"} == {"matching/members.py"}
     assert permit_reseal.__doc__ is not None
