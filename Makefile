@@ -73,7 +73,7 @@ layers: .venv/installed-test
 # The floor (pyproject.toml, fail_under) is for the whole suite; a chosen part of it has none.
 cover: .venv/installed-test
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(strip $(PYTEST_ARGS)),--fail-under=0)
 
