@@ -243,7 +243,9 @@ class Core:
                     return head
                 raise
             try:
-                self._adopt(open_tree(self.keys, self.vault_id, roots, self._tree)[0])
+                tree = open_tree(self.keys, self.vault_id, roots, self._tree)[0]
+                self._check_own(tree)
+                self._adopt(tree)
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = asked.unopened(error)
             else:
@@ -253,6 +255,14 @@ class Core:
                     return head
             head = self.log.head()
         raise lost or IntegrityError("the key tree is not the one the log's last swap made")
+
+    def _check_own(self, tree: KeyTree) -> None:
+        """Raise IntegrityError for a tree with another log key, which somebody made (SPEC.md §3.5)."""
+        if tree is not self._tree and not self.log.is_under(tree.slot_key(LOG_KEY_SLOT)):
+            raise IntegrityError(
+                "keys.db has a root node that is not this vault's, under a root that a holder was given",
+                next="put keys.db and the root holder back as they were, then run 'facekeep check'",
+            )
 
     def _adopt(self, tree: KeyTree) -> None:
         """Use a tree from now on, and the subject index under its key, which a re-keyed tree has replaced."""

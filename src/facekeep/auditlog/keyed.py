@@ -28,6 +28,10 @@ class LogKey:
         self._vault_id = vault_id
         self.start = p.mac(key, _START, vault_id)
 
+    def is_key(self, key: bytes) -> bool:
+        """Whether this is the key."""
+        return p.compare(self._key, key)
+
     def chain(self, index: int, previous: bytes, leaf: bytes) -> bytes:
         """Chain value of entry ``index``."""
         return p.mac(self._key, index.to_bytes(8, "big"), previous, leaf)

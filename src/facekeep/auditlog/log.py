@@ -103,6 +103,10 @@ class AuditLog:
         log.resync_copies()
         return log
 
+    def is_under(self, key: bytes) -> bool:
+        """Whether ``key`` (32 bytes) is the one that this log is authenticated with."""
+        return self._key.is_key(key)
+
     def head(self) -> Head:
         """Return the present head, read afresh; a few microseconds while nothing moved."""
         return self._seen().head

@@ -24,10 +24,9 @@ from facekeep.keys.holders import held
 from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import placeholder
 from facekeep.keys.swap import settle
-from facekeep.keys.tree import open_tree
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.check import Finding
-from facekeep.operations.custody import awaiting_swap
+from facekeep.operations.custody import awaiting_swap, in_use
 from facekeep.operations.people import living_principals
 from facekeep.operations.steps import reached
 from facekeep.store.aside import move_aside
@@ -243,6 +242,6 @@ def _holder(core: Core, scheme: str, number: int, report: ScrubReport) -> None:
     if awaiting_swap(core, core.view()) and any(each.fingerprint == new for each in roots):
         return  # new, with a placeholder: it gets a fresh root by the swap of its move (SPEC.md §4.1)
     was = "; ".join(provider.damage) or "it had another root than the one that opens keys.db, or a second one"
-    _, winner = open_tree(core.keys, core.vault_id, held(core.readers))
+    winner = in_use(held(core.readers), current)
     settle(core.keys, winner, [provider], adopting=True)
     report.mended("root", f"holder {scheme} was written anew: {was}")
