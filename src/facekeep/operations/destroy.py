@@ -15,7 +15,7 @@ from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.nodes import Pin
 from facekeep.keys.slots import Int64
 from facekeep.keys.swap import Swap
-from facekeep.operations.custody import check_leaving, open_move, still_leaving
+from facekeep.operations.custody import awaiting_swap, check_leaving, still_leaving
 from facekeep.operations.rekeying import rekey
 from facekeep.operations.steps import reached
 
@@ -80,7 +80,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         leaving=still_leaving(core, view),
         rekey=rekey(core, view) if what.rekey else None,
         drop=idle_branches(core, view) if what.recycle else (),
-        moving=open_move(view) is not None,
+        moving=awaiting_swap(core, view),
     )
     made = None
     try:

@@ -16,10 +16,10 @@ from facekeep.formats.ids import from_ranges
 from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.swap import settle
-from facekeep.keys.tree import open_tree
-from facekeep.operations.custody import awaiting_swap, open_move, still_leaving
+from facekeep.operations.custody import awaiting_swap, has_unfilled, in_use, marks, still_leaving
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
 from facekeep.operations.rekeying import check_rekeyable, index_rows
+from facekeep.store.vaultdb import GrantRow
 
 _Part = tuple[int, JsonObject]
 
@@ -43,9 +43,12 @@ def recover(core: Core) -> bool:
         (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
         for first, parts, kind, _ in view.head.operations
     ]
-    # Those whose slots are dead come first: theirs is the swap whose completion the log may lack.
+    # Those whose slots are dead come first: theirs is the swap whose completion the log may lack. What
+    # re-keys the tree comes last, when no other's swap can be taken for its own.
     destructions = [operation for kind, operation in operations if kind == "destroy"]
-    for operation in sorted(destructions, key=lambda each: _lives(core, _named(each))):
+    for operation in sorted(
+        destructions, key=lambda each: (_does_more(core, each), _lives(core, _named(each)))
+    ):
         with contextlib.suppress(ErasurePending):
             _finish_destroy(core, operation)
     for kind, operation in operations:
@@ -82,15 +85,15 @@ def _held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
 
 
 def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
-    _, winner = open_tree(core.keys, core.vault_id, _held(core.readers))
     view = core.view()
+    winner = in_use(_held(core.readers), view.tree.fingerprint)
     receipts = settle(
         core.keys,
         winner,
         core.providers,
         previous=previous,
         leaving=still_leaving(core, view),
-        moving=open_move(view) is not None,
+        moving=awaiting_swap(core, view),
     )
     return [receipt.to_json() for receipt in receipts]
 
@@ -99,14 +102,14 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
     first, entry = operation[0]
     slots = _named(operation)
     tags = [bytes.fromhex(tag) for _, part in operation for tag in cast("list[str]", part["tags"])]
-    rekeys = entry["op"] == "rotate" and _rekeys(core, first)
+    rekeys = _rekeys(core, first, entry)
     what = Destruction(
         str(entry["op"]),
         slots,
         tags=tags,
         hashes=_orphans(core, slots),
         rekey=rekeys,
-        recycle=entry["op"] == "rotate" and _recycles(core, first),
+        recycle=_recycles(core, first, entry),
     )
     erased = Finished(first, len(tags), len(slots), frozenset(_leading_to(core, set(tags))))
     view = core.view()
@@ -115,24 +118,46 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
             _check_rekeyable(core, view)
         finish(core, None, first, what, recovery=True)
     else:  # The swap stands in keys.db already; only its completion is missing from the log.
+        _check_its_own(core, view, what)
         complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
     if what.op == "shred":
         core.finished.append(erased)
 
 
-def _rekeys(core: Core, first: int) -> bool:
+def _check_its_own(core: Core, view: View, what: Destruction) -> None:
+    """Raise ErasurePending where the swap that stands in keys.db may not do for this operation.
+
+    It may be another's, which re-keyed nothing and ended no branch: that one is completed first. And a holder
+    that became a new one meanwhile gets a fresh root in another swap, never the one in use (SPEC.md §4.1):
+    those that have the one in use make it current, so that they can take part.
+    """
+    if (what.rekey or what.recycle) and sum(each.type == "destroy" for each in view.head.open) > 1:
+        raise ErasurePending("another operation is finished first")
+    if has_unfilled(core, view):
+        current = view.tree.fingerprint
+        filled = [each for each in core.providers if current in marks(each)]
+        settle(core.keys, in_use(_held(core.readers), current), filled)
+        raise ErasurePending("a new root holder gets a fresh root first", next="run 'facekeep keys resume'")
+
+
+def _does_more(core: Core, operation: list[_Part]) -> bool:
+    """Whether a destruction does more than any swap would: the swap of another cannot stand for its own."""
+    first, entry = operation[0]
+    return _rekeys(core, first, entry) or _recycles(core, first, entry)
+
+
+def _rekeys(core: Core, first: int, entry: JsonObject) -> bool:
     """Whether an intent of op ``rotate`` re-keys the tree: the entry before it says so (SPEC.md §11 R31)."""
     before = core.log.entry(first - 1)
-    return before["type"] == "rotation" and before["what"] == "tree"
+    return entry["op"] == "rotate" and before["type"] == "rotation" and before["what"] == "tree"
 
 
-def _recycles(core: Core, first: int) -> bool:
+def _recycles(core: Core, first: int, entry: JsonObject) -> bool:
     """Whether an intent of op ``rotate`` ends idle branches: it stands in a rotation of templates."""
     before = core.log.entry(first - 1)
     rotations = core.view().head.rotations
-    return before["type"] != "rotation" and any(
-        each.op == "templates" and each.first < first for each in rotations
-    )
+    inside = any(each.op == "templates" and each.first < first for each in rotations)
+    return entry["op"] == "rotate" and before["type"] != "rotation" and inside
 
 
 def _check_rekeyable(core: Core, view: View) -> None:
@@ -213,5 +238,20 @@ def _entry_is_written(core: Core, entry: JsonObject) -> bool:
         row = core.keys.principal_get(bytes.fromhex(str(entry["principal"])))
         return row is not None and row.commitment.hex() == entry["commitment"]
     grants = {cast("int", each["slot"]): each for each in cast("list[JsonObject]", entry["grants"])}
-    rows = {row.slot: row for row in core.data.by_slots(list(grants))}
-    return all(slot in rows and rows[slot].commitment.hex() == grants[slot]["commitment"] for slot in grants)
+    rows = core.data.by_slots(sorted(grants))
+    keys, alive = core.slot_keys(core.view(), np.array([row.slot for row in rows], np.int64))
+    return (
+        len(rows) == len(grants)
+        and bool(alive.all())
+        and all(row.commitment.hex() == grants[row.slot]["commitment"] for row in rows)
+        and all(_opens(core, row, key.tobytes()) for row, key in zip(rows, keys, strict=True))
+    )
+
+
+def _opens(core: Core, row: GrantRow, key: bytes) -> bool:
+    """Whether a row is whole: its record, once it opens, authenticates all of it (SPEC.md §5.2)."""
+    try:
+        core.sealer.open_record(key, row)
+    except FacekeepError:
+        return False
+    return True
