@@ -161,6 +161,22 @@ def test_a_lost_log(cli: Cli) -> None:
     assert cli.ok("check")["ok"]
 
 
+def test_a_schedule_is_slipped_into_vault_toml_once_the_log_is_lost(cli: Cli) -> None:
+    """Nothing vouches for vault.toml then: whoever says --yes must have been shown all of it."""
+    lose_log()
+    toml = Path("staff.vault/vault.toml")
+    text = toml.read_text().replace("\n\n[copies]", '\nleaving = ["lost:file:/x"]\n\n[copies]')
+    toml.write_text(f'{text}\n[schedule]\ngrace_days = 0\nshred_count = 100\ncheckpoints = "/tmp/x"\n')
+    asked = cli.run("restore", "--lost-log", "--no-checkpoint")
+    assert asked.code == 10
+    for line in ("grace_days: 0", "shred_count: 100", "checkpoints: /tmp/x"):
+        assert f"schedule {line}" in asked.err
+    assert "leaving root holder: lost:file:/x" in asked.err
+    told = cli.run("restore", "--lost-log", "--no-checkpoint", "--json").err
+    assert "schedule grace_days: 0" in told
+    assert "region: " in told
+
+
 def test_a_log_and_a_vault_db_that_are_lost_together(cli: Cli) -> None:
     cli.ok("backup", "both.fkb")
     lose_log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,8 @@ from facekeep.cli.opened import find_token_of, secrets, settings_of
 from facekeep.cli.options import State
 from facekeep.cli.progress import Progress
 from facekeep.errors import StoreError, UsageError
+from facekeep.formats.settings import Settings
+from facekeep.operations import recovering
 from facekeep.vault import Vault
 
 _MAX: Final = 1_000_000  # bytes of a checkpoint (SPEC.md §10.2)
@@ -22,16 +25,13 @@ def restart_log(state: State, backup: str | None, checkpoint: str | None, *, yes
     """
     settings = settings_of(state)
     if not yes:
-        for name, value in (
-            ("region", settings.region),
-            *(("root holder", uri) for uri in settings.holders),
-            *(("copies", path) for path in settings.copies),
-        ):
-            if not state.json:
-                output.hint(f"  {name}: {value}")
+        lines = [f"{name}: {value}" for name, value in _settings_of(settings)]
+        for each in lines if not state.json else ():
+            output.hint(f"  {each}")
+        shown = "the lines above" if not state.json else f"this ({'; '.join(lines)})"
         raise UsageError(
             "the lost log vouched for vault.toml; nothing was done",
-            next="compare the lines above with what should be there; if they are right, add --yes",
+            next=f"compare {shown} with what should be there; if all is right, add --yes",
         )
     note = None if checkpoint is None else _read(Path(checkpoint))
     with Progress("adopting") as progress:
@@ -58,6 +58,16 @@ def restart_log(state: State, backup: str | None, checkpoint: str | None, *, yes
         "tell your auditors, and type erasures again that were pending; then: facekeep audit checkpoint",
     )
     return 0
+
+
+def _settings_of(settings: Settings) -> Iterator[tuple[str, object]]:
+    """Yield all that stands in vault.toml: whatever is not shown an attacker could have slipped in."""
+    yield "region", settings.region
+    yield from (("root holder", uri) for uri in settings.holders)
+    yield from (("key id of the recovery key", recovering.key_of(uri)) for uri in settings.recovery)
+    yield from (("leaving root holder", uri) for uri in settings.leaving)
+    yield from (("copies", path) for path in settings.copies)
+    yield from ((f"schedule {key}", value) for key, value in settings.schedule.document().items())
 
 
 def _read(path: Path) -> bytes:

@@ -28,6 +28,7 @@ from facekeep.operations.estimating import Extent, of_move
 from facekeep.operations.health import HolderState, check_reached
 from facekeep.operations.health import holders as holders_now
 from facekeep.operations.opening import check_distinct, holders_of, leaving_of
+from facekeep.operations.recover import recover
 from facekeep.operations.rotation import Why, announcement
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
@@ -81,7 +82,7 @@ def holder_states(core: Core, session: Session) -> list[HolderState]:
 def plan_move(core: Core, session: Session, holders: Holders) -> Planned:
     """Say what a move would do, and about how long it takes; raises UsageError as the move would."""
     session.require(Action.KEYS)
-    new = wanted(core.settings, holders)
+    new = wanted(core.settings, holders, under_way=open_move(core.view()) is not None)
     joining = len(_joining(core, new))
     moved = Moved(None, new.holders, new.leaving, core.view().tree.epoch)
     if new == core.settings:
@@ -89,15 +90,18 @@ def plan_move(core: Core, session: Session, holders: Holders) -> Planned:
     return Planned(moved, of_move(core, len(new.holders), joining))
 
 
-def wanted(settings: Settings, holders: Holders) -> Settings:
-    """Return the settings while the move is under way; raises UsageError."""
+def wanted(settings: Settings, holders: Holders, *, under_way: bool = False) -> Settings:
+    """Return the settings while the move is under way; raises UsageError.
+
+    In a move that was begun before (``under_way``) holders only leave as lost: the others were asked already.
+    """
     new = replace(
         settings,
         root_uri=settings.root_uri if holders.root_uri is None else holders.root_uri,
         mirrors=settings.mirrors if holders.mirrors is None else tuple(holders.mirrors),
         recovery=settings.recovery if holders.recovery is None else tuple(holders.recovery),
     )
-    unknown = set(holders.lost) - set(settings.holders)
+    unknown = set(holders.lost) - {*settings.holders, *settings.leaving}
     if unknown:
         raise UsageError(
             f"{min(unknown)} is no holder of this vault's root, so it cannot be given up as lost"
@@ -105,8 +109,13 @@ def wanted(settings: Settings, holders: Holders) -> Settings:
     if set(holders.lost) & set(new.holders):
         raise UsageError("a holder is named as lost, and to hold the root from now on")
     gone = [uri for uri in settings.holders if uri not in new.holders]
-    leaving = [f"lost:{uri}" if uri in holders.lost else uri for uri in gone]
-    new = replace(new, leaving=(*settings.leaving, *leaving))
+    if under_way and not set(gone) <= set(holders.lost):
+        raise UsageError(
+            "while a move is under way a holder leaves only as lost",
+            next="run 'facekeep keys resume' first, then move again; nothing was changed",
+        )
+    leaving = [f"lost:{uri}" if uri in holders.lost else uri for uri in (*settings.leaving, *gone)]
+    new = replace(new, leaving=tuple(leaving))
     if not all(uri.isprintable() for uri in (*new.holders, *new.leaving)):
         raise UsageError("the URI of a root holder has unprintable characters")
     try:
@@ -117,18 +126,24 @@ def wanted(settings: Settings, holders: Holders) -> Settings:
 
 
 def begin(core: Core, session: Session, why: Why, holders: Holders) -> int | None:
-    """Take the first two steps; returns the log index of the rotation, None where nothing would change.
+    """Take the first two steps; returns the index of the first entry logged, None where nothing would change.
 
+    While a move is under way only what is lost is given up in it, and others named in its place.
     Afterwards ``core`` answers nothing more: open the vault again, and call ``finish``.
     Raises UsageError, VaultExists, RootError with nothing changed.
     """
-    with writing(core, session, Action.KEYS) as view:
-        if open_move(view) is not None:
-            raise UsageError("a move was begun and is not finished", next="run 'facekeep keys resume' first")
-        old, new = core.settings, wanted(core.settings, holders)
+    with writing(core, session, Action.KEYS):
+        take_up(core, session)
+        under_way = open_move(core.view()) is not None
+        if under_way and not holders.lost:
+            raise UsageError(
+                "a move was begun and is not finished",
+                next="run 'facekeep keys resume' first; a holder of it that is gone for good: --lost URI",
+            )
+        old, new = core.settings, wanted(core.settings, holders, under_way=under_way)
         if new == old:
             return None
-        return _name(core, session, new, [announcement(core, session, "move", why)])
+        return _name(core, session, new, [] if under_way else [announcement(core, session, "move", why)])
 
 
 def amend(core: Core, session: Session, new: Settings) -> None:
@@ -165,8 +180,10 @@ def finish(core: Core, session: Session) -> Moved:
 
     Raises ErasurePending while a holder cannot be reached: the vault works meanwhile, and this goes on later.
     """
-    with writing(core, session, Action.KEYS) as view:
-        first, old = open_move(view), core.settings
+    with writing(core, session, Action.KEYS):
+        take_up(core, session)
+        view, old = core.view(), core.settings
+        first = open_move(view)
         if first is None:
             return Moved(None, old.holders, (), view.tree.epoch)
         # A holder that was given up after the swap may have the root that it made.
@@ -176,12 +193,22 @@ def finish(core: Core, session: Session) -> Moved:
             index = core.log.append(intent(core, session.by, swap))[0]
             reached("move.intended")
             destroy_finish(core, session.by, index, swap)
+            recover(core)  # what waited until each holder had a root
         epoch = core.view().tree.epoch
         for provider in core.leaving:  # while the settings name them: nobody would find them later
             _clear(core, provider)
         reached("move.cleared")
         _forget_leaving(core, session, first)
     return Moved(first, old.holders, old.leaving, epoch)
+
+
+def take_up(core: Core, session: Session) -> None:
+    """Announce a move that vault.toml is in the middle of, where a restarted log lacks it (SPEC.md §6.6).
+
+    The writer lock must be held.
+    """
+    if core.settings.leaving and open_move(core.view()) is None:
+        core.log.append([announcement(core, session, "move", Why.OTHER)])
 
 
 def _forget_leaving(core: Core, session: Session, first: int) -> None:

@@ -29,7 +29,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
 from facekeep.keys.secrets import Secrets
-from facekeep.operations import lost
+from facekeep.operations import lost, move
 from facekeep.operations.adoption import (
     Adopted,
     Member,
@@ -152,8 +152,17 @@ def end_the_rest(core: Core, session: Session, progress: Progress | None = None)
 
     New branches are taken, what was adopted is sealed again in them, and the old ones are dropped with all
     their keys. Returns how many adopted grants could not be sealed again: their branch lasts as long as they.
+    A move that vault.toml is in the middle of is ended.
     """
-    with writing(core, session, Action.RESTORE) as view:
+    left = _end_branches(core, session, progress)
+    move.finish(core, session)
+    return left
+
+
+def _end_branches(core: Core, session: Session, progress: Progress | None) -> int:
+    with writing(core, session, Action.RESTORE):
+        move.take_up(core, session)
+        view = core.view()
         old = {branch for branch, _ in _closed(core) if branch}
         take = sorted(
             int(scope) for scope in Scope if max(view.branches_of(int(scope)), default=-1) in {-1, *old}
