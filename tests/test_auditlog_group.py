@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from unittest.mock import Mock
 
 import pytest
@@ -206,7 +210,7 @@ def test_an_interrupted_follower_passes_the_leadership_on() -> None:
     class Interrupted(Request):
         __slots__ = ()
 
-        def wait(self) -> None:
+        def wait(self, _: float) -> bool:
             group._hand_over()  # and makes this one its successor, just as the signal comes
             raise KeyboardInterrupt
 
@@ -238,6 +242,104 @@ def test_a_leader_interrupted_while_it_gathers_leaves_nobody_waiting() -> None:
     follower.join(30)
     assert answers == [7]
     assert group.submit(Request()) == 7
+
+
+@pytest.mark.parametrize("where", ["_lead", "_hand_over", "_gather"])
+def test_a_signal_takes_the_leader_away_at_any_statement(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it leads, and before it wakes anybody: whoever waits finds out, and leads."""
+
+    def commit(batch: Sequence[Request]) -> None:
+        for request in batch:
+            request.first = 7
+
+    group, own = Group(commit), getattr(Group, where)
+    answers: list[int] = []
+    follower = threading.Thread(target=lambda: answers.append(group.submit(Request())), daemon=True)
+
+    def interrupted(*_: object) -> object:
+        monkeypatch.setattr(Group, where, own)
+        follower.start()
+        while len(group._queue) < (1 if where == "_hand_over" else 2):
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Group, where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        group.submit(Request())
+    follower.join(30)
+    assert answers == [7]
+    assert group.submit(Request()) == 7
+
+
+def test_who_was_taken_into_a_batch_that_nobody_finished_is_told_so() -> None:
+    """Neither "written" nor an endless wait: nobody knows."""
+    group = Group(lambda _: None)
+    group._led = True
+    lost = Request()
+    submit = threading.Thread(target=lambda: told.append(outcome(group, lost)), daemon=True)
+    told: list[str] = []
+    submit.start()
+    while lost not in group._queue:
+        time.sleep(0.001)
+    group._queue.remove(lost)  # a leader took it, and was interrupted before anything else
+    submit.join(30)
+    assert told == ["it is not known whether the entry was written: another thread was interrupted"]
+
+
+def outcome(group: Group, request: Request) -> str:
+    try:
+        return str(group.submit(request))
+    except StoreError as error:
+        return str(error)
+
+
+class Signalled(BaseException):
+    """What a signal handler raises."""
+
+
+def test_a_storm_of_signals_leaves_nobody_waiting() -> None:
+    """The main thread is interrupted at random statements while others commit."""
+    count, done = itertools.count(), threading.Event()
+    seen: list[int] = []
+    armed = False
+
+    def commit(batch: Sequence[Request]) -> None:
+        for request in batch:
+            request.first = next(count)
+
+    def work() -> None:
+        while not done.is_set():
+            with contextlib.suppress(StoreError):  # the batch of an interrupted leader
+                seen.append(group.submit(Request()))
+
+    def raises(*_: object) -> None:
+        if armed:
+            raise Signalled
+
+    group, random = Group(commit), Random(7)
+    before = signal.signal(signal.SIGALRM, raises)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(4_000):
+            armed = False
+            signal.setitimer(signal.ITIMER_REAL, random.random() * 0.0005 + 1e-5)
+            with contextlib.suppress(Signalled):
+                armed = True
+                try:
+                    with contextlib.suppress(StoreError):
+                        seen.append(group.submit(Request()))
+                finally:
+                    armed = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    done.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "a thread waits for a leader that went away"
+    assert len(seen) == len(set(seen))
 
 
 def test_a_lock_held_by_another_process_stops_nothing(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 While one thread (the leader) is in its durable commit, others queue; when it is done it hands the queue to
 the first of them. Nobody is woken before its request is durable or has failed.
+
+A signal's exception may take any thread away between any two statements, a leader too. So whoever waits
+longer than a commit takes looks whether anybody leads, and leads if nobody does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +19,7 @@ from facekeep.formats.canonical import JsonObject
 
 _GATHER_MAX_S = 0.002  # longest wait for followers, seconds
 _GATHER_REST = 16  # commits without that wait after it was in vain
+_PATIENCE_S = 0.5  # after which a waiting thread looks whether anybody leads, seconds
 
 
 class ControlMoved(Exception):
@@ -35,18 +40,25 @@ class Request:
         self.leads = False
 
     def wake(self) -> None:
-        """Let the waiting thread go on."""
-        self._signal.release()
+        """Let the waiting thread go on; a second time it is no error."""
+        _release(self._signal)
 
-    def wait(self) -> None:
-        """Block until ``wake``."""
-        self._signal.acquire()
+    def wait(self, timeout_s: float) -> bool:
+        """Block until ``wake``; False when the time is over before."""
+        return self._signal.acquire(timeout=timeout_s)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is durable or has failed."""
+        return self.first >= 0 or self.error is not None
 
     def settle(self) -> int:
         """Return the first index, or raise this request's error."""
         error = self.error
-        if error is None:
+        if error is None and self.first >= 0:
             return self.first
+        if error is None:
+            raise StoreError("it is not known whether the entry was written: another thread was interrupted")
         if isinstance(error, FacekeepError):  # may be shared by several threads: raise a copy
             raise type(error)(str(error), next=error.next) from error
         raise error
@@ -85,6 +97,7 @@ class Group:
         """Take the function that makes a batch durable and sets each request's ``first`` or ``error``."""
         self._commit = commit
         self._mutex = threading.Lock()
+        self._leading = threading.Lock()  # held by the leader
         self._queue: list[Request] = []
         self._led = False
         self._active = 1  # threads that lately asked at the same time
@@ -99,20 +112,26 @@ class Group:
         with self._mutex:
             self._queue.append(request)
             if 0 < self._wanted <= len(self._queue):
+                _release(self._gathered)
                 self._wanted = 0
-                self._gathered.release()
             leads = not self._led
             self._led = True
-        if not leads:
-            try:
-                request.wait()
-            except BaseException:  # a signal's exception: nobody may wait for a leader that went away
-                self._abandon(request)
-                raise
-            leads = request.leads
-        if leads:
+        if leads or self._follow(request):
             self._lead(request)
         return request.settle()
+
+    def _follow(self, request: Request) -> bool:
+        """Wait until the request is done, or this thread is to lead: True."""
+        try:
+            while not request.wait(_PATIENCE_S):
+                if request.is_done:  # whoever should have woken it was interrupted
+                    return False
+                if not self._leading.locked():
+                    return True
+        except BaseException:  # a signal's exception: nobody may wait for a leader that went away
+            self._abandon(request)
+            raise
+        return request.leads
 
     def _abandon(self, request: Request) -> None:
         """Take back what no leader has taken yet, and pass on the leadership if it came just now."""
@@ -138,9 +157,13 @@ class Group:
                 if self._wanted:
                     self._wanted, self._skip = 0, _GATHER_REST
                     return
-            self._gathered.acquire()  # released between the timeout and the mutex
+            self._gathered.acquire(timeout=_GATHER_MAX_S)  # released between the timeout and the mutex
 
     def _lead(self, own: Request) -> None:
+        with self._leading:
+            self._lead_alone(own)
+
+    def _lead_alone(self, own: Request) -> None:
         batch: list[Request] = []
         begun = time.monotonic()
         try:
@@ -148,11 +171,12 @@ class Group:
             with self._mutex:
                 batch, self._queue = self._queue, []
             begun = time.monotonic()
-            self._commit(batch)
+            if batch:
+                self._commit(batch)
         except BaseException as error:
             failure = error if isinstance(error, FacekeepError) else _unforeseen(error)
             for request in batch:
-                if request.first < 0 and request.error is None:
+                if not request.is_done:
                     request.error = failure
             if not isinstance(error, Exception):
                 raise  # KeyboardInterrupt belongs to this thread alone
@@ -177,6 +201,11 @@ class Group:
             following = self._queue[0]
             following.leads = True
         following.wake()
+
+
+def _release(lock: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # it was released already
+        lock.release()
 
 
 def _unforeseen(error: BaseException) -> StoreError:
