@@ -11,9 +11,11 @@ from pathlib import Path
 from facekeep.formats.ids import slot_id
 from facekeep.formats.nodes import EMPTY_PIN, Kind, root_fingerprint
 from facekeep.keys.file_provider import FileProvider
+from facekeep.keys.plan import plan
 from facekeep.keys.provider import Candidate
+from facekeep.keys.settle import settle
 from facekeep.keys.slots import Slots
-from facekeep.keys.swap import Swap, initial, plan, settle
+from facekeep.keys.swap import Swap, initial
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.store.keysdb import KeysStore
 

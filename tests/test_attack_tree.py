@@ -12,7 +12,7 @@ import pytest
 from facekeep.access import core as core_module
 from facekeep.access.core import is_tree_of
 from facekeep.errors import Busy, ErasurePending, FacekeepError, IntegrityError
-from facekeep.keys.swap import settle
+from facekeep.keys.settle import settle
 from facekeep.keys.tree import KeyTree, TreeStale
 from facekeep.store.lock import WriterLock
 from facekeep.vault import Role

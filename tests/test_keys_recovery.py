@@ -18,7 +18,8 @@ from facekeep.keys.memory_holder import MemoryHolder
 from facekeep.keys.provider import Candidate, Place
 from facekeep.keys.recovery_holder import RecoveryHolder
 from facekeep.keys.recovery_key import RecoveryKey, seal_root
-from facekeep.keys.swap import Swap, settle
+from facekeep.keys.settle import settle
+from facekeep.keys.swap import Swap
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
 from keys_help import NOW, VAULT, Lab, candidate, verify_slot

@@ -18,8 +18,10 @@ from facekeep.formats.nodes import EMPTY_PIN, Kind, Pin
 from facekeep.keys import plan as plan_module
 from facekeep.keys import swap as swap_module
 from facekeep.keys.file_provider import FileProvider
+from facekeep.keys.plan import plan
 from facekeep.keys.provider import Receipt, placeholder
-from facekeep.keys.swap import Swap, initial, plan, settle
+from facekeep.keys.settle import settle
+from facekeep.keys.swap import Swap, initial
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
 from keys_help import NOW, VAULT, Lab, candidate, sql, verify_slot
@@ -443,7 +445,7 @@ def test_a_provider_that_gives_back_another_root_stops_the_swap(
 
 
 def test_verification_refuses_a_slot_that_lives(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = swap_module.plan
+    real = plan
     monkeypatch.setattr(swap_module, "plan", lambda tree, slots, **rest: real(tree, slots[1:], **rest))
     swap = lab.swap([verify_slot(5), verify_slot(900_000)])
     swap.stage()

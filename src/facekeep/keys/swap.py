@@ -7,25 +7,17 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from facekeep.crypto.primitives import compare, random_bytes
-from facekeep.errors import (
-    ErasurePending,
-    IntegrityError,
-    MissingDependency,
-    RootError,
-    StoreError,
-    TreeFull,
-)
+from facekeep.errors import IntegrityError, RootError, TreeFull
 from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.holders import held
 from facekeep.keys.plan import Rekey, plan, seal_top
-from facekeep.keys.provider import Candidate, Receipt, RootProvider, placeholder
+from facekeep.keys.provider import Candidate, Receipt, RootProvider
+from facekeep.keys.settle import hold, holders_reached, settle
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
 from facekeep.keys.verify import verify_tree
 from facekeep.store.keysdb import KeysStore, SwapRow, SwapWrites, TopRow
-
-__all__ = ["Swap", "initial", "plan", "settle"]
 
 
 class Swap:
@@ -99,9 +91,9 @@ class Swap:
             self._mend_top()
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
-            with _holders():
+            with holders_reached():
                 for provider in self._providers:
-                    _hold(
+                    hold(
                         self._store,
                         provider,
                         self._winner,
@@ -148,7 +140,7 @@ class Swap:
 
     def _open_afresh(self) -> None:
         """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
-        with _holders():
+        with holders_reached():
             roots = held(self._providers + self._leaving)
         tree, _ = open_tree(self._store, self._tree.vault_id, roots, self._tree)
         if tree.fingerprint != self._tree.fingerprint:
@@ -170,7 +162,7 @@ class Swap:
         for row in rows:
             if isinstance(row, TopRow):
                 self._guard()
-                with _holders():
+                with holders_reached():
                     for provider in self._providers:
                         provider.confirm(self._winner)
             yield row
@@ -233,137 +225,6 @@ class Swap:
         self._on_step(f"before {name}")
         yield
         self._on_step(f"after {name}")
-
-
-def settle(
-    store: KeysStore,
-    winner: Candidate,
-    providers: Sequence[RootProvider],
-    *,
-    previous: bytes | None = None,
-    leaving: Sequence[RootProvider] = (),
-    known: KeyTree | None = None,
-    moving: bool = False,
-    adopting: bool = False,
-) -> tuple[Receipt, ...]:
-    """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
-
-    ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
-    where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
-    only once another root than theirs opens keys.db. A holder that had neither root was not seen to destroy
-    one: ErasurePending, unless it is new while holders are ``moving``, or a person says that it is the one
-    (``adopting``). ``known``: see ``open_tree``. Raises ErasurePending, and RootError or IntegrityError with
-    nothing done if ``winner`` does not open keys.db.
-    """
-    open_tree(store, store.vault_id, [winner], known)
-    store.require_copies()
-    receipts: list[Receipt] = []
-    with _holders():
-        _check_apart(providers, leaving)
-        for provider in providers:
-            roots = provider.candidates()
-            others = {each.fingerprint for each in roots} | ({previous} if previous else set())
-            if moving:  # a placeholder's key may be gone, and its record still there
-                others.add(root_fingerprint(store.vault_id, placeholder(store.vault_id)))
-            _check_droppable(store, roots, winner, keep=None)
-            if winner.fingerprint not in others or provider.klass == "recovery":  # which cannot be read back
-                _hold(store, provider, winner, keep=previous, moving=moving, adopting=adopting)
-            receipts.append(provider.promote(winner.fingerprint))
-            dropped = [provider.drop(mark) for mark in sorted(others - {winner.fingerprint})]
-            receipts += dict.fromkeys(dropped)
-        receipts += [provider.abandon() for provider in leaving if previous not in (None, winner.fingerprint)]
-    return tuple(receipts)
-
-
-def _check_apart(providers: Sequence[RootProvider], leaving: Sequence[RootProvider]) -> None:
-    """Raise RootError where two holders have come to be one: a link to a file, or one put in its place.
-
-    What one of them destroys would be the root of the other, or what it says it destroyed would be elsewhere.
-    """
-    seen: set[str] = set()
-    for provider in (*providers, *leaving):
-        if not seen.isdisjoint(provider.places):
-            raise RootError(
-                f"two of the root holders are one: {provider.identity}",
-                next="put the file back that was there; 'facekeep keys show' names the holders",
-            )
-        seen.update(provider.places)
-
-
-def _hold(
-    store: KeysStore,
-    provider: RootProvider,
-    winner: Candidate,
-    *,
-    keep: bytes | None,
-    moving: bool,
-    adopting: bool = False,
-) -> None:
-    """Have ``winner`` staged and read back; roots that are neither it nor ``keep`` make room.
-
-    A current one that is all a holder has stays until ``settle``: were its dropping cut off, the holder would
-    have nothing that opens, which is told from damage by nobody.
-    """
-    roots = provider.candidates()
-    if (
-        not adopting and provider.klass != "recovery"
-    ):  # which is sealed anew, and named as a limit of every erasure
-        _check_known(store.vault_id, provider, roots, {winner.fingerprint, keep}, moving=moving)
-    _check_droppable(store, roots, winner, keep=keep)
-    strays = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
-    if len(strays) == len(roots):
-        strays = [each for each in strays if each.state != "current"]
-    for each in strays:
-        provider.drop(each.fingerprint)
-    provider.stage(winner.root)
-    provider.confirm(winner)
-
-
-def _check_known(
-    vault_id: bytes,
-    provider: RootProvider,
-    roots: Sequence[Candidate],
-    known: set[bytes | None],
-    *,
-    moving: bool,
-) -> None:
-    """Raise RootError for a holder without the root in use; a new one has the placeholder (SPEC.md §4.1).
-
-    Another stands in its place, or an older copy, and where the root is that it had nobody could say. Beside
-    the placeholder a swap that was cut off may have left a staged root.
-    """
-    marks = {each.fingerprint for each in roots}
-    current = {each.fingerprint for each in roots if each.state == "current"}
-    new = moving and current == {root_fingerprint(vault_id, placeholder(vault_id))}
-    if not new and known.isdisjoint(marks):
-        raise RootError(
-            f"the {provider.scheme}: holder {provider.identity} does not have the root in use",
-            next="put back the one that has it; or accept this one with 'facekeep check --scrub'",
-        )
-
-
-def _check_droppable(
-    store: KeysStore, roots: Sequence[Candidate], winner: Candidate, *, keep: bytes | None
-) -> None:
-    """Raise TreeStale if keys.db stands under a root that would be dropped: another writer has been here."""
-    named = set(store.read_fingerprints())
-    dropped = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
-    if not any(each.fingerprint in named for each in dropped):
-        return
-    try:
-        _, current = open_tree(store, store.vault_id, [winner, *roots])
-    except (RootError, IntegrityError):
-        return  # they open nothing
-    if current.fingerprint in {each.fingerprint for each in dropped}:
-        raise TreeStale("another process has replaced the root; it is kept")
-
-
-@contextlib.contextmanager
-def _holders() -> Iterator[None]:
-    try:
-        yield
-    except (RootError, StoreError, MissingDependency) as error:
-        raise ErasurePending(f"a root holder cannot take part: {error}", next=error.next) from error
 
 
 def initial(

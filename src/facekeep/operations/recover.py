@@ -15,7 +15,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
 from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate, RootProvider
-from facekeep.keys.swap import settle
+from facekeep.keys.settle import settle
 from facekeep.operations.custody import awaiting_swap, has_unfilled, in_use, marks, still_leaving
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
 from facekeep.operations.rekeying import check_rekeyable, index_rows

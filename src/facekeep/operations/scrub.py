@@ -23,7 +23,7 @@ from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.holders import held
 from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import placeholder
-from facekeep.keys.swap import settle
+from facekeep.keys.settle import settle
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
