@@ -10,6 +10,7 @@ import pytest
 from facekeep.errors import ErasurePending, RootError
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.provider import Candidate
+from facekeep.store import settingsfile
 from facekeep.vault import Holders, Vault
 from vaultlab import Lab, core, matches, reason
 
@@ -53,6 +54,18 @@ def test_a_move_killed_at_any_step_leaves_nothing_of_the_old_holder_once_it_is_f
         if begun:
             assert lab.do(lambda vault: vault.settings.leaving) == ()
         lab.clean()
+
+
+def test_a_vault_that_is_opened_while_its_root_is_moved_is_opened(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings are read before the move, the holder that they name is asked after it."""
+    read, before = settingsfile.read, settingsfile.read(lab.path)
+    reads = [before]
+    lab.do(move(lab))
+    monkeypatch.setattr(settingsfile, "read", lambda path: reads.pop() if reads else read(path))
+    assert lab.do(lambda vault: vault.settings.root_uri) == uri(lab, "new.root")
+    assert not reads
 
 
 def test_an_erasure_does_not_wait_for_a_holder_that_was_removed(lab: Lab) -> None:

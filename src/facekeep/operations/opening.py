@@ -240,6 +240,9 @@ def open_core(
                 finished = settingsfile.finish(path, error.digest)
             if not finished and settingsfile.read(path) == settings:
                 raise
+        except RootError:
+            if settingsfile.read(path) == settings:
+                raise  # else the holders that were named have just been moved from
     raise Busy("the settings are being changed")
 
 
