@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.errors import ErasurePending, RootError
+from facekeep.errors import ErasurePending, RootError, SettingsChanged
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.provider import Candidate
 from facekeep.store import settingsfile
@@ -66,6 +66,16 @@ def test_a_vault_that_is_opened_while_its_root_is_moved_is_opened(
     monkeypatch.setattr(settingsfile, "read", lambda path: reads.pop() if reads else read(path))
     assert lab.do(lambda vault: vault.settings.root_uri) == uri(lab, "new.root")
     assert not reads
+
+
+def test_a_vault_that_was_open_while_its_root_was_moved_says_that_the_settings_changed(lab: Lab) -> None:
+    with lab.open() as vault:
+        lab.do(move(lab))
+        core(vault).forget_tree()  # as before a swap
+        with pytest.raises(SettingsChanged):
+            vault.keys.rotate_root()
+        with pytest.raises(SettingsChanged):
+            vault.shred("ada")
 
 
 def test_an_erasure_does_not_wait_for_a_holder_that_was_removed(lab: Lab) -> None:

@@ -210,12 +210,16 @@ class Core:
     def _renew(self, head: Head) -> View:
         self.data.database.check_identity()
         with self._refresh:
+            self._check_settings(head)  # first: the holders that are known here may be gone since
             head = self._head_and_tree(head)
-            if head.settings != self._settings_digest:
-                raise SettingsChanged("the vault's settings were changed since it was opened here")
+            self._check_settings(head)
             kinds = {branch: int(kind) for _, branch, kind in self._tree.branches()}
             self._state = View(head, self._tree, self.log.pending(head), kinds, {}, {})
             return self._state
+
+    def _check_settings(self, head: Head) -> None:
+        if head.settings != self._settings_digest:
+            raise SettingsChanged("the vault's settings were changed since it was opened here")
 
     def missing(self, view: View) -> npt.NDArray[np.int64]:
         """Slots of living, completed grants that have no row in vault.db, ascending."""
