@@ -36,6 +36,7 @@ from facekeep.formats.note import VerifierKey
 from facekeep.formats.opening import Opening
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
+from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
@@ -55,6 +56,8 @@ from facekeep.operations import (
     people,
     probing,
     proving,
+    recovering,
+    rescue,
     reseal,
     status,
     transfer,
@@ -76,7 +79,7 @@ from facekeep.operations.people import Listed
 from facekeep.operations.probing import Probed
 from facekeep.operations.proving import Proof, Said
 from facekeep.operations.receipts import Receipt
-from facekeep.operations.restart import Restarted
+from facekeep.operations.restart import Recovered, Restarted
 from facekeep.operations.scrub import ScrubReport
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
@@ -463,27 +466,37 @@ class Vault:
         token: str,
         checkpoint: bytes | None = None,
         backup: str | Path | None = None,
+        recovery: RecoveryKey | None = None,
+        root: str | None = None,
         clock: Clock | None = None,
         secrets: Secrets | None = None,
         progress: Progress | None = None,
     ) -> Restarted | None:
         """Begin a new log where log.db and every copy are lost; ``checkpoint`` is the newest published one.
 
-        ``backup`` is a data backup, where vault.db is lost too.
+        ``backup`` is a data backup, where vault.db is lost too. ``recovery`` is the private key where every
+        root holder is lost too; ``root`` is the URI of the one that the vault gets then.
 
         What it adopts stands in it, and that it is a restart: no older checkpoint is continued. Then each key
         that was not adopted is ended. Interrupted after the log was made it goes on, and returns None.
-        Raises UsageError where log.db is there, IntegrityError, NotAllowed: nothing is done then.
+        Raises UsageError where log.db is there, or a root holder beside ``recovery``; IntegrityError,
+        RootError, NotAllowed: nothing is done then.
         """
         clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
         done = None
         if not (path / restarting.LOG_FILE).exists():
             source = None if backup is None else Path(backup)
-            done = restarting.restart(path, token, clock, secrets, checkpoint, progress, backup=source)
+            recovered = None
+            if recovery is not None:
+                recovered = Recovered(recovering.stand_in(path, recovery, secrets), root)
+            done = restarting.restart(
+                path, token, clock, secrets, checkpoint, progress, backup=source, recovered=recovered
+            )
+        if recovery is not None:
+            rescue.go_on(path, recovery, token, clock, secrets, root)
         with cls.open(path, token=token, clock=clock, secrets=secrets) as vault:
             core, session = vault._core, vault._session  # noqa: SLF001 - its own
-            if not restarting.is_restarted(core):
-                raise UsageError("log.db is there", next="where it is damaged: facekeep check --scrub")
+            restarting.check_restarted(core)
             restarting.end_the_rest(core, session, progress)
         return done
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -18,7 +18,7 @@ from facekeep.auditlog.signed import LogSigner
 from facekeep.clock import Clock
 from facekeep.consent.consent import subject_tag
 from facekeep.crypto.primitives import compare
-from facekeep.errors import ClockError, FacekeepError, NotAllowed
+from facekeep.errors import ClockError, FacekeepError, NotAllowed, RootError, StoreError
 from facekeep.formats.ids import (
     BRANCH_SLOTS,
     FANOUT,
@@ -37,7 +37,7 @@ from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.operations.auditing import SIGNING_KEY_SLOT
 from facekeep.operations.backups import chunks
-from facekeep.operations.missing import DATA_FILE
+from facekeep.operations.missing import DATA_FILE, LOST_BOTH
 from facekeep.operations.opening import holders_of, leaving_of
 from facekeep.sealing.sealer import Sealer
 from facekeep.store import vaultdb
@@ -100,18 +100,31 @@ def open_remains(
     clock: Clock,
     secrets: Secrets,
     data_file: str = DATA_FILE,
+    stand_in: RootProvider | None = None,
 ) -> Remains:
-    """Open keys.db and vault.db, or the file in its place; raises RootError, IntegrityError, ClockError."""
+    """Open keys.db and vault.db, or the file in its place; raises RootError, IntegrityError, ClockError.
+
+    ``stand_in`` gives the root where every holder is lost.
+    """
     vault_id = settings.vault_id
     providers = holders_of(settings, path, secrets)
     keys = stack.enter_context(KeysStore.open(path / "keys.db", vault_id))
-    tree, _ = open_tree(keys, vault_id, held((*providers, *leaving_of(settings, path, secrets))))
+    readers = (*providers, *leaving_of(settings, path, secrets))
+    tree = _tree(keys, settings, readers if stand_in is None else (*readers, stand_in))
     database = Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS)
     stack.callback(database.close)
     if too_early(tree.swapped_at_ms, clock.now_ms()):
         raise ClockError("the clock stands before the last root replacement; nothing was done")
     sealer = Sealer.of(vault_id)
     return Remains(settings, providers[0], keys, tree, VaultStore(database), sealer, clock)
+
+
+def _tree(keys: KeysStore, settings: Settings, readers: Sequence[RootProvider]) -> KeyTree:
+    try:
+        return open_tree(keys, settings.vault_id, held(readers))[0]
+    except (RootError, StoreError) as error:
+        way = f"with the recovery key: {LOST_BOTH}" if settings.recovery else "there is no way without one"
+        raise type(error)(str(error), next=f"{error.next}; where every holder is lost, {way}") from error
 
 
 def members_of(remains: Remains) -> Iterator[Member]:
@@ -128,13 +141,14 @@ def members_of(remains: Remains) -> Iterator[Member]:
                     yield Member(row, principal)
 
 
-def restorer(members: list[Member], token: str) -> str:
-    """Return the id of the token's principal, who must be allowed to restore."""
+def restorer(members: list[Member], token: str, *, keys: bool = False) -> str:
+    """Return the id of the token's principal, who must be allowed to restore, and ``keys`` where asked."""
+    wanted = {Action.RESTORE, Action.KEYS} if keys else {Action.RESTORE}
     identity, token_hash = read_token(token)
     for member in members:
         principal = member.principal
         if principal.id == identity and compare(principal.token_hash, token_hash):
-            if Action.RESTORE not in allowed(principal.roles):
+            if not wanted <= allowed(principal.roles):
                 raise NotAllowed("only an operator may restart a lost log")
             return identity.hex()
     raise NotAllowed("the token's principal is unknown or revoked in this vault")

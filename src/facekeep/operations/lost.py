@@ -22,7 +22,7 @@ from facekeep.store.sqlite import Database, fsync_directory, translated
 
 NEW_DATA: Final = DATA_FILE + ".new"
 _BOTH: Final = (
-    "put vault.db back, or name the newest backup: facekeep restore BACKUP --lost-log; "
+    "put vault.db back, or name the newest backup: facekeep restore BACKUP --lost-log, the rest as before; "
     "without either nobody can be had back: make a new vault"
 )
 

@@ -15,16 +15,24 @@ from facekeep.formats.settings import Settings
 
 DATA_FILE: Final = "vault.db"
 LOST_LOG: Final = "facekeep restore --lost-log"
+LOST_BOTH: Final = LOST_LOG + " --private FILE --root URI"  # and every root holder
 SIDECARS: Final = ("-wal", "-shm")
 
 
 def check_present(
-    path: Path, settings: Settings, data_file: str = DATA_FILE, others: Sequence[str] = ("keys.db", "log.db")
+    path: Path,
+    settings: Settings,
+    data_file: str = DATA_FILE,
+    others: Sequence[str] = ("keys.db", "log.db"),
+    remedy: str = LOST_LOG,
 ) -> None:
-    """Raise IntegrityError for the first file of the vault that is not there."""
+    """Raise IntegrityError for the first file of the vault that is not there.
+
+    ``remedy`` is the command for a log that is lost with every copy.
+    """
     for name in others:
         if not os.path.lexists(path / name):
-            raise IntegrityError(f"{name} is missing from the vault", next=_put_back(settings, name))
+            raise IntegrityError(f"{name} is missing from the vault", next=_put_back(settings, name, remedy))
     if not os.path.lexists(path / data_file):
         raise IntegrityError(
             f"{data_file} is missing from the vault",
@@ -37,8 +45,8 @@ def left_of(path: Path, name: str) -> str:
     return " and ".join(name + end for end in SIDECARS if os.path.lexists(path / (name + end)))
 
 
-def _put_back(settings: Settings, name: str) -> str:
-    without = f"; where there is none: {LOST_LOG}" if name == "log.db" else ""
+def _put_back(settings: Settings, name: str, remedy: str) -> str:
+    without = f"; where there is none: {remedy}" if name == "log.db" else ""
     if not settings.copies:
         return (
             f"put your own copy of {name} back; vault.toml names none, and nothing opens the vault without it"

@@ -209,6 +209,7 @@ def take_up(core: Core, session: Session) -> None:
     """
     if core.settings.leaving and open_move(core.view()) is None:
         core.log.append([announcement(core, session, "move", Why.OTHER)])
+        recover(core)  # holders that have the root in use were not told from new ones before
 
 
 def _forget_leaving(core: Core, session: Session, first: int) -> None:

@@ -38,7 +38,7 @@ from facekeep.keys.provider import Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import initial
 from facekeep.keys.tree import KeyTree, open_tree
-from facekeep.operations.missing import DATA_FILE, check_present
+from facekeep.operations.missing import DATA_FILE, LOST_BOTH, LOST_LOG, check_present
 from facekeep.operations.people import install_principal
 from facekeep.operations.recover import recover
 from facekeep.store import logdb, settingsfile, vaultdb
@@ -230,7 +230,8 @@ def open_core(
     files = (data_file, keys_file, log_file)
     for _ in range(_SETTINGS_ATTEMPTS):
         settings = settingsfile.read(path)
-        check_present(path, settings, data_file, (keys_file, log_file))
+        remedy = LOST_LOG if stand_in is None else LOST_BOTH
+        check_present(path, settings, data_file, (keys_file, log_file), remedy)
         try:
             return _open(path, settings, clock, secrets, files, stand_in, finish=finish)
         except _OtherSettings as error:

@@ -68,13 +68,20 @@ def recover(core: Core) -> bool:
 def _drop_strays(core: Core, view: View) -> None:
     """Have every holder keep the root that opens keys.db and no other.
 
-    Not before the swap of a move: the present root never goes to a new holder (SPEC.md §4.1).
+    Before the swap of a move only those that have it: it never goes to a new holder then (SPEC.md §4.1).
     """
-    if awaiting_swap(core, view):
-        return
     current = view.tree.fingerprint
-    if any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
+    if awaiting_swap(core, view):
+        _settle_filled(core, current)
+    elif any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
         _settle(core)
+
+
+def _settle_filled(core: Core, current: bytes) -> None:
+    """Have the holders that hold the root in use hold no other, so that they can take part in a swap."""
+    filled = [each for each in core.providers if len(found := marks(each)) > 1 and current in found]
+    if filled:
+        settle(core.keys, in_use(_held(core.readers), current), filled)
 
 
 def _held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
@@ -134,9 +141,7 @@ def _check_its_own(core: Core, view: View, what: Destruction) -> None:
     if (what.rekey or what.recycle) and sum(each.type == "destroy" for each in view.head.open) > 1:
         raise ErasurePending("another operation is finished first")
     if has_unfilled(core, view):
-        current = view.tree.fingerprint
-        filled = [each for each in core.providers if current in marks(each)]
-        settle(core.keys, in_use(_held(core.readers), current), filled)
+        _settle_filled(core, view.tree.fingerprint)
         raise ErasurePending("a new root holder gets a fresh root first", next="run 'facekeep keys resume'")
 
 

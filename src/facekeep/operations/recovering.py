@@ -22,12 +22,12 @@ from facekeep.formats.recoverykey import (
 from facekeep.formats.settings import Settings
 from facekeep.keys.holders import held, provider_from_uri
 from facekeep.keys.memory_holder import MemoryHolder
-from facekeep.keys.provider import Candidate
+from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.recovery_holder import RecoveryHolder
 from facekeep.keys.recovery_key import WEAKENING, RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import open_tree
-from facekeep.operations.opening import place_of
+from facekeep.operations.opening import holders_of, leaving_of, place_of
 from facekeep.store import settingsfile
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.offlinefile import read_whole, write_new
@@ -198,6 +198,42 @@ def stand_in(path: Path, key: RecoveryKey, secrets: Secrets) -> MemoryHolder:
 def opens(candidates: Sequence[Candidate], fingerprint: bytes) -> bool:
     """Whether a holder gives the root of this fingerprint."""
     return any(each.fingerprint == fingerprint and each.root for each in candidates)
+
+
+def alive(settings: Settings, path: Path, secrets: Secrets, current: bytes) -> list[RootProvider]:
+    """Root holders that give the root of this fingerprint; leaving ones open a vault, too."""
+    found = []
+    for provider in (*holders_of(settings, path, secrets), *leaving_of(settings, path, secrets)):
+        with contextlib.suppress(FacekeepError):
+            if opens(provider.candidates(), current):
+                found.append(provider)
+    return found
+
+
+def refuse_alive(found: Sequence[RootProvider]) -> None:
+    """Raise UsageError where a holder is there that opens the vault."""
+    if found:
+        raise UsageError(
+            f"the {found[0].scheme}: holder still opens this vault, so nothing was recovered",
+            next="use the vault without the private key; 'facekeep keys move' changes who holds the root",
+        )
+
+
+def check_other(uri: str, gone: Sequence[str]) -> None:
+    """Raise UsageError where the new holder's URI is that of a lost one."""
+    if uri in gone:
+        raise UsageError(
+            "the new root holder is one of those that are lost", next="name another place with --root"
+        )
+
+
+def check_lost(settings: Settings, path: Path, secrets: Secrets, current: bytes, uri: str | None) -> None:
+    """Raise UsageError unless every holder is lost, and ``uri`` could be the new one's."""
+    refuse_alive(alive(settings, path, secrets, current))
+    if uri is not None:
+        provider_from_uri(uri, place_of(settings, path, secrets))
+        if not settings.leaving:  # in the middle of a move one of them may stay
+            check_other(uri, settings.holders)
 
 
 def _recovery_of(settings: Settings, path: Path, secrets: Secrets) -> RecoveryHolder:

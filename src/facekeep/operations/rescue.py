@@ -11,15 +11,16 @@ from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.clock import Clock
-from facekeep.errors import FacekeepError, UsageError
+from facekeep.errors import FacekeepError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.provider import RootProvider
 from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import move, recovering
-from facekeep.operations.custody import still_leaving
-from facekeep.operations.opening import default_root_uri, holders_of, open_core, place_of
+from facekeep.operations.custody import open_move, still_leaving
+from facekeep.operations.opening import default_root_uri, open_core, place_of
+from facekeep.operations.restart import check_restarted
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
 
@@ -65,16 +66,28 @@ def rescue(
         return Rescued(core.settings.root_uri, lost, done.epoch)
 
 
+def go_on(
+    path: Path, key: RecoveryKey, token: str, clock: Clock, secrets: Secrets, root_uri: str | None
+) -> None:
+    """Rescue a vault whose lost log was begun anew (SPEC.md §6.6), unless a holder opens it.
+
+    Raises UsageError where the log is another one, and as ``rescue``.
+    """
+    standing = recovering.stand_in(path, key, secrets)
+    with contextlib.closing(open_core(path, clock, secrets, stand_in=standing)) as core:
+        check_restarted(core)
+        under_way = open_move(core.view()) is not None
+        alive = _alive(core)
+    if under_way or not alive:
+        rescue(path, key, token, clock, secrets, root_uri=root_uri)
+
+
 def _begin(core: Core, session: Session, why: Why, root_uri: str | None) -> None:
     """Name the new holder in the settings and the others as lost, unless a call before this one has."""
-    if any(each.op == "move" for each in core.view().head.rotations):
-        _take_over(core, session, root_uri)
+    if open_move(core.view()) is not None or core.settings.leaving:
+        _take_over(core, session, root_uri)  # ``finish`` announces a move that a restarted log lacks
         return
-    if alive := _alive(core):
-        raise UsageError(
-            f"the {alive[0].scheme}: holder still opens this vault, so nothing was recovered",
-            next="open the vault as always; 'facekeep keys move' changes who holds the root",
-        )
+    recovering.refuse_alive(_alive(core))
     gone = (core.settings.root_uri, *core.settings.mirrors)
     uri = _new_uri(core, root_uri, gone)
     move.begin(core, session, why, move.Holders(root_uri=uri, mirrors=(), lost=gone))
@@ -109,22 +122,12 @@ def _reachable(core: Core, uri: str) -> bool:
 
 def _new_uri(core: Core, root_uri: str | None, gone: Sequence[str]) -> str:
     uri = root_uri or _fresh_uri(core)
-    if uri in gone:
-        raise UsageError(
-            "the new root holder is one of those that are lost", next="name another place with --root"
-        )
+    recovering.check_other(uri, gone)
     return uri
 
 
 def _alive(core: Core) -> list[RootProvider]:
-    """Root holders that give the present root."""
-    current = core.view().tree.fingerprint
-    found = []
-    for provider in holders_of(core.settings, core.path, core.secrets):
-        with contextlib.suppress(FacekeepError):
-            if recovering.opens(provider.candidates(), current):
-                found.append(provider)
-    return found
+    return recovering.alive(core.settings, core.path, core.secrets, core.view().tree.fingerprint)
 
 
 def _fresh_uri(core: Core) -> str:

@@ -28,6 +28,7 @@ from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
+from facekeep.keys.memory_holder import MemoryHolder
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import lost, move
 from facekeep.operations.adoption import (
@@ -43,6 +44,7 @@ from facekeep.operations.adoption import (
 from facekeep.operations.check import repair_index
 from facekeep.operations.destroy import Destruction, destroy
 from facekeep.operations.missing import DATA_FILE, left_of
+from facekeep.operations.recovering import check_lost
 from facekeep.operations.rotate_templates import Selection, rotate_templates
 from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
@@ -86,6 +88,14 @@ class Restarted:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The root from the recovery key, and who is to hold the next (None: a file by default)."""
+
+    holder: MemoryHolder
+    root_uri: str | None
+
+
 def restart(
     path: Path,
     token: str,
@@ -95,11 +105,13 @@ def restart(
     progress: Progress | None = None,
     *,
     backup: Path | None = None,
+    recovered: Recovered | None = None,
 ) -> Restarted:
     """Make a new log.db where it is lost with every copy; ``checkpoint`` is the newest that was published.
 
     Without one the log's first signing keys are in force again. With ``backup`` vault.db is lost too, and
-    made of its rows. Raises UsageError where there is a log.db, or a vault.db beside a backup,
+    made of its rows; with ``recovered`` every root holder is.
+    Raises UsageError where there is a log.db, a vault.db beside a backup, a root holder beside ``recovered``,
     IntegrityError where a copy is there, or may be; NotAllowed, ClockError, RootError: nothing is done then.
     """
     settings = settingsfile.read(path)
@@ -107,9 +119,12 @@ def restart(
         _check_lost(path, settings)
         stack.callback(lost.discard, path)
         data_file = lost.data_to_judge(path, settings.vault_id, backup)
-        remains = open_remains(stack, path, settings, clock, secrets, data_file)
+        standing = None if recovered is None else recovered.holder
+        remains = open_remains(stack, path, settings, clock, secrets, data_file, standing)
+        if recovered is not None:
+            check_lost(settings, path, secrets, remains.tree.fingerprint, recovered.root_uri)
         members = list(members_of(remains))
-        by = restorer(members, token)
+        by = restorer(members, token, keys=recovered is not None)
         generation, seen = _seen(remains, checkpoint)
         adopted = judge(remains, progress)
         _discard(path)
@@ -142,9 +157,10 @@ def restart(
     return done
 
 
-def is_restarted(core: Core) -> bool:
-    """Whether the log begins with a restart."""
-    return core.log.entry(0)["type"] == "restart"
+def check_restarted(core: Core) -> None:
+    """Raise UsageError unless the log begins with a restart."""
+    if core.log.entry(0)["type"] != "restart":
+        raise UsageError(f"{LOG_FILE} is there", next=f"where it is damaged: {_SCRUB}")
 
 
 def end_the_rest(core: Core, session: Session, progress: Progress | None = None) -> int:
