@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli_help import Cli, snapshot
+from facekeep.formats.recoverykey import recovery_uri
 from facekeep.formats.settings import Settings
 from facekeep.keys.recovery_key import WEAKENING, RecoveryKey
 from guide_help import Typist, commands, types
@@ -239,3 +240,58 @@ def test_the_operators_guide_is_followed_word_for_word(
     assert (
         cli.ok("status")["recovery"]["key"] == RecoveryKey.decode(Path("new.private").read_bytes()).mark.hex()
     )
+
+
+# -- the log is lost too
+
+LOST = ("restore", "--lost-log", "--no-checkpoint", "--private", "r.private", "--root", "file:new.root")
+
+
+def lose_both(cli: Cli) -> None:
+    for path in (*cli.home.glob("staff.vault/log.db*"), *cli.home.glob("**/*.root")):
+        path.unlink()
+
+
+def test_log_and_root_are_lost_together(vault: Cli) -> None:
+    lose_both(vault)
+    for words in ((*LOST[:3], "--yes"), ("keys", "recover", "--private", "r.private")):
+        ran = vault.run(*words)
+        assert ran.code in {31, 33}
+        assert "facekeep restore --lost-log --private FILE --root URI" in ran.err
+    asked = vault.run(*LOST)
+    assert asked.code == 10
+    key = RecoveryKey.decode(Path("r.private").read_bytes())
+    assert f"key id of the recovery key: {key.mark.hex()}" in asked.err
+    assert not Path("staff.vault/log.db").exists()
+    done = vault.ok(*LOST, "--yes")
+    assert (done["grants"], done["resumed"], done["root"]) == (1, False, "file:new.root")
+    again = vault.run(*LOST, "--yes")
+    assert again.code == 0
+    assert "root key\tfile:new.root" in again.out
+    assert "has seen the private key" in again.err
+    assert vault.verify("ada", "ada-again").code == 0
+    assert vault.ok("check")["ok"]
+
+
+def test_a_recovery_key_is_slipped_into_vault_toml_once_both_are_lost(vault: Cli) -> None:
+    """Whoever says --yes was shown another key id, and theirs seals nothing that opens keys.db."""
+    vault.ok("keys", "recovery", "new", "--private", "o.private", "--public", "o.public")
+    lose_both(vault)
+    toml = Path("staff.vault/vault.toml")
+    mine, theirs = (RecoveryKey.decode(Path(each).read_bytes()) for each in ("r.private", "o.private"))
+    toml.write_text(toml.read_text().replace(recovery_uri(mine.public), recovery_uri(theirs.public)))
+    shown = vault.run(*LOST).err
+    assert theirs.mark.hex() in shown
+    assert mine.mark.hex() not in shown
+    before = snapshot(vault.home)
+    vault.fails("root", 31, *LOST, "--yes")
+    vault.fails("root", 31, *LOST[:4], "o.private", *LOST[5:], "--yes")
+    assert snapshot(vault.home) == before
+
+
+def test_a_private_key_that_others_can_read_begins_nothing_anew(vault: Cli) -> None:
+    lose_both(vault)
+    Path("r.private").chmod(0o640)
+    before = snapshot(vault.home)
+    vault.fails("usage", 10, *LOST, "--yes")
+    assert snapshot(vault.home) == before

@@ -14,6 +14,7 @@ from facekeep.errors import FacekeepError
 from facekeep.formats.note import VerifierKey
 from facekeep.keys.holders import held, provider_from_uri
 from facekeep.keys.provider import Place
+from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store import settingsfile, vaultdb
@@ -160,6 +161,28 @@ def test_the_root_is_lost_and_there_is_a_recovery_key(operator: Typist, cli: Cli
     (cli.home / "mnt/keys/staff.root").unlink()
     assert cli.run("status").code == 31
     operator.follow("The root is lost and there is a recovery key")
+    whole(cli)
+
+
+@types("The log and the root are lost, and there is a recovery key")
+def test_the_log_and_the_root_are_lost(operator: Typist, cli: Cli) -> None:
+    operator.type("facekeep keys recovery new --private recovery.private --public recovery.public")
+    operator.type("facekeep keys move --recovery recovery.public")
+    lose(cli, "log.db", copies=True)
+    (cli.home / "mnt/keys/staff.root").unlink()
+    for title, code in (
+        ("log.db is lost with every copy", 31),
+        ("The root is lost and there is a recovery key", 33),
+    ):
+        alone = [each for each in commands(title) if "--yes" in each or "recover " in each]
+        assert "facekeep restore --lost-log --private FILE --root URI" in operator.type(alone[0], code=code)
+    said = operator.follow("The log and the root are lost, and there is a recovery key", codes={0: 10})
+    assert f"root holder: file:{cli.home}/mnt/keys/staff.root" in said[0]
+    mark = RecoveryKey.decode((cli.home / "recovery.private").read_bytes()).mark.hex()
+    assert f"key id of the recovery key: {mark}" in said[0]
+    assert "adopted grants\t3" in said[1]
+    assert f"file:{cli.home}/mnt/other/staff.root" in said[2]
+    assert {each["action"] for each in entries(cli, "destroyed")[0]["receipts"]} >= {"lost"}
     whole(cli)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +16,10 @@ from facekeep.operations import recovering
 from facekeep.operations.rescue import rescue
 from facekeep.operations.rotation import Why
 from facekeep.store import settingsfile
+
+SEEN: Final = (
+    "next: this machine has seen the private key: make another, then facekeep keys move --recovery FILE"
+)
 
 
 @click.command("recover", short_help="Give a vault whose root is lost a new one, with the recovery key.")
@@ -33,6 +38,7 @@ def command(state: State, private: Path, root: str | None, why: str) -> None:
 
     The root sealed to the recovery key opens the vault; a new holder gets a fresh root at once. Holders that
     do not answer are given up, and the log says so. May be run again after any interruption.
+    Where log.db is lost too: 'facekeep restore --lost-log --private FILE'.
     """
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
@@ -47,6 +53,4 @@ def command(state: State, private: Path, root: str | None, why: str) -> None:
     for uri in done.lost:
         output.data("given up", uri)
     output.say("the vault has a fresh root; old roots open no present file")
-    output.hint(
-        "next: this machine has seen the private key: make another, then facekeep keys move --recovery FILE"
-    )
+    output.hint(SEEN)

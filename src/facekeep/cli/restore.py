@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from facekeep.cli import output
-from facekeep.cli.lost_log import restart_log
+from facekeep.cli.lost_log import Lost, restart_log
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.problems import PARTLY_DONE
@@ -32,6 +32,11 @@ _SHOWN = 20  # slots named on a screen
 @click.option("--checkpoint", metavar="FILE", help="With --lost-log: the newest published checkpoint.")
 @click.option("--no-checkpoint", is_flag=True, help="With --lost-log: none was ever published.")
 @click.option("--yes", is_flag=True, help="With --lost-log: the settings that are shown are the right ones.")
+@click.option(
+    "--private", metavar="FILE", type=click.Path(path_type=Path),
+    help="With --lost-log: every root holder is lost too; the recovery key's private file.",
+)  # fmt: skip
+@click.option("--root", metavar="URI", help="With --private: the new root holder.")
 @common
 @with_state
 def command(
@@ -43,11 +48,14 @@ def command(
     checkpoint: str | None,
     no_checkpoint: bool,
     yes: bool,
+    private: Path | None,
+    root: str | None,
 ) -> int:
     """Merge a data backup of any age.
 
     Grants whose keys live return; whoever was erased stays erased. The order of backups does not matter.
-    Where vault.db is lost, an empty one is made first. With --lost-log a FILE stands for a lost vault.db.
+    Where vault.db is lost, an empty one is made first. With --lost-log a FILE stands for a lost vault.db,
+    and the private recovery key for root holders that are all lost: the vault gets a new one.
     """
     if lost_log:
         if dry_run or no_backup:
@@ -58,9 +66,11 @@ def command(
                 next="facekeep restore --lost-log --checkpoint FILE, or --no-checkpoint",
             )
         _check_there(file)
-        return restart_log(state, file, checkpoint, yes=yes)
-    if checkpoint is not None or no_checkpoint or yes:
-        raise UsageError("--checkpoint, --no-checkpoint and --yes go with --lost-log")
+        if root is not None and private is None:
+            raise UsageError("--root goes with --private: no root is replaced without a recovery key")
+        return restart_log(state, Lost(file, checkpoint, private, root), yes=yes)
+    if checkpoint is not None or no_checkpoint or yes or private is not None or root is not None:
+        raise UsageError("--checkpoint, --no-checkpoint, --yes, --private and --root go with --lost-log")
     if (file is None) is not no_backup:
         raise UsageError("name either a backup or --no-backup", next="facekeep restore FILE")
     _check_there(file)
