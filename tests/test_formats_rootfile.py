@@ -38,17 +38,17 @@ def test_an_empty_slot_has_no_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(
-    "slot",
+    ("vault_id", "state", "root"),
     [
-        RootSlot(VAULT, SlotState.EMPTY, b"k" * 32),
-        RootSlot(VAULT, SlotState.CURRENT, bytes(32)),
-        RootSlot(VAULT[:-1], SlotState.CURRENT, b"k" * 32),
-        RootSlot(VAULT, SlotState.CURRENT, b"k" * 31),
+        (VAULT, SlotState.EMPTY, b"k" * 32),
+        (VAULT, SlotState.CURRENT, bytes(32)),
+        (VAULT[:-1], SlotState.CURRENT, b"k" * 32),
+        (VAULT, SlotState.CURRENT, b"k" * 31),
     ],
 )
-def test_impossible_slots_are_refused(slot: RootSlot) -> None:
+def test_impossible_slots_are_refused(vault_id: bytes, state: SlotState, root: bytes) -> None:
     with pytest.raises(FormatError):
-        encode_slot(slot)
+        RootSlot(vault_id, state, root)
 
 
 @given(st.integers(0, SLOT_LEN * 8 - 1))

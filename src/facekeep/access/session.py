@@ -108,9 +108,9 @@ class Session:
             return self._checked[2]
         return Reason.OK if action in self._allowed else Reason.ROLE
 
-    def require(self, action: Action) -> None:
-        """Raise NotAllowed unless the principal may do this now."""
-        reason = self.check(self._core.view(), action)
+    def require(self, action: Action, view: View | None = None) -> None:
+        """Raise NotAllowed unless the principal may do this now, or in a ``view`` just taken."""
+        reason = self.check(view or self._core.view(), action)
         if reason is Reason.ROLE:
             who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
             raise NotAllowed(f"the {who} may not {_WORDS[action]}")

@@ -237,7 +237,7 @@ class Ledger:
 
     def _sorted_slots(self, tag: bytes) -> list[int]:
         key = np.frombuffer(tag[:8], np.uint64)[0]
-        low, high = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
+        low, high = int(self._keys.searchsorted(key, "left")), int(self._keys.searchsorted(key, "right"))
         whole = np.frombuffer(tag, np.uint8)
         return [int(self._slots[at]) for at in range(low, high) if (self._tags[at] == whole).all()]
 

@@ -33,23 +33,29 @@ class SlotState(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RootSlot:
-    """One slot: whose it is, what it holds; ``root`` is 32 zero bytes where it is empty."""
+    """One slot: whose it is, what it holds; FormatError for what no root file may hold.
+
+    ``root`` is 32 zero bytes where it is empty, and so is its ``fingerprint`` (32 bytes).
+    """
 
     vault_id: bytes
     state: SlotState
     root: bytes = field(default=ZERO_KEY, repr=False)
+    fingerprint: bytes = field(init=False)
 
-    @property
-    def fingerprint(self) -> bytes:
-        """Fingerprint of the root, 32 bytes; zero where the slot is empty."""
-        if self.state is SlotState.EMPTY:
-            return ZERO_KEY
-        return root_fingerprint(self.vault_id, self.root)
+    def __post_init__(self) -> None:
+        """Check the fields and name the root."""
+        if len(self.vault_id) != VAULT_ID_LEN or len(self.root) != KEY_LEN:
+            raise FormatError("a root slot has a field of the wrong length")
+        empty = self.state is SlotState.EMPTY
+        if empty is not (self.root == ZERO_KEY):
+            raise FormatError("a root slot is empty with a key in it, or holds a zero key")
+        mark = ZERO_KEY if empty else root_fingerprint(self.vault_id, self.root)
+        object.__setattr__(self, "fingerprint", mark)
 
 
 def encode_slot(slot: RootSlot) -> bytes:
-    """Return the 4,096 bytes of a slot; raises FormatError for what no root file may hold."""
-    _check(slot)
+    """Return the 4,096 bytes of a slot."""
     body = _MAGIC + slot.vault_id + bytes([slot.state]) + slot.root + slot.fingerprint
     return (body + hashlib.sha256(body).digest()).ljust(SLOT_LEN, b"\0")
 
@@ -65,14 +71,6 @@ def decode_slot(data: bytes) -> RootSlot:
     except ValueError:
         raise FormatError("a root slot has an unknown state") from None
     slot = RootSlot(data[len(_MAGIC) : _STATE_AT], state, data[_ROOT_AT : _ROOT_AT + KEY_LEN])
-    _check(slot)
     if data[_ROOT_AT + KEY_LEN : _CHECK_AT] != slot.fingerprint or data[_USED:] != _PADDING:
         raise FormatError("a root slot is not in its canonical form")
     return slot
-
-
-def _check(slot: RootSlot) -> None:
-    if len(slot.vault_id) != VAULT_ID_LEN or len(slot.root) != KEY_LEN:
-        raise FormatError("a root slot has a field of the wrong length")
-    if (slot.state is SlotState.EMPTY) != (slot.root == ZERO_KEY):
-        raise FormatError("a root slot is empty with a key in it, or holds a zero key")

@@ -19,7 +19,7 @@ from facekeep.errors import FormatError, RootError, StoreError, UsageError, Vaul
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider, inode_of
-from facekeep.store.sqlite import fsync_directory
+from facekeep.store.sqlite import fsync_directory, translated
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MISSING: Final = "put the root file back at the path named in vault.toml; without it nothing can be opened"
@@ -70,7 +70,7 @@ class FileProvider(RootProvider):
         open(O_CREAT|O_EXCL|O_NOFOLLOW, 0600), fchmod, pwrite x 2, fsync; open(directory), fsync.
         """
         content = [self._slot(SlotState.CURRENT, root), self._slot(SlotState.EMPTY)]
-        with _writing(self.path):
+        with translated(str(self.path)):
             try:
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
             except FileExistsError:
@@ -91,12 +91,12 @@ class FileProvider(RootProvider):
         """Erase both slots and remove the file."""
         for candidate in self.candidates():
             self.drop(candidate.fingerprint)
-        with _writing(self.path):
+        with translated(str(self.path)):
             self.path.unlink()
             fsync_directory(self.path.parent)
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Roots in readable slots, the current one first. open(O_RDONLY|O_NOFOLLOW), flock, pread x 2."""
+        """Roots in readable slots, the current one first. open(O_RDONLY|O_NOFOLLOW), flock, pread."""
         with self._opened(write=False) as descriptor:
             slots = self._read(descriptor)
         held = {slot.fingerprint: slot for slot in sorted(filter(None, slots), key=lambda slot: slot.state)}
@@ -165,7 +165,7 @@ class FileProvider(RootProvider):
         self._write(descriptor, number, self._slot(SlotState.EMPTY))
 
     def _write(self, descriptor: int, number: int, data: bytes) -> None:
-        with _writing(self.path):
+        with translated(str(self.path)):
             _pwrite(descriptor, data, number)
             os.fsync(descriptor)
             if os.pread(descriptor, SLOT_LEN, number * SLOT_LEN) != data:
@@ -194,11 +194,11 @@ class FileProvider(RootProvider):
         """Both slots, None for an unreadable one; raises RootError if both are, or for another vault's."""
         slots: list[RootSlot | None] = []
         damage: list[str] = []
+        with translated(str(self.path)):
+            data = os.pread(descriptor, SLOTS * SLOT_LEN, 0)
         for number in range(SLOTS):
-            with _writing(self.path):
-                data = os.pread(descriptor, SLOT_LEN, number * SLOT_LEN)
             try:
-                slots.append(decode_slot(data))
+                slots.append(decode_slot(data[number * SLOT_LEN : (number + 1) * SLOT_LEN]))
             except FormatError as error:
                 slots.append(None)
                 damage.append(f"{self.path}: slot {number} is unreadable ({error})")
@@ -220,7 +220,7 @@ class FileProvider(RootProvider):
             raise _open_error(self.path, error) from error
         try:
             self._check(os.fstat(descriptor))
-            with _writing(self.path):
+            with translated(str(self.path)):
                 fcntl.flock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             yield descriptor
         finally:
@@ -241,14 +241,6 @@ def _open_error(path: Path, error: OSError) -> RootError | StoreError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
         return RootError(f"{path} cannot be opened: {error.strerror}", next=_MISSING)
     return StoreError(f"{path}: {error.strerror}")
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
 def _pwrite(descriptor: int, data: bytes, number: int) -> None:

@@ -59,12 +59,13 @@ def _check_apart(providers: Sequence[RootProvider], leaving: Sequence[RootProvid
     """
     seen: set[str] = set()
     for provider in (*providers, *leaving):
-        if not seen.isdisjoint(provider.places):
+        places = provider.places
+        if not seen.isdisjoint(places):
             raise RootError(
                 f"two of the root holders are one: {provider.identity}",
                 next="put the file back that was there; 'facekeep keys show' names the holders",
             )
-        seen.update(provider.places)
+        seen.update(places)
 
 
 def hold(
@@ -123,8 +124,8 @@ def _check_droppable(
     store: KeysStore, roots: Sequence[Candidate], winner: Candidate, *, keep: bytes | None
 ) -> None:
     """Raise TreeStale if keys.db stands under a root that would be dropped: another writer has been here."""
-    named = set(store.read_fingerprints())
     dropped = [each for each in roots if each.fingerprint not in (winner.fingerprint, keep)]
+    named = store.read_fingerprints() if dropped else ()
     if not any(each.fingerprint in named for each in dropped):
         return
     try:

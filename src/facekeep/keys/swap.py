@@ -86,9 +86,9 @@ class Swap:
             self._guard()
             if self._written():
                 return
-            self._open_afresh()
+            whole = self._open_afresh()
             self._plan()  # refuses what cannot be planned before anything is staged
-            self._mend_top()
+            self._mend_top(whole=whole)
             if self._spent:
                 self._winner, self._spent = self._fresh_root(), False
             with holders_reached():
@@ -122,7 +122,8 @@ class Swap:
             self._store.require_copies()
             for store in self._store.fresh():
                 self._made = self._check(store)
-            return open_tree(self._store, self._tree.vault_id, [self._winner], self._made)[0]
+            self._made, _ = open_tree(self._store, self._tree.vault_id, [self._winner], self._made)
+            return self._made
 
     def promote(self) -> tuple[Receipt, ...]:
         """Make the new root current with every holder and destroy the old one; returns their receipts."""
@@ -138,19 +139,23 @@ class Swap:
                 moving=self._moving,
             )
 
-    def _open_afresh(self) -> None:
-        """Take the tree that a root still held opens; raises TreeStale if it is not the one given."""
+    def _open_afresh(self) -> bool:
+        """Take the tree that a root still held opens; raises TreeStale if it is not the one given.
+
+        Says whether it is known that both root-node rows of keys.db are the one it was opened from.
+        """
         with holders_reached():
             roots = held(self._providers + self._leaving)
         tree, _ = open_tree(self._store, self._tree.vault_id, roots, self._tree)
         if tree.fingerprint != self._tree.fingerprint:
             raise TreeStale("the key tree was swapped by another process")
-        self._tree = tree
+        known, self._tree = self._tree, tree
+        return tree is known
 
-    def _mend_top(self) -> None:
+    def _mend_top(self, *, whole: bool) -> None:
         """Have both root-node rows of every file be the row just opened, which the write insists on."""
         row = self._tree.top_row
-        if self._store.read_top() != (row, row):
+        if not whole and self._store.read_top() != (row, row):
             self._store.mend_top(row)
         self._store.require_copies()
         if any(copy.read_top() != (row, row) for copy in self._store.fresh_copies()):

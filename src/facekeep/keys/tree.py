@@ -310,13 +310,14 @@ def open_tree(
     damage: list[str] = []
     seen = {} if known is None else {known.top_row: known.root_node}
     rows = store.read_top()
+    roots = [each for each in candidates if _is_root(vault_id, each)]
     opened: list[tuple[RootNode, Candidate, TopRow]] = []
     named = False
     for copy, row in enumerate(rows):
-        matching = [each for each in candidates if row is not None and _names(vault_id, each, row)]
+        matching = [(each, row) for each in roots if row is not None and each.fingerprint == row.fingerprint]
         named |= bool(matching)
-        roots = [(_open_top(row, vault_id, each, seen), each, row) for each in matching if row is not None]
-        found = [(root, each, top) for root, each, top in roots if root is not None]
+        nodes = [(_open_top(top, vault_id, each, seen), each, top) for each, top in matching]
+        found = [(node, each, top) for node, each, top in nodes if node is not None]
         opened += found
         if not found:
             damage.append(f"keys.db: root node, copy {copy}")
@@ -337,10 +338,9 @@ def open_tree(
     return tree, winner
 
 
-def _names(vault_id: bytes, candidate: Candidate, row: TopRow) -> bool:
-    if not candidate.root:  # sealed to a recovery key: it opens nothing here
-        return False
-    return root_fingerprint(vault_id, candidate.root) == candidate.fingerprint == row.fingerprint
+def _is_root(vault_id: bytes, candidate: Candidate) -> bool:
+    """Whether a candidate is a root, of that fingerprint; sealed to a recovery key it opens nothing here."""
+    return bool(candidate.root) and root_fingerprint(vault_id, candidate.root) == candidate.fingerprint
 
 
 def _open_top(

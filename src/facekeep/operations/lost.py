@@ -82,7 +82,7 @@ def _fill(target: Path, backup: Path, vault_id: bytes) -> None:
     """Copy a backup's rows into a new file of kind ``vault``."""
     migrations = vaultdb.MIGRATIONS
     with (
-        contextlib.closing(Database(backup, "backup", vault_id, migrations, read_only=True)) as source,
+        contextlib.closing(Database(backup, "backup", vault_id, migrations, use="keep")) as source,
         contextlib.closing(Database.create(target, "vault", vault_id, migrations)) as made,
         vaultdb.VaultStore(made).adding() as add,
     ):

@@ -154,7 +154,7 @@ class _Work:
     def run(self, backup: Path, progress: Progress | None) -> None:
         core = self._core
         with contextlib.closing(
-            Database(backup, "backup", core.vault_id, vaultdb.MIGRATIONS, read_only=True)
+            Database(backup, "backup", core.vault_id, vaultdb.MIGRATIONS, use="keep")
         ) as database:
             stored = VaultStore(database)
             total = stored.count()

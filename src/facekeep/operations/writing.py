@@ -25,7 +25,7 @@ def writing(core: Core, session: Session, action: Action) -> Iterator[View]:
         if outermost and action is not Action.CLOCK:
             recover(core)
         view = core.view()
-        session.require(action)
+        session.require(action, view)
         if action is not Action.CLOCK:
             check_clock(core, view)
         yield view

@@ -105,13 +105,16 @@ class KeysStore:
 
     def _fresh(self, paths: Iterable[Path]) -> Iterator[KeysStore]:
         for path in paths:
-            with KeysStore.open(path, self._vault_id) as store:
+            with KeysStore(
+                Database(path, "keys", self._vault_id, MIGRATIONS, use="look"), self._vault_id
+            ) as store:
                 yield store
 
     # -- the tree
 
     def read_top(self) -> tuple[TopRow | None, TopRow | None]:
         """Both copies of the root node; None for one that is missing or unreadable."""
+        self._primary.check_identity()
         rows = self._both("SELECT copy, epoch, fingerprint, blob FROM top WHERE copy IN ({})", (0, 1))
         return top_row(rows[0]), top_row(rows[1])
 
@@ -121,7 +124,10 @@ class KeysStore:
         return tuple(row[0] for row in rows if isinstance(row[0], bytes))
 
     def read_node(self, branch: int, level: int, index: int) -> tuple[NodeRow | None, ...]:
-        """Read the copies of a stored node: two at level 1, else one; None where missing or unreadable."""
+        """Read the copies of a stored node: two at level 1, else one; None where missing or unreadable.
+
+        They are authentic under the root node alone, and ``read_top`` has looked whose file this is.
+        """
         first = row_id(branch, level, index)
         rows = self._both(
             "SELECT id, epoch, blob FROM node WHERE id IN ({})",
@@ -326,6 +332,9 @@ class KeysStore:
 
     def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         self._primary.check_identity()
+        return self._rows(sql, values)
+
+    def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[object, ...]]:
         with translated(self._primary.name):
             return self._primary.connection().execute(sql, values).fetchall()
 
@@ -344,14 +353,14 @@ class KeysStore:
         ``sql`` begins with the id. One by one only where they cannot be read together.
         """
         with contextlib.suppress(FacekeepError):
-            found = {row[0]: row[1:] for row in self._read(sql.format(",".join("?" * len(ids))), ids)}
+            found = {row[0]: row[1:] for row in self._rows(sql.format(",".join("?" * len(ids))), ids)}
             return [found.get(each) for each in ids]
         rows: list[tuple[object, ...] | None] = []
         errors: list[FacekeepError] = []
         for each in ids:
             try:
-                row = self._one(sql.format("?"), (each,))
-                rows.append(None if row is None else row[1:])
+                found_rows = self._rows(sql.format("?"), (each,))
+                rows.append(found_rows[0][1:] if found_rows else None)
             except FacekeepError as error:
                 rows.append(None)
                 errors.append(error)

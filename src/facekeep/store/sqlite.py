@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from sqlite_utils import Database as SqliteUtils
 
@@ -33,6 +33,10 @@ MEND: Final = {
     "keys.db": _LIVE_COPY,
     "log.db": _LIVE_COPY,
 }
+
+
+Use: TypeAlias = Literal["write", "look", "keep"]
+"""What a file is opened for: to be written; for a short look while others write; as it stands, unchanged."""
 
 
 class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
@@ -92,10 +96,10 @@ class Database:
         vault_id: bytes,
         migrations: Sequence[Migration],
         *,
-        read_only: bool = False,
+        use: Use = "write",
     ) -> None:
-        """Open an existing file, check whose it is, bring its schema up to date unless ``read_only``."""
-        self._read_only = read_only
+        """Open an existing file, check whose it is, bring its schema up to date if it is to be written."""
+        self._use = use
         self.path = path
         self.kind = kind
         self.name = f"the backup {path.name}" if kind == "backup" else path.name
@@ -115,9 +119,7 @@ class Database:
                 raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
             connection = self.connection()
             self._check_owner(connection, vault_id)
-            if not read_only:
-                self._migrate(connection, migrations)
-            self._expected = self._expected_schema(connection, tuple(migrations))
+            self._expected = _schema_after(tuple(migrations[: self._migrated(connection, migrations)]))
             self._schema_version = -1
             self.check_schema(connection)
 
@@ -127,7 +129,7 @@ class Database:
         with translated(path.name):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             os.close(descriptor)
-            connection = _connect(path, fresh=True)
+            connection = _connect(path, "create")
             with contextlib.closing(connection):
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -144,7 +146,7 @@ class Database:
             return existing.connection
         if self._closed:
             raise StoreError(f"{self.name} is closed")
-        connection = _connect(self.path, read_only=self._read_only)
+        connection = _connect(self.path, self._use)
         holder = _Holder(connection)
         self._local.holder = holder
         with self._guard:
@@ -157,7 +159,7 @@ class Database:
             if self._shared is None:
                 if self._closed:
                     raise StoreError(f"{self.name} is closed")
-                self._shared = _Holder(_connect(self.path, read_only=self._read_only))
+                self._shared = _Holder(_connect(self.path, self._use))
                 self._all.add(self._shared)
             return self._shared.connection
 
@@ -247,36 +249,32 @@ class Database:
             )
         self._schema_version = version
 
-    def _expected_schema(
-        self, connection: sqlite3.Connection, migrations: tuple[Migration, ...]
-    ) -> frozenset[tuple[object, ...]]:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if not isinstance(version, int) or not 0 < version <= len(migrations):
-            raise IntegrityError(f"{self.name} has an unknown schema version", next=MEND.get(self.name))
-        return _schema_after(migrations[:version])
-
     def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
-        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("file") != self.kind:
             raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=MEND.get(self.name))
         if meta.get("vault") != vault_id:
             raise ForeignFile(f"{self.name} belongs to another vault")
 
-    def _migrate(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    def _migrated(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> int:
+        """Return the version of the schema; that of a file to be written is brought up to date first."""
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(migrations) or version < 0:
             raise IntegrityError(
                 f"{self.name} was written by a newer facekeep", next="install the newer facekeep"
             )
         if version == len(migrations):
-            return
+            return version
+        if self._use != "write":
+            if not version:
+                raise IntegrityError(f"{self.name} has an unknown schema version", next=MEND.get(self.name))
+            return version
         connection.execute("BEGIN IMMEDIATE")
         for step in migrations[version:]:
             step(SqliteUtils(connection))
         connection.execute(f"PRAGMA user_version={len(migrations)}")
         connection.execute("COMMIT")
+        return len(migrations)
 
 
 def _schema(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
@@ -293,27 +291,29 @@ def _schema_after(migrations: tuple[Migration, ...]) -> frozenset[tuple[object, 
         return _schema(connection)
 
 
-def _connect(path: Path, *, read_only: bool = False, fresh: bool = False) -> sqlite3.Connection:
+def _connect(path: Path, use: Use | Literal["create"]) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path.absolute().as_uri() + ("?mode=ro&immutable=1" if read_only else "?mode=rw"),
+        path.absolute().as_uri() + ("?mode=ro&immutable=1" if use == "keep" else "?mode=rw"),
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=LIMITS.busy_timeout_ms / 1000,
         cached_statements=256,
     )
-    if not fresh and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+    if use != "create" and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         connection.close()  # before any pragma that would change somebody else's file
         raise IntegrityError(f"{path.name} is not a facekeep file", next=MEND.get(path.name))
-    if not read_only:
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+    if use == "look":
+        return connection
+    if use != "keep":
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
         connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB, one sync less for each 4 MiB
         connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA trusted_schema=OFF")
-    connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA cache_size=-65536")
     return connection
 
