@@ -194,7 +194,7 @@ def test_a_clock_set_back_denies_and_stops_operations(lab: Lab) -> None:
 
 def test_the_pin_of_a_log_is_in_it_later(lab: Lab) -> None:
     lab.decide(5)
-    pin = lab.log.pin()
+    pin = lab.log.head().pin()
     lab.decide(5)
     lab.log.check_pin(*pin)
     assert lab.log.verify().size == 11

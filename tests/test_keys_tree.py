@@ -172,7 +172,7 @@ def test_a_damaged_branch_node_copy_is_reported_and_the_other_serves(
     sql(lab.path, f"{damage} WHERE id = ?", (row_id(1, 1, 0, copy),))
     tree, _ = open_tree(lab.store, VAULT, [candidate(lab.root())])
     assert tree.slot_key(verify_slot(6)) == lab.tree.slot_key(verify_slot(6))
-    assert tree.damage == (() if copy else ("keys.db: node 1/1/0, copy 0",))
+    assert tree.damage == (f"keys.db: node 1/1/0, copy {copy}",)
 
 
 @pytest.mark.parametrize("level", [2, 3])

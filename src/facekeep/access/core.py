@@ -275,14 +275,17 @@ class Core:
         if not self.index.is_under(key):
             self.index = SubjectIndex(self.keys, self.vault_id, key)
 
-    def forget_tree(self, newer: KeyTree | None = None) -> None:
-        """Have the next view fetch the root and open the tree again.
-
-        ``newer`` was opened meanwhile: if it is the one that the root opens, it need not be decrypted again.
-        """
+    def forget_tree(self) -> None:
+        """Have the next view fetch the root and open the tree again."""
         with self._refresh:
-            self._tree = newer or self._tree
             self._tree_is_doubted = True
+            self._state = None
+
+    def follow_swap(self, tree: KeyTree) -> None:
+        """Use the tree that a swap made just now, of a root that every holder has promoted."""
+        with self._refresh:
+            self._adopt(tree)
+            self._tree_is_doubted = False
             self._state = None
 
     def slot_key(self, view: View, slot: int) -> bytes:

@@ -85,6 +85,10 @@ class Head:
         """RFC 6962 root hash of the ``size`` entries."""
         return Frontier(self.size, self.frontier).root()
 
+    def pin(self) -> tuple[int, bytes, bytes]:
+        """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
+        return self.size, self.root(), self.chain
+
     def encode(self) -> bytes:
         """Canonical bytes of the head."""
         value: JsonObject = {

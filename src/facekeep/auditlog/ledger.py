@@ -180,7 +180,7 @@ class Ledger:
 
     def _read(self, progress: Callable[[int, int], None] | None) -> None:
         """Read the entries that are new; what they say counts once they are known to be complete."""
-        size = self._log.head().size
+        size = self._log.head().size if progress is not None else 0
         found, cuts = Found(self._keeper.copy()), [_Cut(self._seen, self._mark, 0, 0)]
         seen, count, chain = self._seen, *self._mark
         for index, body, after in self._log.control_after(seen, self._mark):

@@ -223,11 +223,6 @@ class AuditLog:
         """Return the authenticator of a backup's manifest, under the log key."""
         return self._key.manifest_mac(body)
 
-    def pin(self) -> Pin:
-        """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
-        head = self.head()
-        return head.size, head.root(), head.chain
-
     def check_pin(self, size: int, root: bytes, chain: bytes) -> None:
         """Check that the log passed through a pin: its size and chain now, its root in ``verify``.
 

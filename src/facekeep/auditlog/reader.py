@@ -130,7 +130,7 @@ class Reader:
 
         A mark of another history does not lead to the head, and raises at the end: see ``control_since``.
         """
-        for row, previous, chain in self._control_rows(idx, mark):
+        for row, previous, chain in self._control_rows(self._head(), idx, mark):
             self._key.check_row(row, previous)
             yield row.idx, row.body, chain
 
@@ -143,7 +143,7 @@ class Reader:
         head, idx = self._head(), max(idx, 0)
         if head.size - idx < head.control_seq - self._mark_before(idx)[1].entries:
             return self._tail(idx, head)
-        return ((row, previous) for row, previous, _ in self._control_rows(idx))
+        return ((row, previous) for row, previous, _ in self._control_rows(head, idx))
 
     def _tail(self, idx: int, head: Head) -> Iterator[tuple[logdb.Row, bytes]]:
         """Yield control rows by the chain of all entries from ``idx`` on, which leads to the head."""
@@ -162,9 +162,10 @@ class Reader:
         mark = self._marks.get(start, _FIRST)
         return (0, _FIRST) if mark is _FIRST else (start, mark)
 
-    def _control_rows(self, idx: int, mark: Mark | None = None) -> Iterator[tuple[logdb.Row, bytes, bytes]]:
+    def _control_rows(
+        self, head: Head, idx: int, mark: Mark | None = None
+    ) -> Iterator[tuple[logdb.Row, bytes, bytes]]:
         """Yield (row, chain value before it, control chain after it), from ``idx`` on."""
-        head = self._head()
         start = idx
         if mark is None:
             start, mark = self._mark_before(max(idx, 0))

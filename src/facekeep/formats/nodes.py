@@ -141,9 +141,16 @@ def _check_node(node: Node, level: int) -> None:
         raise FormatError("the root node says that a position is destroyed")
     if node.dead == FULL_MAP:
         raise FormatError("a tree node is wholly destroyed yet stored")
-    zero = ~np.frombuffer(node.children, dtype="<u8").reshape(FANOUT, 4).any(axis=1)
-    if int.from_bytes(np.packbits(zero).tobytes(), "big") != node.dead:
+    if _zero_keys(node.children) != node.dead:
         raise FormatError("a tree node's zero keys are not its destroyed children")
+
+
+def _zero_keys(children: bytes) -> int:
+    """Map of the children that are 32 zero bytes."""
+    if ZERO_KEY not in children:  # at no place at all: as a rule
+        return 0
+    zero = ~np.frombuffer(children, dtype="<u8").reshape(FANOUT, 4).any(axis=1)
+    return int.from_bytes(np.packbits(zero).tobytes(), "big")
 
 
 def encode_root(root: RootNode) -> bytes:

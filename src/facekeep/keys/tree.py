@@ -184,12 +184,16 @@ class KeyTree:
             return Node(expand_node(node_info(self._vault_id, branch, level, index), key))
         place = f"node {branch}/{level}/{index}"
         damage: list[str] = []
-        for copy, row in enumerate(self._store.read_node(branch, level, index)):
+        rows = self._store.read_node(branch, level, index)
+        for copy, row in enumerate(rows):
             try:
                 node = self._open_row(row, key)
             except IntegrityError:
                 damage.append(f"keys.db: {place}, copy {copy}")
-            else:
+            else:  # a key seals one node once: its other row is the same, or damaged
+                damage += [
+                    f"keys.db: {place}, copy {at}" for at in range(copy + 1, len(rows)) if rows[at] != row
+                ]
                 self._note(damage)
                 return node
         if not self.is_current():

@@ -62,14 +62,13 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     may be an older one, in which the dead still live, and is refused.
     """
     view = core.view()
-    tree = view.tree
     check_leaving(core, view)
     swap = Swap(
         core.keys,
-        tree,
+        view.tree,
         core.providers,
         what.slots,
-        pin=Pin(*core.log.pin()),
+        pin=Pin(*view.head.pin()),
         now_ms=core.clock.now_ms(),
         take=what.take,
         principals=what.slots if what.op in {"revoke", "void"} else (),
@@ -82,11 +81,12 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         drop=idle_branches(core, view) if what.recycle else (),
         moving=awaiting_swap(core, view),
     )
-    made = None
     try:
         made, receipts = swap.run()
-    finally:
-        core.forget_tree(made)  # the swap may stand in keys.db, whatever stopped it
+    except BaseException:
+        core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
+        raise
+    core.follow_swap(made)
     complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 
@@ -134,8 +134,7 @@ def complete(
     *,
     recovery: bool,
 ) -> None:
-    """Say "destroyed" in the log, then delete the dead rows."""
-    core.forget_tree()
+    """Say "destroyed" in the log, of the swap that stands in keys.db, then delete the dead rows."""
     view = core.view()
     core.log.append(
         [

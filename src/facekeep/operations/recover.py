@@ -126,7 +126,9 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
         finish(core, None, first, what, recovery=True)
     else:  # The swap stands in keys.db already; only its completion is missing from the log.
         _check_its_own(core, view, what)
-        complete(core, None, first, what, _settle(core, view.head.fingerprint), recovery=True)
+        receipts = _settle(core, view.head.fingerprint)
+        core.forget_tree()
+        complete(core, None, first, what, receipts, recovery=True)
     if what.op == "shred":
         core.finished.append(erased)
 
