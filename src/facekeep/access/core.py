@@ -128,6 +128,7 @@ class Core:
         self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
         self._tree_is_doubted = False
+        self.is_settled = False  # every holder answered, with the present root and no other, when last asked
         self._state: View | None = None
         self._refresh = threading.Lock()
         log.guard(self.check_files)
@@ -254,6 +255,11 @@ class Core:
                 lost = asked.unopened(error)
             else:
                 lost, self._tree_is_doubted = None, False
+                mine = {each: found for each, found in asked.answered if each in self.providers}
+                self.is_settled = len(mine) == len(self.providers) and all(
+                    [(each.fingerprint, each.state) for each in found] == [(tree.fingerprint, "current")]
+                    for found in mine.values()
+                )
                 head = self.log.head()
                 if is_tree_of(self._tree, head):
                     return head
@@ -278,14 +284,14 @@ class Core:
     def forget_tree(self) -> None:
         """Have the next view fetch the root and open the tree again."""
         with self._refresh:
-            self._tree_is_doubted = True
+            self._tree_is_doubted, self.is_settled = True, False
             self._state = None
 
     def follow_swap(self, tree: KeyTree) -> None:
         """Use the tree that a swap made just now, of a root that every holder has promoted."""
         with self._refresh:
             self._adopt(tree)
-            self._tree_is_doubted = False
+            self._tree_is_doubted = self.is_settled = False
             self._state = None
 
     def slot_key(self, view: View, slot: int) -> bytes:

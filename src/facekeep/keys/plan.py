@@ -110,13 +110,16 @@ class _Planner:
         root = self._tree.root_node
         children = bytearray(root.node.children)
         positions, stored, following = list(root.positions), root.node.stored, root.next_branch
+        touched = set(distinct(slots >> SLOT_BITS).tolist())
         for place, branch, _ in self._tree.branches():
             if branch in self._doomed:
                 key: bytes | None = yield from self._drop(branch, 1, 0)
             elif self._rekeying:
                 key = yield from self._refresh(branch, 1, 0, stored=root.node.is_stored(place))
-            else:
+            elif branch in touched:
                 key = yield from self._branch(branch, _within(slots, branch << SLOT_BITS, BRANCH_SLOTS))
+            else:
+                continue
             if key is None:
                 continue
             stored = stored | bit(place) if key else stored & ~bit(place)

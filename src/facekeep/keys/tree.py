@@ -240,7 +240,7 @@ class KeyTree:
             if not parent.is_stored(number):
                 return True
             place = index // FANOUT ** (LEAF_LEVEL + 1 - level)
-            node = self.node(branch, level, place, keep=level < LEAF_LEVEL)
+            node = self.node(branch, level, place)
             if node is None:
                 return False
             parent, number = node, index // FANOUT ** (LEAF_LEVEL - level) % FANOUT

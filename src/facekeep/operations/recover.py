@@ -73,8 +73,12 @@ def _drop_strays(core: Core, view: View) -> None:
     current = view.tree.fingerprint
     if awaiting_swap(core, view):
         _settle_filled(core, current)
-    elif any(each.fingerprint != current or each.state != "current" for each in _held(core.providers)):
+    elif not core.is_settled and _have_strays(core.providers, current):
         _settle(core)
+
+
+def _have_strays(providers: Iterable[RootProvider], current: bytes) -> bool:
+    return any(each.fingerprint != current or each.state != "current" for each in _held(providers))
 
 
 def _settle_filled(core: Core, current: bytes) -> None:

@@ -36,7 +36,7 @@ MEND: Final = {
 
 
 Use: TypeAlias = Literal["write", "look", "keep"]
-"""What a file is opened for: to be written; for a short look while others write; as it stands, unchanged."""
+"""What for a file is opened: to be written; for a look at what proves itself; to be kept as it stands."""
 
 
 class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
@@ -98,7 +98,10 @@ class Database:
         *,
         use: Use = "write",
     ) -> None:
-        """Open an existing file, check whose it is, bring its schema up to date if it is to be written."""
+        """Open an existing file, check whose it is, bring its schema up to date if it is to be written.
+
+        Nothing is checked for a look: what is read there has to open under a key, wherever it comes from.
+        """
         self._use = use
         self.path = path
         self.kind = kind
@@ -118,6 +121,8 @@ class Database:
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
                 raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
             connection = self.connection()
+            if use == "look":
+                return
             self._check_owner(connection, vault_id)
             self._expected = _schema_after(tuple(migrations[: self._migrated(connection, migrations)]))
             self._schema_version = -1
