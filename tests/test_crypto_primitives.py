@@ -98,7 +98,9 @@ def test_nonces_are_not_repeated() -> None:
 
 def test_hashes_are_those_of_the_standard_library() -> None:
     assert p.sha256(b"a", b"b") == hashlib.sha256(b"ab").digest()
-    assert p.mac(KEY, b"a", b"b") == hmac.new(KEY, b"ab", hashlib.sha256).digest()
+    expected = hmac.new(KEY, b"ab", hashlib.sha256).digest()
+    keyed = p.Mac(KEY)
+    assert p.mac(KEY, b"a", b"b") == keyed(b"a", b"b") == keyed(b"ab") == expected
     assert p.expand_node(b"info", KEY) == hashlib.shake_256(b"info" + KEY).digest(3_840)
     assert p.domain("slot-kdf") == b"facekeep/v1/slot-kdf\0"
 

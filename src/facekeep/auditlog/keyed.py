@@ -20,13 +20,14 @@ _MANIFEST = p.domain("backup-manifest")
 class LogKey:
     """The log key of one vault."""
 
-    __slots__ = ("_key", "_vault_id", "start")
+    __slots__ = ("_key", "_mac", "_vault_id", "start")
 
     def __init__(self, key: bytes, vault_id: bytes) -> None:
         """Take the 32-byte key (slot 0 of the system branch) and the 16-byte vault id."""
         self._key = key
+        self._mac = p.Mac(key)
         self._vault_id = vault_id
-        self.start = p.mac(key, _START, vault_id)
+        self.start = self._mac(_START, vault_id)
 
     def is_key(self, key: bytes) -> bool:
         """Whether this is the key."""
@@ -34,23 +35,23 @@ class LogKey:
 
     def chain(self, index: int, previous: bytes, leaf: bytes) -> bytes:
         """Chain value of entry ``index``."""
-        return p.mac(self._key, index.to_bytes(8, "big"), previous, leaf)
+        return self._mac(index.to_bytes(8, "big"), previous, leaf)
 
     def control(self, index: int, previous: bytes, leaf: bytes) -> bytes:
         """Control chain after control entry ``index``; 32 zero bytes stand before the first."""
-        return p.mac(self._key, _CONTROL, index.to_bytes(8, "big"), previous, leaf)
+        return self._mac(_CONTROL, index.to_bytes(8, "big"), previous, leaf)
 
     def head_mac(self, body: bytes) -> bytes:
         """Return the authenticator of an encoded head."""
-        return p.mac(self._key, _HEAD, self._vault_id, body)
+        return self._mac(_HEAD, self._vault_id, body)
 
     def page_mac(self, body: bytes) -> bytes:
         """Return the authenticator of an encoded page of the ledger."""
-        return p.mac(self._key, _PAGE, self._vault_id, p.sha256(body))
+        return self._mac(_PAGE, self._vault_id, p.sha256(body))
 
     def manifest_mac(self, body: bytes) -> bytes:
         """Return the authenticator of a backup's manifest (SPEC.md §8.2)."""
-        return p.mac(self._key, _MANIFEST, self._vault_id, body)
+        return self._mac(_MANIFEST, self._vault_id, body)
 
     def open_head(self, body: bytes, mac: bytes) -> Head:
         """Authenticate and decode a stored head; raises IntegrityError."""

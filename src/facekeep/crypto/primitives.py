@@ -1,7 +1,7 @@
 """Every raw cryptographic call of facekeep, in one place (SPEC.md §1, §3, §5, §6).
 
 Nothing here is a primitive of our own: AES-256-GCM is pyca/cryptography's, hashes, SHAKE and HMAC
-are OpenSSL's through hashlib.
+are OpenSSL's through hashlib or through it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from facekeep.errors import FormatError, IntegrityError
 
@@ -46,6 +48,25 @@ def sha256(*parts: bytes) -> bytes:
 def mac(key: bytes, *parts: bytes) -> bytes:
     """HMAC-SHA256 (RFC 2104) of the parts, one after another."""
     return hmac.digest(key, b"".join(parts), "sha256")
+
+
+class Mac:
+    """``mac`` under one key, for many messages: ``hmac.digest`` looks SHA-256 up and sets the key each time.
+
+    It also gives up the interpreter lock, and beside busy threads has to wait for it.
+    """
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, key: bytes) -> None:
+        """Take the key."""
+        self._keyed = HMAC(key, SHA256())
+
+    def __call__(self, *parts: bytes) -> bytes:
+        """HMAC-SHA256 of the parts, one after another."""
+        started = self._keyed.copy()
+        started.update(b"".join(parts))
+        return started.finalize()
 
 
 def expand_node(info: bytes, node_key: bytes) -> bytes:
