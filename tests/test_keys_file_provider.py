@@ -227,6 +227,28 @@ def test_a_read_only_file_system_is_a_store_error(
         provider.candidates()
 
 
+def test_a_slot_that_the_disk_cannot_read_is_a_store_error_and_no_empty_slot(
+    provider: FileProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read over both slots comes back short where the second one fails: it must not pass for a spare."""
+    provider.stage(NEW)
+    before = provider.path.read_bytes()
+    real = os.pread
+
+    def failing(descriptor: int, length: int, at: int) -> bytes:
+        if at >= SLOT_LEN:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, min(length, SLOT_LEN - at), at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_provider.os, "pread", failing)
+        for call in (provider.candidates, lambda: provider.promote(mark(NEW)), lambda: provider.stage(NEXT)):
+            with pytest.raises(StoreError, match="error"):
+                call()
+    assert provider.path.read_bytes() == before
+    assert held(provider) == {OLD: "current", NEW: "staged"}
+
+
 def test_a_short_write_is_a_full_disk(provider: FileProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda *_: 7)
     with pytest.raises(StoreError):

@@ -196,6 +196,8 @@ class FileProvider(RootProvider):
         damage: list[str] = []
         with translated(str(self.path)):
             data = os.pread(descriptor, SLOTS * SLOT_LEN, 0)
+            if len(data) < SLOTS * SLOT_LEN:  # the file ends here, or the disk fails here, which raises
+                data += os.pread(descriptor, SLOTS * SLOT_LEN - len(data), len(data))
         for number in range(SLOTS):
             try:
                 slots.append(decode_slot(data[number * SLOT_LEN : (number + 1) * SLOT_LEN]))
