@@ -105,7 +105,7 @@ class KeyTree:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """Stored copies found unreadable so far, where the other copy served."""
+        """Stored copies found unreadable, or unlike their twin, so far; the other copy served."""
         with self._guard:
             return tuple(sorted(self._damage))
 
@@ -116,6 +116,10 @@ class KeyTree:
     def is_of(self, store: KeysStore) -> bool:
         """Whether it reads this store, and has found nothing damaged in it."""
         return self._store is store and not self.damage
+
+    def afresh(self) -> KeyTree:
+        """Return the same epoch with no node opened yet: for reading the stored ones again."""
+        return KeyTree(self._store, self._vault_id, self._root, self._top)
 
     def is_current(self) -> bool:
         """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.

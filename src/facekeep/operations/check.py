@@ -91,9 +91,10 @@ def _guarded(report: CheckReport, file: str, work: Callable[[], None]) -> None:
 
 def _check_keys(core: Core, view: View, report: CheckReport) -> None:
     core.keys.integrity()
-    for problem in verify_tree(view.tree, core.keys):
+    tree = view.tree.afresh()
+    for problem in verify_tree(tree, core.keys):
         report.findings.append(Finding("keys.db", problem, _KEYS_NEXT))
-    for damage in view.tree.damage:
+    for damage in sorted({*view.tree.damage, *tree.damage}):
         report.findings.append(
             Finding("keys.db", damage, "its twin is whole; 'facekeep check --scrub' writes both anew")
         )

@@ -112,7 +112,7 @@ def _keys(core: Core, view: View, report: ScrubReport) -> None:
             report.mended("keys.db", f"{what} was written anew")
     core.forget_tree()
     core.keys.integrity()
-    for problem in verify_tree(core.view().tree, core.keys):
+    for problem in verify_tree(core.view().tree.afresh(), core.keys):
         raise IntegrityError(f"{problem}, and no live copy has it whole; the copies were left as they are")
     for state in core.keys.copies_state():
         with report.trying("keys.db"):
