@@ -191,14 +191,14 @@ class Swap:
         tree, _ = open_tree(store, self._tree.vault_id, [self._winner])
         if tree.epoch != self.epoch or bool(tree.alive(self._dead).any()):
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
+        if tree.damage:  # of the root node and of the touched paths: what stood elsewhere is not the swap's
+            raise IntegrityError("the swap was not written whole; the old root was kept")
         if not compare(tree.slot_key(self._witness), self._witness_key):
             raise IntegrityError("the swap changed a living slot; the old root was kept")
         if {branch for _, branch, _ in tree.branches()}.intersection(self._drop):
             raise IntegrityError("the swap left a branch that it should end; the old root was kept")
         if self._rekey is not None:
             self._check_rekeyed(store, tree, self._rekey)
-        if tree.damage:
-            raise IntegrityError("the swap was not written whole; the old root was kept")
         return tree
 
     @staticmethod
