@@ -209,7 +209,7 @@ class Core:
         return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
     def _renew(self, head: Head) -> View:
-        self.data.database.check_identity()
+        self.check_files()
         with self._refresh:
             self._check_settings(head)  # first: the holders that are known here may be gone since
             head = self._head_and_tree(head)

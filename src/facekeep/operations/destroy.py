@@ -83,10 +83,10 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     )
     try:
         made, receipts = swap.run()
+        core.follow_swap(made)
     except BaseException:
         core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
         raise
-    core.follow_swap(made)
     complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 
