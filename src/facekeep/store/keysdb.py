@@ -126,7 +126,7 @@ class KeysStore:
     def read_node(self, branch: int, level: int, index: int) -> tuple[NodeRow | None, ...]:
         """Read the copies of a stored node: two at level 1, else one; None where missing or unreadable.
 
-        They are authentic under the root node alone, and ``read_top`` has looked whose file this is.
+        They are authentic under the root node alone, which ``read_top`` read from the file that was opened.
         """
         first = row_id(branch, level, index)
         rows = self._both(
