@@ -52,6 +52,17 @@ def test_nodes_survive_a_round_trip(dead: set[int], stored: set[int], level: int
     assert all((decoded.child(i) == bytes(32)) == (i in dead) for i in range(120))
 
 
+def test_zero_bytes_across_two_keys_are_no_zero_key() -> None:
+    across = bytearray(LIVING)
+    across[32 * 5 + 1 : 32 * 6 + 31] = bytes(62)
+    node = Node(bytes(across))
+    assert nodes.decode_node(nodes.encode_node(node, 3), 3) == node
+    with pytest.raises(FormatError, match="zero keys"):
+        nodes.encode_node(replace(node, dead=nodes.bit(5)), 3)
+    with_one = replace(with_dead(7), children=bytes(across[: 32 * 7]) + with_dead(7).children[32 * 7 :])
+    assert nodes.decode_node(nodes.encode_node(with_one, 3), 3) == with_one
+
+
 @pytest.mark.parametrize(
     ("node", "level"),
     [
