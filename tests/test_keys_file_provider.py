@@ -241,7 +241,7 @@ def test_a_slot_that_the_disk_cannot_read_is_a_store_error_and_no_empty_slot(
         return real(descriptor, min(length, SLOT_LEN - at), at)
 
     with monkeypatch.context() as patched:
-        patched.setattr(file_provider.os, "pread", failing)
+        patched.setattr(os, "pread", failing)
         for call in (provider.candidates, lambda: provider.promote(mark(NEW)), lambda: provider.stage(NEXT)):
             with pytest.raises(StoreError, match="error"):
                 call()

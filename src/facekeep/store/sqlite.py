@@ -100,7 +100,7 @@ class Database:
     ) -> None:
         """Open an existing file, check whose it is, bring its schema up to date if it is to be written.
 
-        For a look only the application id is: what is read there has to open under a key, wherever it is from.
+        For a look only the application id is: what is read there has to open under a key in any case.
         """
         self._use = use
         self.path = path
