@@ -6,7 +6,6 @@ called erased who is not, no root dies that the living need, and what is put rig
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
 import sqlite3
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.access.core import Core
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats.rootfile import SLOT_LEN, RootSlot, SlotState, encode_slot
 from facekeep.keys.file_provider import FileProvider
+from facekeep.keys.provider import Receipt
+from facekeep.keys.swap import Swap
+from facekeep.keys.tree import KeyTree
 from facekeep.vault import Holders, Role, Vault
 from vaultlab import (
     IDENTIFY,
@@ -147,12 +148,16 @@ def _holds_node(wal: Path, page: int) -> bool:
     return raw[at] == 13 and int.from_bytes(raw[at + 3 : at + 5], "big") == 1
 
 
-def test_a_trigger_is_planted_before_it_is_verified_and_the_next_writer_refuses_it(lab: Lab) -> None:
+def test_a_trigger_that_is_planted_before_the_swap_is_verified_stops_it_and_the_next_writer(lab: Lab) -> None:
     planted = "CREATE TRIGGER quiet BEFORE INSERT ON node BEGIN SELECT RAISE(IGNORE); END"
     with lab.open() as vault:
         doomed = list(slots(vault, "alice").values())
-        with calling("after write", lambda: lab.sql("keys.db", planted)), contextlib.suppress(IntegrityError):
+        with (
+            calling("after write", lambda: lab.sql("keys.db", planted)),
+            pytest.raises(IntegrityError, match="not facekeep's"),
+        ):
             vault.shred("alice")
+        assert log_entries(vault)[-1]["type"] == "destroy"
         assert not core(vault).view().tree.alive(doomed).any()
         with pytest.raises(IntegrityError, match="not facekeep's"):
             vault.shred("bob")
@@ -397,13 +402,31 @@ def test_an_interruption_right_after_the_swap_leaves_no_old_tree_in_use(
     with lab.open() as vault:
         doomed = list(slots(vault, "alice").values())
 
-        def interrupted(*_: object) -> None:
+        whole = Swap.run
+
+        def interrupted(swap: Swap) -> tuple[KeyTree, tuple[Receipt, ...]]:
+            whole(swap)
             raise InterruptedError
 
         with monkeypatch.context() as patched:
-            patched.setattr(Core, "follow_swap", interrupted)
+            patched.setattr(Swap, "run", interrupted)
             with pytest.raises(InterruptedError):
                 vault.shred("alice")
         assert not core(vault).view().tree.alive(doomed).any()
         assert reason(vault, "alice") != "ok"
     finished(lab)
+
+
+def test_a_holder_that_loses_the_new_root_and_says_promoted_is_noticed_before_destroyed_is_logged(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(provider: FileProvider, fingerprint: bytes) -> Receipt:
+        provider.drop(fingerprint)
+        return provider.receipt("promoted")
+
+    with lab.open() as vault:
+        with monkeypatch.context() as patched:
+            patched.setattr(FileProvider, "promote", lost)
+            with pytest.raises(FacekeepError):
+                vault.shred("alice")
+        assert log_entries(vault)[-1]["type"] == "destroy"

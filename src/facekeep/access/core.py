@@ -209,7 +209,7 @@ class Core:
         return np.asarray((np.frombuffer(own, np.uint8).reshape(prints.shape) == prints).all(axis=1))
 
     def _renew(self, head: Head) -> View:
-        self.check_files()
+        self.data.database.check_identity()
         with self._refresh:
             self._check_settings(head)  # first: the holders that are known here may be gone since
             head = self._head_and_tree(head)
@@ -281,17 +281,14 @@ class Core:
         if not self.index.is_under(key):
             self.index = SubjectIndex(self.keys, self.vault_id, key)
 
-    def forget_tree(self) -> None:
-        """Have the next view fetch the root and open the tree again."""
-        with self._refresh:
-            self._tree_is_doubted, self.is_settled = True, False
-            self._state = None
+    def forget_tree(self, newer: KeyTree | None = None) -> None:
+        """Have the next view fetch the root and open the tree again.
 
-    def follow_swap(self, tree: KeyTree) -> None:
-        """Use the tree that a swap made just now, of a root that every holder has promoted."""
+        ``newer`` was opened meanwhile: if it is the one that the root opens, it need not be decrypted again.
+        """
         with self._refresh:
-            self._adopt(tree)
-            self._tree_is_doubted = self.is_settled = False
+            self._tree = newer or self._tree
+            self._tree_is_doubted, self.is_settled = True, False
             self._state = None
 
     def slot_key(self, view: View, slot: int) -> bytes:

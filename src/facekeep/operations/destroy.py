@@ -81,12 +81,11 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         drop=idle_branches(core, view) if what.recycle else (),
         moving=awaiting_swap(core, view),
     )
+    made = None
     try:
         made, receipts = swap.run()
-        core.follow_swap(made)
-    except BaseException:
-        core.forget_tree()  # the swap may stand in keys.db, whatever stopped it
-        raise
+    finally:
+        core.forget_tree(made)  # the swap may stand in keys.db, whatever stopped it
     complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
 
 

@@ -27,7 +27,7 @@ from facekeep.store.sqlite import translated
 
 T = TypeVar("T")
 SAMPLE: Final = 200  # records or entries timed
-HOLDER_CALLS: Final = 9  # what a swap asks of one holder, each about as long as giving its root
+HOLDER_CALLS: Final = 10  # what a swap asks of one holder, each about as long as giving its root
 _HOLDER_SYNCS: Final = 6  # its file written three times, and the directory each time; a root file takes two
 _FILE_SYNCS: Final = 7  # of keys.db and log.db in a swap, by strace
 _COPY_SYNCS: Final = 9  # of both live copies in one directory

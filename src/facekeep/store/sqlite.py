@@ -100,7 +100,7 @@ class Database:
     ) -> None:
         """Open an existing file, check whose it is, bring its schema up to date if it is to be written.
 
-        For a look only the application id is: what is read there has to open under a key in any case.
+        Not for a look whose it is: what is read there has to open under a key in any case.
         """
         self._use = use
         self.path = path
@@ -121,9 +121,8 @@ class Database:
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
                 raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
             connection = self.connection()
-            if use == "look":
-                return
-            self._check_owner(connection, vault_id)
+            if use != "look":
+                self._check_owner(connection, vault_id)
             self._expected = _schema_after(tuple(migrations[: self._migrated(connection, migrations)]))
             self._schema_version = -1
             self.check_schema(connection)
