@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from facekeep.auditlog.group import Group, Request
@@ -23,7 +23,8 @@ def storm() -> None:
     seen: list[int] = []
     armed = False
 
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], waiting: Callable[[], None]) -> None:
+        waiting()
         for request in batch:
             request.first = next(count)
 
@@ -38,7 +39,7 @@ def storm() -> None:
 
     group, random = Group(commit), Random(7)
     before = signal.signal(signal.SIGALRM, raises)
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from facekeep.auditlog.group import ControlMoved, Group, Request
 from facekeep.errors import Busy, IntegrityError, StoreError
 from facekeep.store import logdb
 
+Waiting = Callable[[], None]
+
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
@@ -33,9 +36,9 @@ def test_many_threads_share_commits(tmp_path: Path) -> None:
     commits = []
     commit = lab.log._group._commit
 
-    def counted(batch: Sequence[Request]) -> None:
+    def counted(batch: Sequence[Request], waiting: Waiting) -> None:
         commits.append(len(batch))
-        commit(batch)
+        commit(batch, waiting)
 
     lab.log._group._commit = counted
     indices: list[int] = []
@@ -115,7 +118,7 @@ def test_an_exception_reaches_every_waiting_thread() -> None:
     entered, gate = threading.Event(), threading.Event()
     calls = 0
 
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], _: Waiting) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -152,7 +155,7 @@ def test_an_exception_reaches_every_waiting_thread() -> None:
 
 @pytest.mark.parametrize("fault", [ValueError("a bug"), MemoryError()])
 def test_a_bug_in_a_commit_is_no_answer_for_anybody(fault: Exception) -> None:
-    def commit(_: Sequence[Request]) -> None:
+    def commit(_: Sequence[Request], __: Waiting) -> None:
         raise fault
 
     group = Group(commit)
@@ -165,7 +168,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
     entered, gate = threading.Event(), threading.Event()
     calls = 0
 
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], _: Waiting) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -199,7 +202,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
 
 
 def test_an_interrupted_follower_passes_the_leadership_on() -> None:
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], _: Waiting) -> None:
         for request in batch:
             request.first = 7
 
@@ -219,7 +222,7 @@ def test_an_interrupted_follower_passes_the_leadership_on() -> None:
 
 
 def test_a_leader_interrupted_while_it_gathers_leaves_nobody_waiting() -> None:
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], _: Waiting) -> None:
         for request in batch:
             request.first = 7
 
@@ -247,7 +250,7 @@ def test_a_leader_interrupted_while_it_gathers_leaves_nobody_waiting() -> None:
 def test_a_signal_takes_the_leader_away_at_any_statement(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it leads, and before it wakes anybody: whoever waits finds out, and leads."""
 
-    def commit(batch: Sequence[Request]) -> None:
+    def commit(batch: Sequence[Request], _: Waiting) -> None:
         for request in batch:
             request.first = 7
 
@@ -270,9 +273,115 @@ def test_a_signal_takes_the_leader_away_at_any_statement(where: str, monkeypatch
     assert group.submit(Request()) == 7
 
 
+class Crowd:
+    """Three commits: of one thread, of the eight that queued meanwhile, and of one more that queued then.
+
+    ``third`` is the third commit, during which ``answered`` says how many of the eight were woken.
+    """
+
+    def __init__(self, third: Callable[[Sequence[Request], Waiting], None]) -> None:
+        self.group = Group(self._commit)
+        self.answered: list[int] = []
+        self._third, self._calls = third, 0
+        self._entered = [threading.Event() for _ in range(2)]
+        self._gates = [threading.Event() for _ in range(2)]
+
+    def _commit(self, batch: Sequence[Request], waiting: Waiting) -> None:
+        self._calls += 1
+        if self._calls == 3:
+            return self._third(batch, waiting)
+        self._entered[self._calls - 1].set()
+        self._gates[self._calls - 1].wait(30)
+        waiting()
+        for number, request in enumerate(batch):
+            request.first = number
+        return None
+
+    def run(self, last: Request | None = None) -> None:
+        """Return when everybody was answered."""
+        threads = [threading.Thread(target=self._ask, args=(Request(),), daemon=True) for _ in range(9)]
+        threads.append(threading.Thread(target=self._ask, args=(last or Request(),), daemon=True))
+        threads[0].start()
+        self._entered[0].wait(30)
+        for thread in threads[1:9]:
+            thread.start()
+        queued(self.group, 8)
+        self._gates[0].set()
+        self._entered[1].wait(30)
+        threads[9].start()
+        queued(self.group, 1)
+        self._gates[1].set()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive(), "a thread was never woken"
+
+    def _ask(self, request: Request) -> None:
+        with contextlib.suppress(StoreError, KeyboardInterrupt):
+            self.answered.append(self.group.submit(request))
+
+
+@pytest.fixture
+def _waits_to_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody find out by itself that its request is done."""
+    monkeypatch.setattr("facekeep.auditlog.group._PATIENCE_S", 60)
+
+
+def queued(group: Group, count: int) -> None:
+    while len(group._queue) < count:
+        time.sleep(0.001)
+
+
+@pytest.mark.usefixtures("_waits_to_be_woken")
+def test_a_crowd_that_was_answered_is_woken_when_the_next_leader_waits_for_the_disk() -> None:
+    woken: list[int] = []
+
+    def third(batch: Sequence[Request], waiting: Waiting) -> None:
+        time.sleep(0.1)
+        woken.append(len(crowd.answered))
+        waiting()
+        while len(crowd.answered) < 9:
+            time.sleep(0.001)
+        for request in batch:
+            request.first = 9
+
+    crowd = Crowd(third)
+    crowd.run()
+    assert woken == [2]  # the first, and who led the eight
+    assert sorted(crowd.answered) == [0, *range(8), 9]
+
+
+@pytest.mark.usefixtures("_waits_to_be_woken")
+@pytest.mark.parametrize("fault", [None, StoreError("no space"), KeyboardInterrupt()])
+def test_a_crowd_is_woken_where_the_next_leader_never_waits_for_the_disk(fault: BaseException | None) -> None:
+    def third(batch: Sequence[Request], _: Waiting) -> None:
+        if fault is not None:
+            raise fault
+        batch[0].error = StoreError("refused")
+
+    crowd = Crowd(third)
+    crowd.run()
+    assert sorted(crowd.answered) == [0, *range(8)]
+
+
+@pytest.mark.usefixtures("_waits_to_be_woken")
+def test_a_crowd_is_woken_where_the_next_leader_is_taken_away_before_it_leads() -> None:
+    class Interrupted(Request):
+        __slots__ = ()
+
+        def wait(self, _: float) -> bool:
+            while not self.leads:
+                time.sleep(0.001)
+            raise KeyboardInterrupt
+
+    crowd = Crowd(lambda *_: None)
+    crowd.run(Interrupted())
+    assert sorted(crowd.answered) == [0, *range(8)]
+    assert crowd.group._done == []
+
+
 def test_who_was_taken_into_a_batch_that_nobody_finished_is_told_so() -> None:
     """Neither "written" nor an endless wait: nobody knows."""
-    group = Group(lambda _: None)
+    group = Group(lambda *_: None)
     group._led = True
     lost = Request()
     submit = threading.Thread(target=lambda: told.append(outcome(group, lost)), daemon=True)

@@ -3,6 +3,9 @@
 While one thread (the leader) is in its durable commit, others queue; when it is done it hands the queue to
 the first of them. Nobody is woken before its request is durable or has failed.
 
+Threads that were answered ask again, and while they evaluate they take the interpreter lock from the leader
+at every statement of its transaction. So a crowd is woken only when the next leader waits for the disk.
+
 A signal's exception may take any thread away between any two statements, a leader too. So whoever waits
 longer than a commit takes looks whether anybody leads, and leads if nobody does.
 """
@@ -19,6 +22,7 @@ from facekeep.formats.canonical import JsonObject
 
 _GATHER_MAX_S = 0.002  # longest wait for followers, seconds
 _GATHER_REST = 16  # commits without that wait after it was in vain
+_CROWD = 3  # answered threads that would hold the next leader up
 _PATIENCE_S = 0.5  # after which a waiting thread looks whether anybody leads, seconds
 
 
@@ -93,9 +97,13 @@ class ControlRequest(Request):
 class Group:
     """Leader and followers around one ``commit`` function."""
 
-    def __init__(self, commit: Callable[[Sequence[Request]], None]) -> None:
-        """Take the function that makes a batch durable and sets each request's ``first`` or ``error``."""
+    def __init__(self, commit: Callable[[Sequence[Request], Callable[[], None]], None]) -> None:
+        """Take the function that makes a batch durable and sets each request's ``first`` or ``error``.
+
+        It calls its second argument right before it waits for the disk, if it does.
+        """
         self._commit = commit
+        self._done: list[Request] = []  # of the commit before, and not woken yet
         self._mutex = threading.Lock()
         self._leading = threading.Lock()  # held by the leader
         self._queue: list[Request] = []
@@ -139,8 +147,8 @@ class Group:
             if request not in self._queue:
                 return
             self._queue.remove(request)
-        if request.leads:
-            self._hand_over()
+        if request.leads and not self._hand_over():
+            self._wake_done()
 
     def _gather(self) -> None:
         """Wait, for less than a commit takes, until those woken by the last commit have asked again.
@@ -167,12 +175,13 @@ class Group:
         batch: list[Request] = []
         begun = time.monotonic()
         try:
-            self._gather()
+            if not self._done:
+                self._gather()
             with self._mutex:
                 batch, self._queue = self._queue, []
             begun = time.monotonic()
             if batch:
-                self._commit(batch)
+                self._commit(batch, self._wake_done)
         except BaseException as error:
             failure = error if isinstance(error, FacekeepError) else _unforeseen(error)
             for request in batch:
@@ -188,19 +197,27 @@ class Group:
                     self._queue.remove(own)
                     self._wanted = 0
                     self._gathered.acquire(blocking=False)
-            self._hand_over()
-            for request in batch:
-                if request is not own:
-                    request.wake()
+            self._wake_done()  # whom a commit that failed, or wrote nothing, has left
+            self._done = [request for request in batch if request is not own]
+            if not self._hand_over() or len(self._done) < _CROWD:
+                self._wake_done()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> bool:
+        """Make the first who waits the leader; False when nobody does."""
         with self._mutex:
             if not self._queue:
                 self._led = False
-                return
+                return False
             following = self._queue[0]
             following.leads = True
         following.wake()
+        return True
+
+    def _wake_done(self) -> None:
+        with self._mutex:
+            done, self._done = self._done, []
+        for request in done:
+            request.wake()
 
 
 def _release(lock: threading.Lock) -> None:

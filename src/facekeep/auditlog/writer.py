@@ -51,8 +51,10 @@ class Writer:
         self.exclusive = threading.Lock()  # held while the connection is in use
         self.guard: Callable[[], None] = _no_objection
 
-    def commit(self, batch: Sequence[Request]) -> None:
+    def commit(self, batch: Sequence[Request], waiting: Callable[[], None]) -> None:
         """Append what may be appended; sets each request's ``first`` or ``error`` once it is durable.
+
+        ``waiting`` is called right before it waits for the disk.
 
         A failure other than a lock timeout stops the log: whether the batch is on disk is then unknown.
         """
@@ -60,7 +62,7 @@ class Writer:
             self._watch.writable()
             self._begin()
             try:
-                self._append(batch)
+                self._append(batch, waiting)
             except BaseException as error:
                 self._abort(error)
                 raise
@@ -90,7 +92,7 @@ class Writer:
         elif isinstance(error, Exception):
             self._watch.stop(StoreError(f"the log could not be written ({type(error).__name__})"))
 
-    def _append(self, batch: Sequence[Request]) -> None:
+    def _append(self, batch: Sequence[Request], waiting: Callable[[], None]) -> None:
         with translated(self._name):
             before = self._watch.head(self._connection).head
             allowing = any(isinstance(each, DecisionRequest) and each.allow for each in batch)
@@ -106,6 +108,7 @@ class Writer:
                 self._connection.execute("ROLLBACK")
                 return
             seen = self._write(pass_)
+            waiting()
             self._connection.execute("COMMIT")
             self._watch.advance(seen)
         for request, first in placed:
