@@ -363,6 +363,19 @@ def test_a_crowd_is_woken_where_the_next_leader_never_waits_for_the_disk(fault: 
     assert sorted(crowd.answered) == [0, *range(8)]
 
 
+def test_a_crowd_does_not_wait_for_a_leader_that_is_stuck() -> None:
+    """Another process may hold log.db: who was answered finds out."""
+
+    def third(batch: Sequence[Request], _: Waiting) -> None:
+        while len(crowd.answered) < 9:
+            time.sleep(0.001)
+        batch[0].first = 9
+
+    crowd = Crowd(third)
+    crowd.run()
+    assert sorted(crowd.answered) == [0, *range(8), 9]
+
+
 @pytest.mark.usefixtures("_waits_to_be_woken")
 def test_a_crowd_is_woken_where_the_next_leader_is_taken_away_before_it_leads() -> None:
     class Interrupted(Request):

@@ -255,11 +255,7 @@ class Core:
                 lost = asked.unopened(error)
             else:
                 lost, self._tree_is_doubted = None, False
-                mine = {each: found for each, found in asked.answered if each in self.providers}
-                self.is_settled = len(mine) == len(self.providers) and all(
-                    [(each.fingerprint, each.state) for each in found] == [(tree.fingerprint, "current")]
-                    for found in mine.values()
-                )
+                self.is_settled = asked.settled(self.providers, tree.fingerprint)
                 head = self.log.head()
                 if is_tree_of(self._tree, head):
                     return head

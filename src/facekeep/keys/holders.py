@@ -104,6 +104,14 @@ class Asked:
             raise self._error("no holder that answers has a root") from first
         raise first
 
+    def settled(self, providers: Iterable[RootProvider], fingerprint: bytes) -> bool:
+        """Whether each of these holders answered, with the current root of this name and no other."""
+        found = dict(self.answered)
+        return all(
+            [(root.fingerprint, root.state) for root in found.get(each, ())] == [(fingerprint, "current")]
+            for each in providers
+        )
+
     def unopened(self, error: RootError) -> RootError:
         """Return the error of a keys.db that none of the roots opens, naming the holders that are away."""
         return self._error("no root opens keys.db") if self._away() else error

@@ -36,7 +36,7 @@ MEND: Final = {
 
 
 Use: TypeAlias = Literal["write", "look", "keep"]
-"""What for a file is opened: to be written; for a look at what proves itself; to be kept as it stands."""
+"""What a file is opened for: to be written; for a look at what proves itself; to be kept as it stands."""
 
 
 class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
@@ -100,7 +100,7 @@ class Database:
     ) -> None:
         """Open an existing file, check whose it is, bring its schema up to date if it is to be written.
 
-        Not for a look whose it is: what is read there has to open under a key in any case.
+        For a look it is not checked whose it is: what is read there has to open under a key in any case.
         """
         self._use = use
         self.path = path
