@@ -25,9 +25,9 @@ def test_a_row_is_taken_away_while_a_gallery_loads(lab: Lab, monkeypatch: pytest
         row = lab.sql("vault.db", "SELECT * FROM grants WHERE slot = ?", (slot,))[0]
         real = VaultStore.branch_rows
 
-        def without(self: VaultStore, branch: int, width: int) -> Iterator[SealedRows]:
+        def without(self: VaultStore, branch: int, *width: int) -> Iterator[SealedRows]:
             lab.sql("vault.db", "DELETE FROM grants WHERE slot = ?", (slot,))
-            yield from real(self, branch, width)
+            yield from real(self, branch, *width)
             lab.sql("vault.db", "INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
         with monkeypatch.context() as patched:

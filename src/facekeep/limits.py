@@ -13,6 +13,9 @@ class Limits:
     text_bytes: int = 1024  # UTF-8 bytes of purpose, controller and the like
     notice_bytes: int = 16 * 1024 * 1024  # size of a notice file
     regions: int = 16  # region codes in one grant
+    record_bytes: int = 65_536  # one sealed consent record
+    rows_of_subject: int = 1_024  # rows of one tag that are looked at in a branch, newest first
+    rows_at_gate: int = 32  # of these, rows that the gate reads: living slots first
     templates: int = 64  # rows of one subject's template array, the mean included
     dimension: int = 4096  # components of one template
     entry_bytes: int = 65_535  # one log entry (C2SP tlog-tiles bundles have a uint16 length)

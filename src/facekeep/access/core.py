@@ -23,6 +23,7 @@ from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError, SettingsChanged
 from facekeep.formats.columns import each_row
 from facekeep.formats.ids import SLOT_BITS, slot_id
+from facekeep.formats.nodes import Kind
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Terms
 from facekeep.keys.holders import ask
@@ -30,6 +31,7 @@ from facekeep.keys.index import SubjectIndex
 from facekeep.keys.provider import RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.limits import LIMITS
 from facekeep.sealing.permit import Permit
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
@@ -80,6 +82,28 @@ class View:
     def kind_of(self, slot: int) -> int:
         """Kind of the branch a slot belongs to, 0 when it has none."""
         return self.kinds.get(slot >> SLOT_BITS, 0)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first, end) of the slots of each branch of a scope that were given out."""
+        alloc = self.head.alloc
+        return [
+            (branch << SLOT_BITS, (branch << SLOT_BITS) + alloc.get(branch, 0))
+            for branch, kind in self.kinds.items()
+            if kind != Kind.SYSTEM
+        ]
+
+    def principal_slots(self) -> tuple[int, int]:
+        """(first, end) of the slots of principals that were given out."""
+        return FIRST_PRINCIPAL_INDEX, self.head.alloc.get(0, 0)
+
+    def was_given_out(self, slot: int) -> bool:
+        """Whether the log ever gave a slot to a subject: nothing else can have a row."""
+        branch, index = slot >> SLOT_BITS, slot & (1 << SLOT_BITS) - 1
+        return branch != 0 and index < self.head.alloc.get(branch, 0)
+
+    def given_out(self, slot: int) -> bool:
+        """``was_given_out``, in a branch that still stands."""
+        return self.was_given_out(slot) and self.kinds.get(slot >> SLOT_BITS, Kind.SYSTEM) != Kind.SYSTEM
 
 
 class Finished(NamedTuple):
@@ -171,12 +195,24 @@ class Core:
             tag = self.index.lookup(subject)
         if tag is None:
             return None, []
-        rows = self.data.by_tag(tag)
+        rows = self.rows_of(view, tag)
         if len(view.found) >= _REMEMBERED:
             view.found.clear()
             view.proven.clear()
         view.found[subject] = (tag, rows)
         return tag, rows
+
+    def rows_of(self, view: View, tag: bytes) -> list[GrantRow]:
+        """Rows of a subject tag in slots that were given out, by slot; what else stands there costs nothing.
+
+        Of more than ``LIMITS.rows_at_gate`` those that live come first: nobody has as many.
+        """
+        slots = self.data.slots_of(tag, view.spans(), LIMITS.rows_of_subject)
+        if len(slots) > LIMITS.rows_at_gate:
+            alive = view.tree.alive(slots) & ~view.pending.mask(np.array(slots, np.int64))
+            ranked = sorted(zip(alive.tolist(), slots, strict=True), reverse=True)
+            slots = [slot for _, slot in ranked[: LIMITS.rows_at_gate]]
+        return self.data.by_slots(slots)
 
     def check_files(self) -> None:
         """Raise IntegrityError if vault.db or keys.db was removed or replaced."""

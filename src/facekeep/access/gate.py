@@ -5,14 +5,25 @@ The rules are plain and in order; each has its own reason code. Whatever goes wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from facekeep.access.core import Core, Proven, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.prints import grant_print
-from facekeep.errors import FacekeepError, IntegrityError, SlotDead
+from facekeep.errors import (
+    Denied,
+    FacekeepError,
+    FormatError,
+    IntegrityError,
+    SettingsChanged,
+    SlotDead,
+    StoreError,
+    UsageError,
+)
+from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import Scope, Terms, covering_regions
 from facekeep.limits import LIMITS
@@ -50,11 +61,11 @@ def evaluate(
     ``again`` looks at the files now, so that a replaced one becomes the reason; the append does it anyway.
     """
     now = core.clock.now_ms()
-    reason = admit(session, view, ask.action, now)
-    if reason is not Reason.OK:
-        return Verdict(reason, view, now)
     tag = None
     try:
+        reason = admit(session, view, ask.action, now)
+        if reason is not Reason.OK:
+            return Verdict(reason, view, now)
         if again:
             core.check_files()
         tag, rows = core.lookup(view, subject)
@@ -67,6 +78,44 @@ def evaluate(
         return Verdict(Reason.INTEGRITY, view, now, tag)
     except Exception:  # noqa: BLE001 - promise 5: whatever goes wrong on the way is a denial, and recorded
         return Verdict(Reason.UNAVAILABLE, view, now, tag)
+
+
+@contextlib.contextmanager
+def denying(core: Core, denial: Callable[[Reason, int], JsonObject]) -> Iterator[None]:
+    """Have nothing go wrong inside without a denial in the log, and no exception but ours leave.
+
+    ``denial`` makes the entry of a reason and a time. Ours go on as they are, but for a FormatError: what
+    stands in a file is no caller's business. What cannot be recorded, since it is the log that fails, is
+    raised all the same.
+    """
+    try:
+        yield
+    except (Denied, UsageError, SettingsChanged):
+        raise
+    except Exception as error:
+        reason = Reason.INTEGRITY if isinstance(error, IntegrityError) else Reason.UNAVAILABLE
+        decision = _recorded(core, denial, reason)
+        if isinstance(error, FacekeepError) and (decision is None or not isinstance(error, FormatError)):
+            raise
+        if decision is None:
+            raise StoreError(f"nothing was answered ({type(error).__name__})") from None
+        raise Denied(decision=decision) from None
+
+
+def _recorded(core: Core, denial: Callable[[Reason, int], JsonObject], reason: Reason) -> str | None:
+    """Record a denial in whatever state the log is; return the decision's id, None where that fails."""
+    try:
+        entry = denial(reason, core.clock.now_ms())
+        seq = core.log.head().control_seq
+        index = core.log.decide(entry, control_seq=seq, valid_until_ms=2**53, allow=False)
+    except Exception:  # noqa: BLE001 - the first failure is the one to tell
+        return None
+    return decision_id(index, entry)
+
+
+def decision_id(index: int, entry: JsonObject) -> str:
+    """Return the public name of a decision: its log index and the start of its nonce."""
+    return f"{index}-{str(entry['nonce'])[:8]}"
 
 
 def admit(session: Session, view: View, action: Action, now_ms: int) -> Reason:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core, View
-from facekeep.access.gate import admit
+from facekeep.access.gate import admit, decision_id, denying
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
@@ -84,8 +84,9 @@ class Gallery:
         self._members = Members(core, scope, model, region)
         self._rows = self._members.rows
         self._closed = False
-        self._admit(core.view())
-        self._follow(progress)
+        with denying(core, self._denial):
+            self._admit(core.view())
+            self._follow(progress)
         self._stop = threading.Event()
         watcher = threading.Thread(
             target=_watch, args=(weakref.ref(self), self._stop), name="facekeep-gallery", daemon=True
@@ -113,6 +114,10 @@ class Gallery:
         """
         if not 1 <= top <= LIMITS.candidates:
             raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
+        with denying(self._core, self._denial):
+            return self._search(probe, threshold, top)
+
+    def _search(self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> SearchResult:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
@@ -126,8 +131,12 @@ class Gallery:
                     self._members.drop_expired(now)
                     try:
                         hits = self._scan(view, probe, threshold, top)
+                    except UsageError:
+                        raise
                     except (IntegrityError, SlotDead):
                         reason = Reason.INTEGRITY
+                    except Exception:  # noqa: BLE001 - promise 5: whatever goes wrong is a denial
+                        reason = Reason.UNAVAILABLE
                 if reason is not Reason.OK:
                     with contextlib.suppress(ControlMoved):
                         self._deny(view, reason, now)
@@ -138,7 +147,7 @@ class Gallery:
                 index = self._core.log.decide(
                     entry, control_seq=view.head.control_seq, valid_until_ms=until, allow=True
                 )
-                decision = f"{index}-{str(entry['nonce'])[:8]}"
+                decision = decision_id(index, entry)
                 count, excluded = cast("int", entry["count"]), cast("int", entry["excluded"])
                 return SearchResult(tuple(hits), count, excluded, decision)
         raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
@@ -217,18 +226,21 @@ class Gallery:
 
     def _deny(self, view: View, reason: Reason, now: int) -> NoReturn:
         """Record a denial and raise it; ControlMoved when the vault changed meanwhile."""
-        entry = decisions.decision_identify(
+        entry = self._denial(reason, now)
+        index = self._core.log.decide(
+            entry, control_seq=view.head.control_seq, valid_until_ms=FOREVER, allow=False
+        )
+        raise Denied(decision=decision_id(index, entry))
+
+    def _denial(self, reason: Reason, now_ms: int) -> JsonObject:
+        return decisions.decision_identify(
             by=self._session.by,
-            time_ms=now,
+            time_ms=now_ms,
             reason=reason,
             scope=self.scope.word,
             region=self.region,
             model=self.model.id,
         )
-        index = self._core.log.decide(
-            entry, control_seq=view.head.control_seq, valid_until_ms=FOREVER, allow=False
-        )
-        raise Denied(decision=f"{index}-{str(entry['nonce'])[:8]}")
 
     def _follow(self, progress: Progress | None = None) -> View:
         if self._closed:

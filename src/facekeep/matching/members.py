@@ -121,7 +121,7 @@ class Members:
         granted = self._granted(view)
         self.rows.reserve(len(granted))
         for branch in view.branches_of(self._scope):
-            for chunk in self._core.data.branch_rows(branch, _CHUNK):
+            for chunk in self._core.data.branch_rows(branch, _CHUNK, view.head.alloc.get(branch, 0)):
                 self._open(view, chunk)
                 done += len(chunk)
                 if progress is not None:

@@ -129,16 +129,13 @@ def _tree(keys: KeysStore, settings: Settings, readers: Sequence[RootProvider]) 
 
 def members_of(remains: Remains) -> Iterator[Member]:
     """Yield the principals whose slots live and whose records open."""
-    for row in remains.keys.principal_list():
+    for row in remains.keys.principal_list((FIRST_PRINCIPAL_INDEX, BRANCH_SLOTS)):
         with contextlib.suppress(FacekeepError):
-            if row.slot >> SLOT_BITS == 0 and row.slot >= FIRST_PRINCIPAL_INDEX:
-                key = remains.tree.slot_key(row.slot)
-                record = remains.sealer.open_principal(
-                    key, row.slot, row.grant_id, row.commitment, row.sealed
-                )
-                principal = Principal.from_record(record)
-                if principal.id == row.principal:
-                    yield Member(row, principal)
+            key = remains.tree.slot_key(row.slot)
+            record = remains.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
+            principal = Principal.from_record(record)
+            if principal.id == row.principal:
+                yield Member(row, principal)
 
 
 def restorer(members: list[Member], token: str, *, keys: bool = False) -> str:

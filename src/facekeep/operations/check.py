@@ -127,19 +127,24 @@ def _check_dead(core: Core, view: View, report: CheckReport) -> None:
     slots: npt.NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *spans]))
     undead = slots[view.tree.alive(slots)].tolist()
     if undead:
-        named = ", ".join(map(str, undead[:_NAMED])) + (", ..." if len(undead) > _NAMED else "")
+        named = _Strange(len(undead), undead[:_NAMED]).named()
         message = f"{len(undead)} slots live that the log says were destroyed: {named}"
         report.findings.append(Finding("keys.db", message, _KEYS_NEXT))
 
 
 def _check_principals(core: Core, view: View, report: CheckReport) -> None:
     logged = {each.id: each for each in living_principals(core, view)}
-    rows = {row.principal: row for row in core.keys.principal_list()}
+    rows = {row.slot: row for row in core.keys.principal_list(view.principal_slots())}
+    named = {row.principal for row in rows.values()}
     found = [(row.principal, _principal_problem(core, view, row, logged)) for row in rows.values()]
+    strange = core.keys.principal_count() - len(rows)
+    if strange:
+        message = f"{strange} more rows of principals stand in slots that the log never gave to anybody"
+        report.findings.append(Finding("keys.db", message, _SCRUB))
     found.extend(
         (each.id, "the row of principal {} is missing: its token does not work, until somebody puts it back")
         for each in logged.values()
-        if each.id not in rows and not view.pending.granting(each.slot)
+        if each.id not in named and not view.pending.granting(each.slot)
     )
     for identity, problem in found:
         if problem is not None:
@@ -177,10 +182,14 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
     total = core.data.count()
     logged = _logged_commitments(core)
     dead = 0
+    strange = _Strange()
     for row in core.data.rows():
         report.rows += 1
         if report.rows % 1_000 == 0:
             say("rows", report.rows, total)
+        if not view.was_given_out(row.slot):
+            strange.add(row.slot)
+            continue
         problem = _row_problem(core, view, row, logged)
         if problem == "dead":
             dead += 1
@@ -192,8 +201,31 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
                     "restore a backup that has the row; access to it is denied meanwhile",
                 )
             )
+    if strange.count:
+        message = f"{strange.count} rows stand in slots that the log never gave to anybody: {strange.named()}"
+        report.findings.append(
+            Finding("vault.db", message, "run 'facekeep check --scrub': it deletes them; nothing opens them")
+        )
     if dead:
         report.notes.append(f"{dead} rows of destroyed slots stand in vault.db; nothing opens them")
+
+
+@dataclass(slots=True)
+class _Strange:
+    """Slots of rows that the log knows nothing of: how many, and the first ones by name."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, slot: int) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.first) < _NAMED:
+            self.first.append(slot)
+
+    def named(self) -> str:
+        """Name the first ones."""
+        return ", ".join(map(str, self.first)) + (", ..." if self.count > len(self.first) else "")
 
 
 def _row_problem(core: Core, view: View, row: GrantRow, logged: dict[int, str]) -> str | None:

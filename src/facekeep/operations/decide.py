@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core
-from facekeep.access.gate import Ask, Verdict, evaluate
+from facekeep.access.gate import Ask, Verdict, decision_id, denying, evaluate
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.memory import LockedBuffer
-from facekeep.errors import ClockError, Denied, IntegrityError, StoreError
+from facekeep.errors import ClockError, Denied, IntegrityError, SlotDead, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -47,6 +48,23 @@ _scratch = threading.local()
 
 def verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
     """Compare a probe with one subject; raises Denied. Returns the answer and the distance."""
+    with denying(core, partial(_denial, session, question.ask)):
+        return _verify(core, session, subject, question)
+
+
+def _denial(session: Session, ask: Ask, reason: Reason, now_ms: int) -> JsonObject:
+    """Entry for what failed before there was a subject or a row to name."""
+    return decisions.decision_verify(
+        by=session.by,
+        time_ms=now_ms,
+        reason=reason,
+        scope=ask.scope.word,
+        region=ask.region,
+        model=ask.model,
+    )
+
+
+def _verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
     for attempt in range(ATTEMPTS):
         view = core.view() if attempt else core.recent_view()
         verdict = evaluate(core, session, question.ask, subject, view, again=attempt > 0)
@@ -54,8 +72,10 @@ def verify(core: Core, session: Session, subject: bytes, question: Question) -> 
         if verdict.permit is not None:
             try:
                 found = _compare(core, verdict, question)
-            except IntegrityError:
+            except (IntegrityError, SlotDead):
                 reason = Reason.INTEGRITY
+            except Exception:  # noqa: BLE001 - promise 5, as in ``evaluate``
+                reason = Reason.UNAVAILABLE
         try:
             decision = _record(core, session, verdict, reason, question, found)
         except (ControlMoved, ClockError):
@@ -116,8 +136,3 @@ def _record(
 
 def _photographs(verdict: Verdict) -> int:
     return 1 if verdict.terms is None else verdict.terms.photographs
-
-
-def decision_id(index: int, entry: JsonObject) -> str:
-    """Return the public name of a decision: its log index and the start of its nonce."""
-    return f"{index}-{str(entry['nonce'])[:8]}"

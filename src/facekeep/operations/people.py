@@ -79,7 +79,7 @@ def list_principals(core: Core, session: Session) -> list[Listed]:
     session.require(Action.PRINCIPALS)
     view = core.view()
     logged = {each.id: each for each in living_principals(core, view)}
-    rows = {row.principal for row in core.keys.principal_list()}
+    rows = {row.principal for row in core.keys.principal_list(view.principal_slots())}
     listed = [_listed(each, *load_principal(core, view, each), logged.get(each)) for each in rows]
     listed.extend(
         Listed(each.id.hex(), "", each.roles, MISSING_ROW)
@@ -135,7 +135,7 @@ def _is_id(text: str) -> bool:
 
 
 def _others(core: Core, view: View, identity: bytes) -> bool:
-    for other in core.keys.principal_list():
+    for other in core.keys.principal_list(view.principal_slots()):
         principal, _ = load_principal(core, view, other.principal)
         if other.principal != identity and principal is not None and Role.OPERATOR in principal.roles:
             return True

@@ -44,7 +44,12 @@ class LivingGrant:
 
 
 def living(core: Core, view: View, row: GrantRow) -> LivingGrant | None:
-    """Return the grant of a row, None when its slot is dead or pending; raises IntegrityError if altered."""
+    """Return the grant of a row; raises IntegrityError if altered.
+
+    None when its slot is dead or pending, or was never given out.
+    """
+    if not view.given_out(row.slot):
+        return None
     if view.pending.destroying(row.slot) or view.pending.granting(row.slot):
         return None
     try:
@@ -60,5 +65,5 @@ def living(core: Core, view: View, row: GrantRow) -> LivingGrant | None:
 
 def living_of(core: Core, view: View, tag: bytes) -> list[LivingGrant]:
     """Living grants of a subject tag, by slot; raises IntegrityError when one was altered."""
-    grants = (living(core, view, row) for row in core.data.by_tag(tag))
+    grants = (living(core, view, row) for row in core.rows_of(view, tag))
     return [grant for grant in grants if grant is not None]

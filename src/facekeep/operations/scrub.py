@@ -93,6 +93,8 @@ def scrub(core: Core, session: Session, say: Say | None = None) -> ScrubReport:
         say("log", 0, 0)
         with report.trying("log.db"):
             _log(core, report)
+        with report.trying("vault.db"):
+            _strangers(core, report)
         for provider in core.providers:
             with report.trying("root"):
                 _holder(core, provider.scheme, core.providers.index(provider), report)
@@ -117,6 +119,20 @@ def _keys(core: Core, view: View, report: ScrubReport) -> None:
     for state in core.keys.copies_state():
         with report.trying("keys.db"):
             _keys_copy(core, state, report)
+
+
+def _strangers(core: Core, report: ScrubReport) -> None:
+    """Delete rows in slots that a log which was verified whole never gave to anybody: nothing opens them."""
+    core.log.verify()
+    view = core.view()
+    rows = [slot for slot in core.data.slots() if not view.was_given_out(slot)]
+    if rows:
+        core.data.delete(rows)
+        report.mended("vault.db", f"{len(rows)} rows in slots that the log never gave out were deleted")
+    principals = core.keys.principals_outside(view.principal_slots())
+    if principals:
+        core.keys.principal_delete(principals)
+        report.mended("keys.db", f"{len(principals)} rows of principals that never were were deleted")
 
 
 def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[str]:

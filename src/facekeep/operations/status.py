@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import UsageError
+from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.terms import Scope
 from facekeep.operations.rows import LivingGrant, living
@@ -46,23 +46,31 @@ def subjects(
 ) -> Iterator[SubjectInfo]:
     """Yield subjects by tag; with ``due_within_ms`` only those with a grant that ends within that time.
 
-    Opens every consent record, no template.
+    Opens every consent record, no template. Raises IntegrityError at the end where rows were altered: whose
+    they are cannot be said, and the others are listed all the same.
     """
     session.require(Action.SUBJECTS)
     view = core.view()
     now = core.clock.now_ms()
     total = core.data.count()
     by_tag: dict[bytes, tuple[str, list[GrantInfo]]] = {}  # and not the rows: a million take gigabytes
+    altered: list[int] = []
     for done, row in enumerate(core.data.rows()):
         if progress is not None and done % 1_000 == 0:
             progress(done, total)
-        grant = living(core, view, row)
+        try:
+            grant = living(core, view, row)
+        except IntegrityError:
+            altered.append(row.slot)
+            continue
         if grant is not None:
             by_tag.setdefault(row.tag, (grant.subject, []))[1].append(_info(grant, now))
     for tag in sorted(by_tag):
         subject, grants = by_tag[tag]
         if due_within_ms is None or any(each.expires_at_ms <= now + due_within_ms for each in grants):
             yield SubjectInfo(subject, tag.hex(), tuple(sorted(grants, key=_scope)))
+    if altered:
+        raise IntegrityError(f"{len(altered)} rows of vault.db were altered, and are not listed")
 
 
 def _scope(grant: GrantInfo) -> Scope:

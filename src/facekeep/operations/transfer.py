@@ -116,19 +116,19 @@ def restore(
             _merge(core, view, chunk, told, dry_run=dry_run)
             if progress is not None:
                 progress(told.fates.total(), total)
-        report = _report(core, view, total, told, dry_run=dry_run)
+        report = _report(core, view, told, dry_run=dry_run)
         if not dry_run:
             core.log.append([_entry(core, session, digest, report)])
         return report
 
 
-def _report(core: Core, view: View, total: int, told: _Told, *, dry_run: bool) -> RestoreReport:
+def _report(core: Core, view: View, told: _Told, *, dry_run: bool) -> RestoreReport:
     missing = core.missing(view)
     if dry_run:  # those that would return are not missing then
         missing = np.setdiff1d(missing, np.array([each.slot for each in told.returning], np.int64))
     fates = told.fates
     return RestoreReport(
-        total,
+        fates.total(),
         fates[Fate.MERGED],
         fates[Fate.DEAD],
         fates[Fate.PRESENT],

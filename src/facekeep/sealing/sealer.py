@@ -23,6 +23,7 @@ KIND_RECORD: Final = b"\2"
 KIND_PRINCIPAL: Final = b"\3"
 RECORD_SALT_LEN: Final = 32
 _SUITE: Final = p.SUITE.to_bytes(2, "big")
+_MODEL_MOST: Final = 40
 _NO_TAG: Final = bytes(32)
 _NO_TERMS: Final = bytes(TERMS_LEN)
 
@@ -122,6 +123,8 @@ class Sealer:
 
 
 def _lp(text: str) -> bytes:
+    if not text.isascii() or len(text) > _MODEL_MOST:
+        raise IntegrityError("a model id is longer than any of ours, or no ASCII")
     raw = text.encode("ascii")
     return len(raw).to_bytes(2, "big") + raw
 

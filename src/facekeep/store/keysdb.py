@@ -23,9 +23,13 @@ from facekeep.store.keysrows import (
     DROP_PRINCIPAL,
     MIGRATIONS,
     PUT_INDEX,
+    SELECT_ALL,
+    SELECT_FINGERPRINTS,
     SELECT_INDEX,
     SELECT_MANY,
+    SELECT_NODE,
     SELECT_PRINCIPAL,
+    SELECT_TOP,
     STEP,
     NodeDrop,
     NodeRow,
@@ -56,6 +60,7 @@ __all__ = [
 
 
 _PIECE = 4_096  # rows read at a time
+_STRANGE = 16  # rows in slots that were never given out, that are read to be named
 
 
 class KeysStore:
@@ -115,12 +120,12 @@ class KeysStore:
     def read_top(self) -> tuple[TopRow | None, TopRow | None]:
         """Both copies of the root node; None for one that is missing or unreadable."""
         self._primary.check_identity()
-        rows = self._both("SELECT copy, epoch, fingerprint, blob FROM top WHERE copy IN ({})", (0, 1))
+        rows = self._both(SELECT_TOP + " WHERE copy IN ({})", (0, 1))
         return top_row(rows[0]), top_row(rows[1])
 
     def read_fingerprints(self) -> tuple[bytes, ...]:
         """Fingerprints standing in the two root-node rows: one value, unless a row is damaged."""
-        rows = self._read("SELECT fingerprint FROM top")
+        rows = self._read(SELECT_FINGERPRINTS)
         return tuple(row[0] for row in rows if isinstance(row[0], bytes))
 
     def read_node(self, branch: int, level: int, index: int) -> tuple[NodeRow | None, ...]:
@@ -130,7 +135,7 @@ class KeysStore:
         """
         first = row_id(branch, level, index)
         rows = self._both(
-            "SELECT id, epoch, blob FROM node WHERE id IN ({})",
+            SELECT_NODE + " WHERE id IN ({})",
             (first, first + 1) if level == 1 else (first,),
         )
         return tuple(node_row(branch, level, index, row) for row in rows)
@@ -227,14 +232,14 @@ class KeysStore:
 
     def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (keyed hash, sealed value) of every row, by keyed hash."""
-        for row_key, sealed in self._read("SELECT hash, sealed FROM subject_index ORDER BY hash"):
+        for row_key, sealed in self._read(SELECT_ALL + " ORDER BY hash"):
             yield blob_value(row_key), blob_value(sealed)
 
     def index_pieces(self) -> Iterator[list[tuple[bytes, bytes]]]:
         """Yield every row as ``index_rows`` does, unchecked, thousands at a time from one snapshot."""
         self._primary.check_identity()
         with translated(self._primary.name):
-            cursor = self._primary.connection().execute("SELECT hash, sealed FROM subject_index")
+            cursor = self._primary.connection().execute(SELECT_ALL)
             while rows := cursor.fetchmany(_PIECE):
                 yield rows
 
@@ -246,7 +251,7 @@ class KeysStore:
 
     def principal_get(self, principal: bytes) -> PrincipalRow | None:
         """Row of a principal id (8 bytes), or None."""
-        row = self._one(SELECT_PRINCIPAL + " WHERE principal = ?", (principal,))
+        row = self._one(SELECT_PRINCIPAL + " WHERE principal = ? LIMIT 1", (principal,))
         return None if row is None else principal_row(row)
 
     def principal_put(self, row: PrincipalRow) -> None:
@@ -261,9 +266,20 @@ class KeysStore:
 
         self._write(apply)
 
-    def principal_list(self) -> tuple[PrincipalRow, ...]:
-        """All rows, by slot."""
-        return tuple(principal_row(row) for row in self._read(SELECT_PRINCIPAL + " ORDER BY slot"))
+    def principal_list(self, span: tuple[int, int] = (0, 2**53)) -> tuple[PrincipalRow, ...]:
+        """Rows of the slots from the first up to the second, and a few of those that stand elsewhere."""
+        rows = self._read(SELECT_PRINCIPAL + " WHERE slot >= ? AND slot < ? ORDER BY slot", span)
+        rows += self._read(SELECT_PRINCIPAL + " WHERE slot < ? OR slot >= ? LIMIT ?", (*span, _STRANGE))
+        return tuple(principal_row(row) for row in rows)
+
+    def principal_count(self) -> int:
+        """Count the rows of principals, whatever their slots."""
+        return self._count("principal")
+
+    def principals_outside(self, span: tuple[int, int]) -> list[int]:
+        """Slots of rows of principals outside a span."""
+        rows = self._read("SELECT slot FROM principal WHERE slot < ? OR slot >= ?", span)
+        return [slot for (slot,) in rows if type(slot) is int]
 
     def principal_delete(self, slots: Iterable[int]) -> None:
         """Delete the rows of these slots; those that are not there are no error."""

@@ -105,11 +105,28 @@ _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
-SELECT_INDEX = "SELECT sealed FROM subject_index WHERE hash = ?"
+
+
+def _bounded(column: str, most: int) -> str:
+    """Return SQL for a blob, or empty where it is longer than any of ours: SQLite need not read it."""
+    return f"CASE WHEN length({column}) <= {most} THEN {column} ELSE x'' END"
+
+
+_SEALED_TAG: Final = _bounded("sealed", 62)  # SPEC.md §5.7, the tag and §1's overhead
+_NODE: Final = _bounded("blob", 4_096)
+SELECT_INDEX = f"SELECT {_SEALED_TAG} FROM subject_index WHERE hash = ?"
 SELECT_MANY = (
-    f"{COUNTER}SELECT i, sealed FROM n CROSS JOIN subject_index ON hash = substr(:hashes, 32 * i + 1, 32)"
+    f"{COUNTER}SELECT i, {_SEALED_TAG} FROM n CROSS JOIN subject_index"
+    " ON hash = substr(:hashes, 32 * i + 1, 32)"
 )
-SELECT_PRINCIPAL = "SELECT slot, principal, grant_id, commitment, sealed FROM principal"
+SELECT_ALL = f"SELECT {_bounded('hash', 32)}, {_SEALED_TAG} FROM subject_index"
+SELECT_TOP = f"SELECT copy, epoch, {_bounded('fingerprint', 32)}, {_bounded('blob', 8_192)} FROM top"
+SELECT_FINGERPRINTS = f"SELECT {_bounded('fingerprint', 32)} FROM top WHERE copy IN (0, 1)"
+SELECT_NODE = f"SELECT id, epoch, {_NODE} FROM node"
+SELECT_PRINCIPAL = (
+    f"SELECT slot, {_bounded('principal', 8)}, {_bounded('grant_id', 16)}, {_bounded('commitment', 32)},"
+    f" {_bounded('sealed', 4_096)} FROM principal"
+)
 
 
 def apply_swap(targets: Sequence[tuple[str, sqlite3.Connection]], writes: SwapWrites) -> None:

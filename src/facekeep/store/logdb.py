@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
+from facekeep.limits import LIMITS
 from facekeep.store.bulk import insert_many
 from facekeep.store.sqlite import Database, Migration
 
@@ -78,6 +79,13 @@ def _pages(database: SqliteUtils) -> None:
 MIGRATIONS: Final[Sequence[Migration]] = (_tables, _tiles, _pages)
 
 _COLUMNS = "idx, control, body, leaf, chain"
+_READ = ", ".join(  # a column longer than any of ours is read as empty: SQLite need not read it
+    f"CASE WHEN length({column}) <= {most} THEN {column} ELSE x'' END"
+    for column, most in (("body", LIMITS.entry_bytes), ("leaf", 32), ("chain", 32))
+)
+_HEAD_BYTES: Final = 2**20
+_SELECT_HEAD: Final = "SELECT body, mac FROM head WHERE id = 1 AND length(body) <= ?"
+_READ_OF_E = _READ.replace("(", "(e.").replace("THEN ", "THEN e.")
 
 
 def create_log(path: Path, vault_id: bytes) -> Database:
@@ -92,7 +100,8 @@ def open_log(path: Path, vault_id: bytes) -> Database:
 
 def read_head(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
     """(body, mac) of the stored head, None in an empty log."""
-    row: tuple[bytes, bytes] | None = connection.execute("SELECT body, mac FROM head WHERE id = 1").fetchone()
+    found = connection.execute(_SELECT_HEAD, (_HEAD_BYTES,))
+    row: tuple[bytes, bytes] | None = found.fetchone()
     if row is not None and (type(row[0]) is not bytes or type(row[1]) is not bytes):
         raise _damaged()
     return row
@@ -116,7 +125,7 @@ def insert_slots(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]
 
 def row_at(connection: sqlite3.Connection, idx: int) -> Row | None:
     """Return the row at one index, or None."""
-    row = connection.execute(f"SELECT {_COLUMNS} FROM entry WHERE idx = ?", (idx,)).fetchone()
+    row = connection.execute(f"SELECT idx, control, {_READ} FROM entry WHERE idx = ?", (idx,)).fetchone()
     return None if row is None else _row(row)
 
 
@@ -145,7 +154,7 @@ def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Itera
     """Rows with start <= idx < stop, ascending."""
     while start < stop:
         rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
+            f"SELECT idx, control, {_READ} FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
             (start, stop, CHUNK),
         ).fetchall()
         if not rows:
@@ -158,7 +167,7 @@ def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Itera
     """Rows marked control with start <= idx < stop, each with the chain value stored before it."""
     while start < stop:
         rows = connection.execute(
-            "SELECT e.idx, e.control, e.body, e.leaf, e.chain, p.chain"
+            f"SELECT e.idx, e.control, {_READ_OF_E}, p.chain"
             " FROM entry AS e INDEXED BY entry_control LEFT JOIN entry AS p ON p.idx = e.idx - 1"
             " WHERE e.control = 1 AND e.idx >= ? AND e.idx < ? ORDER BY e.idx LIMIT ?",
             (start, stop, CHUNK),

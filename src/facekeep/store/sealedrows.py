@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN
 from facekeep.formats.terms import TERMS_LEN
+from facekeep.limits import LIMITS
 
 IDENTITY_LEN: Final = GRANT_ID_LEN + TAG_LEN + TERMS_LEN
 _COMMITMENT_LEN: Final = 32
@@ -38,14 +39,46 @@ _ONE: Final = (
     " CAST(templates AS BLOB)"
 )
 _ONE_RECORD: Final = ", CAST(record AS BLOB)"
-_BETWEEN: Final = " FROM grants WHERE slot >= ? AND slot < ?"
-_NEXT: Final = "SELECT slot, length(templates) FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot LIMIT 1"
+_OVERHEAD: Final = 30  # of a sealed blob (SPEC.md §1)
+_LENGTHS: Final = {
+    "grant_id": GRANT_ID_LEN,
+    "tag": TAG_LEN,
+    "terms": TERMS_LEN,
+    "commitment": _COMMITMENT_LEN,
+}
+_MODEL_LEN: Final = 40
+_TEMPLATES_LEN: Final = _OVERHEAD + 4 * LIMITS.templates * LIMITS.dimension
+_RECORD_LEN: Final = _OVERHEAD + LIMITS.record_bytes
+_OURS: Final = (
+    f" AND length(model) <= {_MODEL_LEN} AND length(templates) <= {_TEMPLATES_LEN}"
+    f" AND length(record) <= {_RECORD_LEN}"
+    f" AND length(grant_id) + length(tag) + length(terms) + length(commitment) = {_HEAD}"
+)
+#: SQL for a row's model as bytes, empty where it is longer than one of ours.
+MODEL: Final = f"CASE WHEN length(CAST(model AS BLOB)) <= {_MODEL_LEN} THEN CAST(model AS BLOB) ELSE x'' END"
+_BETWEEN: Final = " FROM grants WHERE slot >= ? AND slot < ?" + _OURS
+_NEXT: Final = "SELECT slot, length(templates)" + _BETWEEN + " ORDER BY slot LIMIT 1"
 _WINDOW_BYTES: Final = 32 * 2**20  # of sealed templates in a window, if they are as long as its first ones
 _Heads = npt.NDArray[np.uint8]
 _RECORD_AT: Final = 4  # of a row that is read alone
 _Int64 = npt.NDArray[np.int64]
 _NONE: Final[_Int64] = np.empty(0, np.int64)
 _T = TypeVar("_T")
+
+
+def bounded_columns() -> str:
+    """Return SQL for the columns after ``slot``: each as it stands, or empty if its length is none of ours.
+
+    SQLite tells a blob's length without reading it, so that a row of gigabytes costs nothing.
+    """
+    exact = {name: _unless(name, f"= {length}") for name, length in _LENGTHS.items()}
+    templates, record = _unless("templates", f"<= {_TEMPLATES_LEN}"), _unless("record", f"<= {_RECORD_LEN}")
+    order = exact["grant_id"], exact["tag"], MODEL, exact["terms"], exact["commitment"], templates, record
+    return ", ".join(order)
+
+
+def _unless(column: str, holds: str) -> str:
+    return f"CASE WHEN length({column}) {holds} THEN {column} ELSE x'' END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +209,10 @@ class WholeRows(NamedTuple):
 
 
 def windows(connection: sqlite3.Connection, low: int, high: int, width: int) -> Iterator[SealedRows]:
-    """Rows with ``low <= slot < high`` by slot, of at most ``width`` slots; each is one read snapshot."""
+    """Rows with ``low <= slot < high`` by slot, of at most ``width`` slots; each is one read snapshot.
+
+    Left out is a row with a column that is longer, or shorter, than any of ours.
+    """
     for first, end in _stretches(connection, low, high, width):
         for columns in _window(connection, first, end, _WINDOW, _ONE):
             yield columns[0]

@@ -18,8 +18,17 @@ import numpy.typing as npt
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS, to_ranges
+from facekeep.limits import LIMITS
 from facekeep.store.bulk import Column, insert_columns, insert_many
-from facekeep.store.sealedrows import SealedRows, WholeRows, ahead, whole_windows, windows
+from facekeep.store.sealedrows import (
+    MODEL,
+    SealedRows,
+    WholeRows,
+    ahead,
+    bounded_columns,
+    whole_windows,
+    windows,
+)
 from facekeep.store.sqlite import Database, translated
 
 
@@ -44,7 +53,9 @@ def _first(db: SqliteUtils) -> None:
 
 
 MIGRATIONS = (_first,)
+_META_BYTES = 2**20
 _COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
+_ROW = f"slot, {bounded_columns()}"  # what is no column of ours is read as empty: it authenticates nowhere
 _INSERT = f"INSERT INTO grants ({_COLUMNS})"
 
 
@@ -117,13 +128,20 @@ class VaultStore:
         with self.database.unhurried() as connection:
             _delete(connection, slots)
 
-    def by_tag(self, tag: bytes) -> list[GrantRow]:
-        """Rows of one subject tag, by slot."""
+    def slots_of(self, tag: bytes, spans: Iterable[tuple[int, int]], most: int) -> list[int]:
+        """Slots with a row of one subject tag, by slot: in each (low, high) the newest ``most``.
+
+        Reads an index alone, and of that nothing outside the spans.
+        """
+        sql = "SELECT slot FROM grants WHERE tag = ? AND slot >= ? AND slot < ? ORDER BY slot DESC LIMIT ?"
         with translated(self.database.name):
-            cursor = self.database.connection().execute(
-                f"SELECT {_COLUMNS} FROM grants WHERE tag = ? ORDER BY slot", (tag,)
-            )
-            return [_typed(row) for row in cursor]
+            connection = self.database.connection()
+            found = [connection.execute(sql, (tag, low, high, most)).fetchall() for low, high in spans]
+        return sorted(slot for rows in found for (slot,) in rows)
+
+    def by_tag(self, tag: bytes) -> list[GrantRow]:
+        """Rows of one subject tag, by slot: the newest ``LIMITS.rows_of_subject``."""
+        return self.by_slots(self.slots_of(tag, [(0, 2**53)], LIMITS.rows_of_subject))
 
     def by_slots(self, slots: Sequence[int]) -> list[GrantRow]:
         """Rows of these slots that exist, by slot."""
@@ -131,37 +149,40 @@ class VaultStore:
         with translated(self.database.name):
             connection = self.database.connection()
             for slot in sorted(slots):
-                row = connection.execute(f"SELECT {_COLUMNS} FROM grants WHERE slot = ?", (slot,)).fetchone()
+                row = connection.execute(f"SELECT {_ROW} FROM grants WHERE slot = ?", (slot,)).fetchone()
                 if row is not None:
                     found.append(_typed(row))
         return found
 
-    def rows(self, low: int = 0, high: int = 2**53) -> Iterator[GrantRow]:
+    def rows(self, low: int = -(2**63), high: int = 2**63) -> Iterator[GrantRow]:
         """Rows with ``low <= slot < high`` by slot, streamed from one read snapshot."""
         with translated(self.database.name):
             cursor = self.database.connection().cursor()
             cursor.row_factory = _as_row
             yield from cursor.execute(
-                f"SELECT {_COLUMNS} FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot", (low, high)
+                f"SELECT {_ROW} FROM grants WHERE slot BETWEEN ? AND ? ORDER BY slot", (low, high - 1)
             )
 
     def models(self, low: int, high: int) -> Iterator[str]:
         """Model id of each row with ``low <= slot < high``, as it stands there."""
         with translated(self.database.name):
             cursor = self.database.connection().execute(
-                "SELECT model FROM grants WHERE slot >= ? AND slot < ?", (low, high)
+                f"SELECT {MODEL} FROM grants WHERE slot >= ? AND slot < ?", (low, high)
             )
             for (model,) in cursor:
-                yield str(model)
+                yield _text(model)
 
-    def branch_rows(self, branch: int, width: int) -> Iterator[SealedRows]:
-        """Rows of one branch by slot, without records, of ``width`` slots at a time: what a gallery opens."""
-        yield from ahead(self._branch_rows(branch, width))
+    def branch_rows(self, branch: int, width: int, given_out: int = 1 << SLOT_BITS) -> Iterator[SealedRows]:
+        """Rows of one branch by slot, without records, of ``width`` slots at a time: what a gallery opens.
 
-    def _branch_rows(self, branch: int, width: int) -> Iterator[SealedRows]:
+        Only those of its first ``given_out`` slots.
+        """
+        yield from ahead(self._branch_rows(branch, width, given_out))
+
+    def _branch_rows(self, branch: int, width: int, given_out: int) -> Iterator[SealedRows]:
         with translated(self.database.name):
-            low, high = branch << SLOT_BITS, branch + 1 << SLOT_BITS
-            yield from windows(self.database.connection(), low, high, width)
+            low = branch << SLOT_BITS
+            yield from windows(self.database.connection(), low, low + given_out, width)
 
     def whole_rows(self, low: int, high: int, width: int) -> Iterator[WholeRows]:
         """Rows with ``low <= slot < high``, records too, ``width`` slots from ``low`` on at a time."""
@@ -177,12 +198,6 @@ class VaultStore:
         with translated(self.database.name):
             cursor = self.database.connection().execute("SELECT slot FROM grants")  # reads an index only
             return np.sort(np.fromiter((row[0] for row in cursor), np.int64))
-
-    def tags(self) -> Iterator[bytes]:
-        """Every subject tag that has a row."""
-        with translated(self.database.name):
-            for row in self.database.connection().execute("SELECT DISTINCT tag FROM grants ORDER BY tag"):
-                yield row[0]
 
     def count(self) -> int:
         """Count the rows."""
@@ -212,11 +227,10 @@ class VaultStore:
                 return int(copied.execute("SELECT count(*) FROM grants").fetchone()[0])
 
     def meta(self, key: str) -> bytes | None:
-        """Return a value of the meta table, None where it is missing or no blob."""
+        """Return a value of the meta table, None where it is missing, no blob or longer than any of ours."""
+        sql = "SELECT value FROM meta WHERE key = ? AND length(value) <= ?"
         with translated(self.database.name):
-            row = (
-                self.database.connection().execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            )
+            row = self.database.connection().execute(sql, (key, _META_BYTES)).fetchone()
         return row[0] if row is not None and type(row[0]) is bytes else None
 
     def quick_check(self) -> str:
@@ -227,8 +241,8 @@ class VaultStore:
 
 
 def _delete(connection: sqlite3.Connection, slots: Sequence[int]) -> None:
-    spans = [(first, first + count) for first, count in to_ranges(list(slots))]
-    connection.executemany("DELETE FROM grants WHERE slot >= ? AND slot < ?", spans)
+    spans = [(first, first + count - 1) for first, count in to_ranges(list(slots))]
+    connection.executemany("DELETE FROM grants WHERE slot BETWEEN ? AND ?", spans)
 
 
 def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
@@ -242,12 +256,16 @@ def _typed(row: Sequence[object]) -> GrantRow:
         slot if type(slot) is int else -1,
         _blob(grant_id),
         _blob(tag),
-        model if type(model) is str and model.isascii() else "",
+        _text(model),
         _blob(terms),
         _blob(commitment),
         _blob(templates),
         _blob(record),
     )
+
+
+def _text(value: object) -> str:
+    return value.decode("ascii") if type(value) is bytes and value.isascii() else ""
 
 
 def _blob(value: object) -> bytes:
