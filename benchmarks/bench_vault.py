@@ -138,9 +138,10 @@ class Bench:
         begun = time.perf_counter()
         with self.vault.gallery(model=MODEL) as gallery:
             spent = time.perf_counter() - begun
+            size = gallery.search(self.vector(0), THRESHOLD, 1).compared
             self.add(
-                f"gallery with its set digest, {len(gallery):,}",
-                f"{1e6 * spent / max(len(gallery), 1):.1f} us each",
+                f"gallery with its set digest, {size:,}",
+                f"{1e6 * spent / max(size, 1):.1f} us each",
                 "",
                 "",
             )

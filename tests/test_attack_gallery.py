@@ -9,7 +9,7 @@ import pytest
 
 from facekeep.store.sealedrows import SealedRows
 from facekeep.store.vaultdb import VaultStore
-from vaultlab import IDENTIFY, MODEL, THRESHOLD, Lab, face, log_entries, slots
+from vaultlab import IDENTIFY, MODEL, THRESHOLD, Lab, face, held, log_entries, slots
 
 
 @pytest.fixture
@@ -56,6 +56,6 @@ def test_terms_that_are_not_the_logs_are_omitted_and_not_excluded(lab: Lab) -> N
         slot = slots(vault, "alice")[IDENTIFY]
         lab.sql("vault.db", "UPDATE grants SET model = 'raw:other/1' WHERE slot = ?", (slot,))
         with vault.gallery(model=MODEL) as gallery:
-            assert len(gallery) == 1
+            assert held(gallery) == 1
             gallery.search(face("alice"), THRESHOLD, 5)
         assert log_entries(vault)[-1]["omitted"] == [[slot, 1]]

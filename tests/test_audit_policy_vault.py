@@ -59,6 +59,7 @@ def test_every_operation_and_its_export(lab: Lab) -> None:
     lab.enrol("erik", scopes=[IDENTIFY], not_before_ms=lab.clock.ms + DAY, days=30)
     lab.enrol("fay", scopes=[IDENTIFY], regions=("FR",))
     with lab.open() as vault:
+        vault.change_settings(regions=["FR"])
         for name in ("alice", "bob", "dora"):
             assert matches(vault, name)
             assert identify(vault, name) == ([] if name == "dora" else [name])

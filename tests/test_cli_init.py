@@ -63,7 +63,7 @@ def test_it_warns_without_a_copy(cli: Cli) -> None:
 def test_it_says_how_to_split_the_first_principal_and_the_words_are_true(cli: Cli) -> None:
     ran = cli.run("init", "--root", "file:staff.root", "--no-copy")
     words = [line.split()[1:] for line in ran.err.splitlines() if line.startswith("  facekeep ")]
-    assert len(words) == 5
+    assert len(words) == 6
     for command in words:
         assert cli.run(*command).code == 0, command
     first = next((cli.home / "config").rglob("*.token"))
@@ -73,6 +73,7 @@ def test_it_says_how_to_split_the_first_principal_and_the_words_are_true(cli: Cl
         "auditor",
         "dpo",
         "operator",
+        "registrar",
         "service",
     ]
 

@@ -20,7 +20,7 @@ def test_without_an_option_it_shows_them(cli: Cli) -> None:
     before = snapshot(cli.home)
     found = cli.ok("settings")
     assert found.pop("schedule")["root_days"] == 30
-    assert found == {"region": "ZZ", "root": "file:staff.root", "copies": []}
+    assert found == {"region": "ZZ", "regions": [], "root": "file:staff.root", "copies": []}
     ran = cli.run("settings")
     assert ran.out.splitlines()[:2] == ["region\tZZ", "root key\tfile:staff.root"]
     assert "schedule root_days\t30" in ran.out.splitlines()

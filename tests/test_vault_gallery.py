@@ -11,7 +11,7 @@ import pytest
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.matching.gallery import Gallery
 from facekeep.vault import Scope
-from vaultlab import DAY, IDENTIFY, MODEL, NOW, THRESHOLD, VERIFY, Lab, core, face, identify
+from vaultlab import DAY, IDENTIFY, MODEL, NOW, THRESHOLD, VERIFY, Lab, core, face, held, identify
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def found(gallery: Gallery, name: str) -> list[str]:
 def eventually_empty(gallery: Gallery, size: int) -> None:
     """Wait until the watcher has brought a gallery to a size; it looks several times a second."""
     for _ in range(500):
-        if len(gallery) == size:
+        if held(gallery) == size:
             return
         time.sleep(0.01)
     pytest.fail("the watcher did not follow")
@@ -36,7 +36,7 @@ def eventually_empty(gallery: Gallery, size: int) -> None:
 
 def test_a_gallery_follows_grants_and_withdrawals(lab: Lab) -> None:
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
-        assert len(gallery) == 2
+        assert held(gallery) == 2
         vault.enroll_many([lab.enrolment("carol", IDENTIFY), lab.enrolment("dave", VERIFY)])
         assert found(gallery, "carol") == ["carol"]
         assert found(gallery, "dave") == []
@@ -46,7 +46,7 @@ def test_a_gallery_follows_grants_and_withdrawals(lab: Lab) -> None:
         assert found(gallery, "alice") == ["alice"]
         vault.shred("alice")
         assert found(gallery, "alice") == []
-        assert len(gallery) == 1
+        assert held(gallery) == 1
         vault.grant("dave", lab.consent(IDENTIFY, Scope.SHARE))
         assert found(gallery, "dave") == ["dave"]
 
@@ -76,7 +76,7 @@ def test_an_expiry_passes_while_a_gallery_is_open(lab: Lab) -> None:
         assert found(gallery, "carol") == []
         assert gallery.search(face("carol"), THRESHOLD, 5).excluded == 1
         assert found(gallery, "alice") == ["alice"]
-        assert len(gallery) == 2
+        assert held(gallery) == 2
 
 
 def test_a_consent_begins_while_a_gallery_is_open(lab: Lab) -> None:
@@ -106,7 +106,7 @@ def test_the_watcher_drops_what_another_process_withdraws(lab: Lab) -> None:
 
     process = lab.fork(withdraw)
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
-        assert len(gallery) == 2
+        assert held(gallery) == 2
         ready.touch()
         process.wait()
         eventually_empty(gallery, 1)
@@ -134,7 +134,7 @@ def test_a_closed_gallery_answers_nothing(lab: Lab) -> None:
         gallery.close()
         with pytest.raises(UsageError):
             found(gallery, "alice")
-        assert len(gallery) == 0
+        assert held(gallery) == 0
         assert identify(vault, "alice") == ["alice"]
 
 
@@ -172,7 +172,7 @@ def test_a_gallery_survives_the_shreds_of_others(lab: Lab) -> None:
         assert answers
         assert all(each == ["alice"] for each in answers)
         assert found(gallery, "q11") == ["q11"]
-        assert len(gallery) == 14
+        assert held(gallery) == 14
         assert core(one).log.verify().size > 0
     lab.clean()
 

@@ -25,6 +25,7 @@ from facekeep.clock import MS_PER_DAY
 from facekeep.errors import Denied
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
+from facekeep.matching.gallery import Gallery
 from facekeep.matching.model import Model
 from facekeep.operations import steps
 from facekeep.operations.check import CheckReport
@@ -363,6 +364,11 @@ def sql(path: Path, statement: str, values: Sequence[object] = ()) -> list[tuple
 def core(vault: Vault) -> Core:
     """What is under the facade."""
     return vault._core
+
+
+def held(gallery: Gallery) -> int:
+    """How many grants a gallery holds opened: it tells nobody before a decision does."""
+    return gallery._rows.count
 
 
 def slots(vault: Vault, name: str) -> dict[Scope, int]:

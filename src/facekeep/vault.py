@@ -29,7 +29,7 @@ from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
 from facekeep.consent.consent import Consent, Notice
-from facekeep.errors import NotAllowed, UsageError
+from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.note import VerifierKey
@@ -237,7 +237,6 @@ class Vault:
         Give photographs, or ``embeddings`` (k, d) with their ``model``. Raises UsageError, ImageError,
         ConsentError, NotAllowed; nothing is enrolled then.
         """
-        self._session.require(Action.ENROLL)
         check_subject_id(subject)
         enrolment = self.prepare(subject, images, consent=consent, embeddings=embeddings, model=model)
         return self.enroll_many([enrolment], existing=existing)[0]
@@ -252,6 +251,7 @@ class Vault:
         model: Model | None = None,
     ) -> Enrolment:
         """Extract (or take) embeddings for ``enroll_many``; nothing is stored."""
+        self._session.require(Action.ENROLL)
         if (embeddings is None) == (not images):
             raise UsageError("give either photographs or embeddings")
         if embeddings is None:
@@ -328,7 +328,10 @@ class Vault:
         with_score: bool = False,
         progress: Progress | None = None,
     ) -> Identification:
-        """Search everybody who consented to it, 1:N; keeps the opened gallery until ``close``."""
+        """Search everybody who consented to it, 1:N; keeps the opened gallery until ``close``.
+
+        ``progress`` is called with per cent of the opening.
+        """
         vector, model = self._probe(probe, model)
         key = (Scope.IDENTIFY, model.id, region or self.region)
         threshold = self._threshold(model, threshold)
@@ -350,7 +353,10 @@ class Vault:
         region: str | None = None,
         progress: Progress | None = None,
     ) -> Gallery:
-        """Open a gallery for 1:N search; close it, or use it in a ``with`` statement."""
+        """Open a gallery for 1:N search; close it, or use it in a ``with`` statement.
+
+        ``region`` is the vault's own or one of ``settings.regions``. ``progress`` is called with per cent.
+        """
         model = model or self.extractor.model
         region = region or self.region
         return Gallery(self._core, self._session, Scope.IDENTIFY, model, region, progress)
@@ -398,7 +404,8 @@ class Vault:
 
         ``progress`` is called with (grants read, grants in all).
         """
-        return status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
+        found = status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
+        return self._session.guarded(Action.SUBJECTS, found)
 
     def status(self) -> JsonObject:
         """State of the vault, with warnings and their remedies."""
@@ -496,7 +503,7 @@ class Vault:
             rescue.go_on(path, recovery, token, clock, secrets, root)
         with cls.open(path, token=token, clock=clock, secrets=secrets) as vault:
             core, session = vault._core, vault._session  # noqa: SLF001 - its own
-            restarting.check_restarted(core)
+            restarting.check_restarted(core, session)
             restarting.end_the_rest(core, session, progress)
         return done
 
@@ -517,11 +524,13 @@ class Vault:
         self,
         *,
         region: str | None = None,
+        regions: Sequence[str] | None = None,
         copies: Sequence[str | Path] | None = None,
         schedule: Sequence[str] = (),
     ) -> SettingsChange:
-        """Change the region, the whole list of directories for live copies, the schedule; logged.
+        """Change the region, the whole list of further ones or of directories for live copies, the schedule.
 
+        It is logged. ``regions`` are those that callers may name besides the vault's own.
         ``schedule`` has changes such as ``root_days=7`` or ``root_days=default``.
 
         A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
@@ -529,7 +538,9 @@ class Vault:
         Raises UsageError with nothing changed.
         """
         paths = None if copies is None else [Path(copy) for copy in copies]
-        done = configuring.change(self._core, self._session, region=region, copies=paths, schedule=schedule)
+        done = configuring.change(
+            self._core, self._session, region=region, regions=regions, copies=paths, schedule=schedule
+        )
         if done.entry is not None:
             self._reopen()
         return done
@@ -568,8 +579,7 @@ class Vault:
 
     def whoami(self) -> tuple[str, str, tuple[str, ...]]:
         """(id, label, roles) of the principal in use."""
-        if not self._session.roles:
-            raise NotAllowed("the token's principal is unknown or revoked in this vault")
+        self._session.require_active()
         return self._session.by, self._session.label, self._session.roles
 
     # Audit: needs the role auditor or dpo
@@ -602,7 +612,9 @@ class Vault:
         self, wanted: Filter | None = None, *, limit: int | None = None, progress: Progress | None = None
     ) -> Iterator[tuple[int, JsonObject]]:
         """Yield (index, entry) of the log's entries that pass a filter, the last ``limit`` of them."""
-        return auditing.show(self._core, self._session, wanted or Filter(), limit=limit, progress=progress)
+        wanted = wanted or Filter()
+        shown = auditing.show(self._core, self._session, wanted, limit=limit, progress=progress)
+        return self._session.guarded(Action.LOG, shown)
 
     def probe(
         self,

@@ -63,7 +63,7 @@ def evaluate(
     now = core.clock.now_ms()
     tag = None
     try:
-        reason = admit(session, view, ask.action, now)
+        reason = admit(core, session, view, ask.action, ask.region, now)
         if reason is not Reason.OK:
             return Verdict(reason, view, now)
         if again:
@@ -118,12 +118,14 @@ def decision_id(index: int, entry: JsonObject) -> str:
     return f"{index}-{str(entry['nonce'])[:8]}"
 
 
-def admit(session: Session, view: View, action: Action, now_ms: int) -> Reason:
-    """Rules that concern no subject: the principal, the role, the clock."""
+def admit(core: Core, session: Session, view: View, action: Action, region: str, now_ms: int) -> Reason:
+    """Rules that concern no subject: the principal, the role, the clock, where it is that they ask."""
     reason = session.check(view, action)
     if reason is not Reason.OK:
         return reason
-    return Reason.CLOCK if now_ms < view.head.high_ms - LIMITS.clock_slack_ms else Reason.OK
+    if now_ms < view.head.high_ms - LIMITS.clock_slack_ms:
+        return Reason.CLOCK
+    return Reason.OK if core.settings.processes_in(region) else Reason.REGION
 
 
 def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes, rows: list[GrantRow]) -> Verdict:

@@ -9,9 +9,10 @@ from facekeep.formats import roles as words
 
 
 class Role(StrEnum):
-    """The four kinds of principal."""
+    """The five kinds of principal."""
 
     SERVICE = "service"
+    REGISTRAR = "registrar"
     OPERATOR = "operator"
     AUDITOR = "auditor"
     DPO = "dpo"

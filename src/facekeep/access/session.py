@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
 
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token
@@ -13,6 +14,7 @@ from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead
 from facekeep.formats.entryrules import Reason
 
+T = TypeVar("T")
 _WORDS: Final = {
     Action.VERIFY: "verify subjects",
     Action.IDENTIFY: "search for subjects",
@@ -110,12 +112,23 @@ class Session:
 
     def require(self, action: Action, view: View | None = None) -> None:
         """Raise NotAllowed unless the principal may do this now, or in a ``view`` just taken."""
-        reason = self.check(view or self._core.view(), action)
+        view = view or self._core.view()
+        self.require_active(view)
+        reason = self.check(view, action)
         if reason is Reason.ROLE:
             who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
             raise NotAllowed(f"the {who} may not {_WORDS[action]}")
-        if reason is not Reason.OK:
+
+    def require_active(self, view: View | None = None) -> None:
+        """Raise NotAllowed unless the principal is one of this vault now, or in a ``view`` just taken."""
+        if self._load(view or self._core.view()) is None:
             raise NotAllowed("the token's principal is unknown or revoked in this vault")
+
+    def guarded(self, action: Action, items: Iterable[T]) -> Iterator[T]:
+        """Yield what only this action may see, as long as the principal may do it."""
+        for item in items:
+            self.require(action)
+            yield item
 
     def _load(self, view: View) -> Principal | None:
         seq, principal, _ = self._checked

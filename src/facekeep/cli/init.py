@@ -7,6 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -149,10 +150,19 @@ def _tell(made: _Made, *, as_json: bool) -> None:
     _tell_split(made)
 
 
+_SPLIT: Final = {
+    "door": "service",
+    "desk": "registrar",
+    "ops": "operator",
+    "audit": "auditor",
+    "privacy": "dpo",
+}
+
+
 def _tell_split(made: _Made) -> None:
     vault = shlex.quote(str(made.path))
     output.say("the first principal may do everything; before production split it:")
-    for label, role in (("door", "service"), ("ops", "operator"), ("audit", "auditor"), ("privacy", "dpo")):
+    for label, role in _SPLIT.items():
         output.hint(
             f"  facekeep principal add {label} --role {role} --new-token-file {label}.token --vault {vault}"
         )

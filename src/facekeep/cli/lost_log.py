@@ -87,6 +87,7 @@ def _tell(done: Restarted | None) -> None:
 def _settings_of(settings: Settings) -> Iterator[tuple[str, object]]:
     """Yield all that stands in vault.toml: whatever is not shown an attacker could have slipped in."""
     yield "region", settings.region
+    yield from (("further region", each) for each in settings.regions)
     yield from (("root holder", uri) for uri in settings.holders)
     yield from (("key id of the recovery key", recovering.key_of(uri)) for uri in settings.recovery)
     yield from (("leaving root holder", uri) for uri in settings.leaving)

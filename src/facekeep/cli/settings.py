@@ -15,8 +15,13 @@ from facekeep.operations.settings import SettingsChange
 from facekeep.vault import Settings
 
 
-@click.command("settings", short_help="Show or change region, live copies and schedule.")
+@click.command("settings", short_help="Show or change regions, live copies and schedule.")
 @click.option("--region", metavar="CC", help="Country of processing.")
+@click.option(
+    "--further-region", "further", multiple=True, metavar="CC",
+    help="Country that callers may name besides it; repeat it. Those that are not named are removed.",
+)  # fmt: skip
+@click.option("--no-further-region", "no_further", is_flag=True, help="Remove all: only --region is left.")
 @click.option(
     "--copy", "copies", multiple=True, metavar="DIR",
     help="Directory for live second copies; repeat it. Those that are not named are removed.",
@@ -29,24 +34,35 @@ from facekeep.vault import Settings
 @common
 @with_state
 def command(
-    state: State, region: str | None, copies: tuple[str, ...], no_copy: bool, schedule: tuple[str, ...]
+    state: State,
+    *,
+    region: str | None,
+    further: tuple[str, ...],
+    no_further: bool,
+    copies: tuple[str, ...],
+    no_copy: bool,
+    schedule: tuple[str, ...],
 ) -> None:
-    """Show or change region, live copies and schedule.
+    """Show or change regions, live copies and schedule.
 
     Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
     have the vault open stop answering and open it again.
     """
     if copies and no_copy:
         raise UsageError("--copy and --no-copy contradict each other")
+    if further and no_further:
+        raise UsageError("--further-region and --no-further-region contradict each other")
+    regions = further if further or no_further else None
     wanted = [Path(each) for each in copies] if copies or no_copy else None
     change = None
     with open_vault(state) as vault:
-        if region is not None or wanted is not None or schedule:
-            change = vault.change_settings(region=region, copies=wanted, schedule=schedule)
+        if schedule or any(each is not None for each in (region, regions, wanted)):
+            change = vault.change_settings(region=region, regions=regions, copies=wanted, schedule=schedule)
         settings = vault.settings
     if state.json:
         found: dict[str, object] = {
             "region": settings.region,
+            "regions": list(settings.regions),
             "root": settings.root_uri,
             "copies": list(settings.copies),
             "schedule": asdict(settings.schedule),
@@ -62,6 +78,8 @@ def command(
 
 def _tell(settings: Settings) -> None:
     output.data("region", settings.region)
+    for each in settings.regions:
+        output.data("further region", each)
     output.data("root key", settings.root_uri)
     for copy in settings.copies:
         output.data("live copies", copy)

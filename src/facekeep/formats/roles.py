@@ -12,7 +12,8 @@ from typing import Final
 #: role -> allowed actions.
 ALLOWED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "service": frozenset({"verify", "identify", "enroll", "grant", "renew", "withdraw"}),
+        "service": frozenset({"verify", "identify"}),
+        "registrar": frozenset({"enroll", "grant", "renew", "withdraw"}),
         "operator": frozenset(
             {
                 "enroll", "grant", "renew", "withdraw", "shred", "subjects", "backup", "restore", "check",

@@ -23,7 +23,7 @@ _HEADER = "# Written by facekeep; change it with 'facekeep settings', any other 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Parsed vault.toml. ``region`` is where this vault processes templates.
+    """Parsed vault.toml. ``region`` is where this vault processes templates, ``regions`` where else it may.
 
     Root holders are URIs: ``root_uri`` and its ``mirrors`` hold every root; ``leaving`` are given up and hold
     none once the next swap is done; ``recovery`` (at most one) seals each root to an offline key.
@@ -37,6 +37,11 @@ class Settings:
     leaving: tuple[str, ...] = ()
     recovery: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
+    regions: tuple[str, ...] = ()
+
+    def processes_in(self, region: str) -> bool:
+        """Whether templates may be processed in a region, whatever a caller says of itself."""
+        return region == self.region or region in self.regions
 
     @property
     def holders(self) -> tuple[str, ...]:
@@ -49,6 +54,11 @@ class Settings:
             raise FormatError(
                 f"a vault has at most {MAX_MIRRORS} mirrors, one recovery key, {MAX_LEAVING} leaving holders"
             )
+        check_regions((self.region,))
+        if self.regions:
+            check_regions(self.regions)
+        if self.region in self.regions:
+            raise FormatError("the vault's own region stands among the further ones, too")
 
     def document(self) -> JsonObject:
         """Return the document as nested objects; what is empty does not stand in it."""
@@ -61,7 +71,7 @@ class Settings:
             "copies": {"paths": paths},
             "format": 1,
             "root": root,
-            "settings": {"region": self.region},
+            "settings": {"region": self.region} | ({"regions": list(self.regions)} if self.regions else {}),
             "vault": self.vault_id.hex(),
         }
         schedule = self.schedule.document()
@@ -76,12 +86,13 @@ class Settings:
         for text in (*self.holders, *self.leaving, *self.copies, self.schedule.checkpoints):
             if not text.isprintable():
                 raise FormatError("a path in vault.toml has unprintable characters")
+        regions = f"regions = {_array(self.regions)}\n" if self.regions else ""
         lists = "".join(f"{key} = {_array(getattr(self, key))}\n" for key in _LISTS if getattr(self, key))
         return (
             f'{_HEADER}format = 1\nvault = "{self.vault_id.hex()}"\n\n'
             f"[root]\nuri = {_quote(self.root_uri)}\n{lists}\n"
             f"[copies]\npaths = {_array(self.copies)}\n\n"
-            f"[settings]\nregion = {_quote(self.region)}\n"
+            f"[settings]\nregion = {_quote(self.region)}\n{regions}"
             f"{_schedule(self.schedule)}"
         )
 
@@ -97,8 +108,8 @@ class Settings:
                 _text(document["settings"]["region"]),
                 **{key: tuple(map(_text, document["root"].get(key, ()))) for key in _LISTS},
                 schedule=Schedule.parse(document.get("schedule", {})),
+                regions=tuple(map(_text, document["settings"].get("regions", ()))),
             )
-            check_regions((settings.region,))
             settings.check()
             if document != settings.document():
                 raise FormatError("vault.toml has keys or values that facekeep does not know")

@@ -93,10 +93,6 @@ class Gallery:
         )
         watcher.start()
 
-    def __len__(self) -> int:
-        """Count the opened grants."""
-        return self._rows.count
-
     @property
     def closed(self) -> bool:
         """Whether it was closed, by its user or because the vault could not be trusted any more."""
@@ -121,7 +117,7 @@ class Gallery:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
-                reason = admit(self._session, view, Action.IDENTIFY, self._core.clock.now_ms())
+                reason = self._may(view, self._core.clock.now_ms())
                 now = self._members.now()
                 omitted = to_ranges(list(self._members.omitted))
                 if reason is Reason.OK and len(omitted) > LIMITS.ranges_per_entry:
@@ -218,7 +214,7 @@ class Gallery:
 
     def _admit(self, view: View) -> None:
         now = self._core.clock.now_ms()
-        reason = admit(self._session, view, Action.IDENTIFY, now)
+        reason = self._may(view, now)
         if reason is not Reason.OK:
             with contextlib.suppress(ControlMoved):
                 self._deny(view, reason, now)
@@ -245,7 +241,19 @@ class Gallery:
     def _follow(self, progress: Progress | None = None) -> View:
         if self._closed:
             raise UsageError("the gallery is closed", next="open another one")
-        return self._members.follow(progress)
+        view = self._core.view()
+        if self._is_trusted(view):
+            view = self._members.follow(progress)
+        if not self._is_trusted(view):  # before it was followed, or meanwhile
+            self._members.empty()
+        return view
+
+    def _is_trusted(self, view: View) -> bool:
+        """Whether the principal may have opened templates at all: not, from the moment that it is revoked."""
+        return self._session.check(view, Action.IDENTIFY) is Reason.OK
+
+    def _may(self, view: View, now: int) -> Reason:
+        return admit(self._core, self._session, view, Action.IDENTIFY, self.region, now)
 
 
 def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:

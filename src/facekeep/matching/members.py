@@ -58,6 +58,13 @@ class Members:
                 return view
         raise StoreError("the vault changed too often to follow; nothing was answered", next="try again")
 
+    def empty(self) -> None:
+        """Zero and forget everybody; ``follow`` opens them again."""
+        self.rows.clear()
+        self.excluded.clear()
+        self.omitted.clear()
+        self._control_seq = -1
+
     def _catch_up(self, view: View, progress: Progress | None) -> None:
         if self._control_seq < 0 or self._core.clock.now_ms() >= self._wake_ms:
             self._reload(view, progress)
@@ -113,11 +120,9 @@ class Members:
 
     def _reload(self, view: View, progress: Progress | None) -> None:
         self._latest_ms = 0
-        self.rows.clear()
-        self.excluded.clear()
-        self.omitted.clear()
+        self.empty()
         self._wake_ms = FOREVER
-        total, done = self._core.data.count(), 0
+        done = 0
         granted = self._granted(view)
         self.rows.reserve(len(granted))
         for branch in view.branches_of(self._scope):
@@ -125,7 +130,7 @@ class Members:
                 self._open(view, chunk)
                 done += len(chunk)
                 if progress is not None:
-                    progress(done, total)
+                    progress(min(100, 100 * done // max(len(granted), 1)), 100)
         self._account(granted)
         self._mark(view)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from facekeep.access.core import Core
+from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.formats.note import VerifierKey
 from facekeep.operations import estimating, rotation
@@ -87,8 +88,10 @@ class Keys:
 
     def pending(self) -> tuple[int, ...]:
         """Log indices of operations that wait for a holder or a copy."""
-        core, _ = self._opened()
-        return tuple(each.first for each in core.view().head.operations)
+        core, session = self._opened()
+        view = core.view()
+        session.require(Action.STATUS, view)
+        return tuple(each.first for each in view.head.operations)
 
     def resume(self) -> Moved:
         """Finish pending erasures, and a move that was begun; templates are gone on with by rotating them."""

@@ -75,7 +75,7 @@ def go_on(
     """
     standing = recovering.stand_in(path, key, secrets)
     with contextlib.closing(open_core(path, clock, secrets, stand_in=standing)) as core:
-        check_restarted(core)
+        check_restarted(core, Session(core, token))
         under_way = open_move(core.view()) is not None
         alive = _alive(core)
     if under_way or not alive:

@@ -157,8 +157,9 @@ def restart(
     return done
 
 
-def check_restarted(core: Core) -> None:
+def check_restarted(core: Core, session: Session) -> None:
     """Raise UsageError unless the log begins with a restart."""
+    session.require(Action.RESTORE)
     if core.log.entry(0)["type"] != "restart":
         raise UsageError(f"{LOG_FILE} is there", next=f"where it is damaged: {_SCRUB}")
 

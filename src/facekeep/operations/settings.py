@@ -16,7 +16,6 @@ from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, FormatError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.settings import Settings
-from facekeep.formats.terms import check_regions
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import settingsfile
@@ -43,10 +42,11 @@ def change(
     session: Session,
     *,
     region: str | None = None,
+    regions: Sequence[str] | None = None,
     copies: Sequence[Path] | None = None,
     schedule: Sequence[str] = (),
 ) -> SettingsChange:
-    """Change the region, the whole list of copy directories, the schedule (``root_days=7``).
+    """Change the region, the list of further ones, that of copy directories, the schedule (``root_days=7``).
 
     New copy directories get their live copies at once.
 
@@ -54,7 +54,7 @@ def change(
     """
     with writing(core, session, Action.SETTINGS):
         old = core.settings
-        new = _scheduled(_wanted(core, region, copies), schedule)
+        new = _scheduled(_stored(core, _placed(core.settings, region, regions), copies), schedule)
         if new == old:
             return SettingsChange(old, None)
         added = tuple(each for each in new.copies if each not in old.copies)
@@ -80,14 +80,17 @@ def change(
         return SettingsChange(new, index, added, removed)
 
 
-def _wanted(core: Core, region: str | None, copies: Sequence[Path] | None) -> Settings:
-    new = core.settings
-    if region is not None:
-        try:
-            check_regions((region,))
-        except FormatError as error:
-            raise UsageError(str(error)) from None
-        new = replace(new, region=region)
+def _placed(old: Settings, region: str | None, regions: Sequence[str] | None) -> Settings:
+    further = old.regions if regions is None else tuple(sorted(set(regions)))
+    new = replace(old, region=old.region if region is None else region, regions=further)
+    try:
+        new.check()
+    except FormatError as error:
+        raise UsageError(str(error), next="correct the regions; nothing was changed") from None
+    return new
+
+
+def _stored(core: Core, new: Settings, copies: Sequence[Path] | None) -> Settings:
     if copies is not None:
         paths = tuple(str(each.absolute()) for each in copies)
         if not all(path.isprintable() for path in paths):
