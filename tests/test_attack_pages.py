@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from facekeep.auditlog import ledger
 from facekeep.auditlog.pages import FIRST_MARK, Page
 from facekeep.auditlog.reader import Mark, Reader
 from facekeep.errors import FormatError, IntegrityError
-from facekeep.keys.index import SubjectIndex
 from facekeep.vault import Role, Vault
 from vaultlab import VERIFY, Lab, core, matches, slots
 
@@ -206,58 +204,17 @@ def test_a_page_is_exactly_its_bytes(cut: int) -> None:
     tags, prints = np.arange(64, dtype=np.uint8).reshape(2, 32), np.ones((2, 16), np.uint8)
     ends = np.array([5, 6])
     marks = Mark(2, b"a" * 32), Mark(5, b"b" * 32)
-    page = Page(3, marks[0], 9, marks[1], tags, np.array([7, 8]), prints, ends, [b"xy", b"z"])
+    ids = np.arange(32, dtype=np.uint8).reshape(2, 16)
+    page = Page(3, marks[0], 9, marks[1], tags, np.array([7, 8]), ids, prints, ends, [b"xy", b"z"])
     data = page.encode()
     again = Page.decode(data)
     assert again.encode() == data
     assert (again.first, again.before, again.stop, again.after) == (3, page.before, 9, page.after)
     assert (again.slots.tolist(), list(again.bodies)) == ([7, 8], [b"xy", b"z"])
     assert again.expires.tolist() == [5, 6]
+    assert (again.grant_ids == ids).all()
     with pytest.raises(FormatError):
         Page.decode(data[:cut])
     with pytest.raises(FormatError):
-        Page.decode(Page(3, page.before, 3, page.after, tags, page.slots, prints, ends, []).encode())
+        Page.decode(Page(3, page.before, 3, page.after, tags, page.slots, ids, prints, ends, []).encode())
     assert (0, bytes(32)) == FIRST_MARK
-
-
-def test_threads_share_what_was_compared_and_each_sees_a_stranger_s_write(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lab.enrol("dave", "eve", "frank")
-    compared: list[int] = []
-    real = SubjectIndex.tags
-
-    def counted(self: SubjectIndex) -> Iterator[bytes]:
-        compared.append(threading.get_ident())
-        return real(self)
-
-    def elsewhere(vault: Vault, name: str) -> None:
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                vault.shred(name)
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        for error in failed:
-            raise error
-
-    monkeypatch.setattr(SubjectIndex, "tags", counted)
-    with lab.open() as vault:
-        vault.shred("dave")
-        elsewhere(vault, "eve")
-        vault.shred("bob")
-        assert len(compared) == 1
-        hashed = core(vault).index.hash(b"alice")
-        row = lab.sql("keys.db", "SELECT hash, sealed FROM subject_index WHERE hash = ?", (hashed,))[0]
-        lab.sql("keys.db", "DELETE FROM subject_index WHERE hash = ?", (hashed,))
-        with pytest.raises(IntegrityError, match="not in the subject index"):
-            elsewhere(vault, "frank")
-        lab.sql("keys.db", "INSERT INTO subject_index VALUES (?, ?)", row)
-        elsewhere(vault, "frank")
-        assert len(compared) == 3
-    lab.clean()

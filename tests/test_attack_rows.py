@@ -280,11 +280,8 @@ def test_a_shredded_slot_is_revived(lab: Lab) -> None:
         assert identify(vault, "alice") == []
         with pytest.raises(SubjectUnknown):
             vault.grant("alice", lab.consent(Scope.SHARE))
-        with pytest.raises(IntegrityError):
+        with pytest.raises(SubjectUnknown):
             vault.shred("alice")
-        with pytest.raises(IntegrityError):
-            vault.enroll_many([lab.enrolment("alice")])
-        vault.repair_index()
         vault.enroll_many([lab.enrolment("alice")])
         assert not set(slots(vault, "alice").values()) & set(old.values())
         assert matches(vault, "alice")
@@ -321,18 +318,18 @@ def test_a_subject_is_hidden_before_the_shred_and_brought_back(lab: Lab) -> None
     "hide", ["UPDATE entry SET control = 0 WHERE idx = ?", "DELETE FROM entry WHERE idx = ?"]
 )
 def test_a_grant_is_hidden_in_the_log_itself_before_the_shred(lab: Lab, hide: str) -> None:
-    """Where the log does not add up, nothing is called erased; one grant would outlive the others."""
+    """Where the log does not add up, she is denied, and nothing is called erased: a grant may outlive it."""
     lab.enrol("carol", scopes=[VERIFY])
     lab.do(lambda vault: vault.grant("carol", lab.consent(IDENTIFY)))
     at = lab.sql("log.db", "SELECT max(idx) FROM entry")[0][0] - 1
     assert b'"type":"grant"' in lab.sql("log.db", "SELECT body FROM entry WHERE idx = ?", (at,))[0][0]
     lab.sql("log.db", hide, (at,))
     with lab.open() as vault:
-        with pytest.raises(IntegrityError):
+        with pytest.raises(IntegrityError, match="there may be more"):
             vault.shred("carol")
+        assert reason(vault, "carol") != "ok"
         with pytest.raises(IntegrityError):
             vault.withdraw("carol", [VERIFY])
-        assert core(vault).view().tree.epoch == 1
 
 
 def test_a_subject_is_hidden_enrolled_anew_and_shredded(lab: Lab) -> None:

@@ -15,6 +15,7 @@ from facekeep.access.gate import permit_reseal
 from facekeep.consent.consent import Consent, Holding, Notice, build_record, subject_tag
 from facekeep.errors import FacekeepError, FormatError, IntegrityError
 from facekeep.formats.terms import Scope, Terms
+from facekeep.sealing.handles import masked, table
 from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.sealing.permit import Permit, mint
 from facekeep.sealing.sealer import Sealer, template_bytes, view_templates
@@ -124,8 +125,12 @@ def test_terms_must_describe_what_is_sealed() -> None:
 def test_many_are_sealed_each_in_its_place() -> None:
     sealer = Sealer.of(VAULT)
     keys = [bytes((at,)) * 32 for at in range(1, 41)]
-    where = places(sealer, range(SLOT, SLOT + 40), keys)
-    assert len({each.grant_id for each in where}) == 40
+    handles = [bytes((at // 2,)) * 16 for at in range(40)]
+    where = places(sealer, range(SLOT, SLOT + 40), keys, handles)
+    ids = [each.grant_id for each in where]
+    assert len(set(ids)) == 40
+    keyed = np.frombuffer(b"".join(keys), np.uint8).reshape(40, 32)
+    assert (masked(sealer, range(SLOT, SLOT + 40), keyed, table(ids)) == table(handles)).all()
     consent = Consent((Scope.VERIFY,), Notice(b"n" * 32, "en"), 2_000_000).settled(1_000, "DE")
     plain = []
     for at in range(40):
@@ -147,7 +152,7 @@ def test_many_are_sealed_each_in_its_place() -> None:
 
 def test_no_place_is_given_for_a_destroyed_key() -> None:
     with pytest.raises(IntegrityError, match="destroyed"):
-        places(Sealer.of(VAULT), [SLOT, SLOT + 1], [KEY, bytes(32)])
+        places(Sealer.of(VAULT), [SLOT, SLOT + 1], [KEY, bytes(32)], [bytes(16), bytes(16)])
 
 
 def test_principals_are_bound_to_their_slot_and_grant() -> None:

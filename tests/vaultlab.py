@@ -371,6 +371,11 @@ def held(gallery: Gallery) -> int:
     return gallery._rows.count
 
 
+def row_key(vault: Vault, name: str) -> bytes:
+    """Return the key of somebody's row in the subject index."""
+    return core(vault).index.hash(core(vault).handles.of(name.encode()))
+
+
 def slots(vault: Vault, name: str) -> dict[Scope, int]:
     """Living slots of a subject as the records say."""
     for info in vault.subjects():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.access.owners import Owners
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
@@ -32,6 +33,7 @@ from facekeep.keys.provider import RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.limits import LIMITS
+from facekeep.sealing.handles import Handles
 from facekeep.sealing.permit import Permit
 from facekeep.sealing.sealer import Sealer
 from facekeep.store.keysdb import KeysStore
@@ -41,6 +43,7 @@ from facekeep.store.vaultdb import GrantRow, VaultStore
 
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
+HANDLE_KEY_SLOT = slot_id(0, 3)
 FIRST_PRINCIPAL_INDEX = 16
 _REMEMBERED = 8_192  # subjects whose sealed rows are kept: about ten megabytes
 _SWAPS_FOLLOWED = 8  # times that tree and head are read again while another process swaps
@@ -146,8 +149,10 @@ class Core:
         self.clock = clock
         self.sealer = Sealer.of(self.vault_id)
         self.index = SubjectIndex(keys, self.vault_id, tree.slot_key(INDEX_KEY_SLOT))
+        self.handles = Handles(self.vault_id, tree.slot_key(HANDLE_KEY_SLOT))
         self.lock = WriterLock(path / "vault.lock")
         self.ledger = Ledger(log)
+        self.owners = Owners(self.ledger, self.sealer)
         self._logged: dict[int, bytes] = {}
         self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
@@ -188,11 +193,12 @@ class Core:
         if known is not None:
             return known
         self.check_files()
-        tag = self.index.lookup(subject)
+        handle = self.handles.of(subject)
+        tag = self.index.lookup(handle)
         if tag is None and not view.tree.is_current():  # the index may have another key since
             self.forget_tree()
             self.view()
-            tag = self.index.lookup(subject)
+            tag = self.index.lookup(handle)
         if tag is None:
             return None, []
         rows = self.rows_of(view, tag)

@@ -174,7 +174,7 @@ def _prove(core: Core, view: View, ask: Ask, row: GrantRow) -> Proven | None:
     if known is not None and known.row is row and known.permit.scope == ask.scope:
         return known
     terms = Terms.unpack(row.terms)
-    if not _is_logged(core, row):
+    if not is_logged(core, row):
         return None
     permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
     view.proven[row.slot] = proven = Proven(row, terms, permit)
@@ -194,7 +194,7 @@ def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:
     return Reason.OK if model == ask.model else Reason.MODEL
 
 
-def _is_logged(core: Core, row: GrantRow) -> bool:
+def is_logged(core: Core, row: GrantRow) -> bool:
     """Whether a row is the grant that the log gave its slot to: an older log's key opens it just as well."""
     own = grant_print(row.grant_id + row.tag + row.terms, row.model, row.commitment)
     return own == core.logged(row.slot)

@@ -21,7 +21,7 @@ from facekeep.auditlog.pages import FIRST_MARK, Page
 from facekeep.auditlog.prints import PRINT_LEN, Found, LoggedGrant, LoggedPrincipal
 from facekeep.auditlog.reader import Mark
 from facekeep.errors import IntegrityError
-from facekeep.formats.ids import TAG_LEN
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN
 
 Living: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
@@ -54,6 +54,8 @@ class Ledger:
         self._keys: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._tags: npt.NDArray[np.uint8] = np.empty((0, TAG_LEN), np.uint8)
         self._slots: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._by_slot: npt.NDArray[np.intp] = np.empty(0, np.intp)  # order of ``_slots``, beside the prints
+        self._unread: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
         self._recent: dict[bytes, list[int]] = {}
         self._print_slots: npt.NDArray[np.int64] = np.empty(0, np.int64)  # ascending
         self._prints: npt.NDArray[np.uint8] = np.empty((0, PRINT_LEN), np.uint8)
@@ -92,6 +94,31 @@ class Ledger:
             tags = b"".join(tag for (_, tag), lives in zip(recent, mask.tolist(), strict=True) if lives)
             fresh = np.frombuffer(tags, np.uint8).reshape(-1, TAG_LEN)
             return np.concatenate((self._tags[living(self._slots)], fresh))
+
+    def take_new(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
+        """Grants of the log since the last call: slots int64 (n,) and grant ids uint8 (n, 16), in pieces."""
+        with self._guard:
+            self._catch_up(progress)
+            unread, self._unread = self._unread, []
+            return unread
+
+    def tags_of(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Subject tags of slots, uint8 of shape (n, 32); zero where the log never granted the slot."""
+        with self._guard:
+            self._catch_up(None)
+            out = np.zeros((len(slots), TAG_LEN), np.uint8)
+            held = np.zeros(len(slots), np.bool_)
+            if len(self._print_slots):
+                at = np.minimum(np.searchsorted(self._print_slots, slots), len(self._print_slots) - 1)
+                held = self._print_slots[at] == slots
+                out[held] = self._tags[self._by_slot[at[held]]]
+            for row in np.flatnonzero(~held).tolist() if self._recent_grants else ():
+                grant = self._recent_grants.get(int(slots[row]))
+                if grant is not None:
+                    out[row] = np.frombuffer(grant.tag, np.uint8)
+            return out
 
     def principals(self) -> list[LoggedPrincipal]:
         """Every principal ever announced, living and dead, by slot."""
@@ -172,6 +199,7 @@ class Ledger:
                 found.take_kept(body)
         found.keeper = Keeper(stamp(found.kept[-1])[0])  # a page keeps its last entry
         self._note(found)
+        self._unread = [(page.slots, page.grant_ids) for page in pages]
         tags = np.concatenate([page.tags for page in pages])
         slots = np.concatenate([page.slots for page in pages])
         prints = np.concatenate([page.prints for page in pages])
@@ -196,6 +224,8 @@ class Ledger:
             cuts.append(_Cut(seen, Mark(count, chain), len(found.grants), len(found.kept)))
         self._seen, self._mark = seen, Mark(count, chain)  # only now is it certain that none was left out
         self._note(found)
+        if found.grants:
+            self._unread.append(_identities(found.grants))
         if len(cuts) > 1:
             self._log.pages.keep(_pages(found, cuts))
         if len(found.grants) > 10_000:  # noqa: PLR2004 - where sorting beats a dictionary
@@ -215,7 +245,8 @@ class Ledger:
         found = found + list(self._recent_grants.values())
         self._recent.clear()
         self._recent_grants.clear()
-        self._merge(*_arrays(found))
+        tags, slots, _, prints, expires = _arrays(found)
+        self._merge(tags, slots, prints, expires)
 
     def _merge(
         self,
@@ -229,6 +260,7 @@ class Ledger:
         keys = np.ascontiguousarray(self._tags[:, :8]).view(np.uint64).ravel()
         order = np.argsort(keys, kind="stable")
         self._keys, self._tags, self._slots = keys[order], self._tags[order], self._slots[order]
+        self._by_slot = np.argsort(self._slots)
         known = np.concatenate((self._print_slots, slots))
         order = np.argsort(known, kind="stable")
         self._prints = np.concatenate((self._prints, prints))[order]
@@ -242,14 +274,26 @@ class Ledger:
         return [int(self._slots[at]) for at in range(low, high) if (self._tags[at] == whole).all()]
 
 
+def _identities(grants: Sequence[LoggedGrant]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Slots and grant ids of grants."""
+    ids = np.frombuffer(b"".join(each.grant_id for each in grants), np.uint8).reshape(-1, GRANT_ID_LEN)
+    return np.array([each.slot for each in grants], np.int64), ids
+
+
 def _arrays(
     grants: Sequence[LoggedGrant],
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Tags, slots, prints and ends of grants."""
+) -> tuple[
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int64],
+]:
+    """Tags, slots, grant ids, prints and ends of grants."""
     tags = np.frombuffer(b"".join(each.tag for each in grants), np.uint8).reshape(-1, TAG_LEN)
     prints = np.frombuffer(b"".join(each.print for each in grants), np.uint8).reshape(-1, PRINT_LEN)
-    slots = np.array([each.slot for each in grants], np.int64)
-    return tags, slots, prints, np.array([each.expires_at_ms for each in grants], np.int64)
+    slots, ids = _identities(grants)
+    return tags, slots, ids, prints, np.array([each.expires_at_ms for each in grants], np.int64)
 
 
 def _pages(found: Found, cuts: Sequence[_Cut]) -> list[Page]:

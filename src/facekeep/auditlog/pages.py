@@ -21,12 +21,12 @@ from facekeep.auditlog.reader import Mark
 from facekeep.auditlog.rules import NO_CONTROL
 from facekeep.crypto.primitives import compare
 from facekeep.errors import FacekeepError, FormatError
-from facekeep.formats.ids import TAG_LEN
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN
 from facekeep.store import logpages
 from facekeep.store.sqlite import Database, translated
 
 _HEADER: Final = struct.Struct(">QQ32sQQ32sQ")
-_GRANT_LEN: Final = 8 + TAG_LEN + PRINT_LEN + 8
+_GRANT_LEN: Final = 8 + TAG_LEN + GRANT_ID_LEN + PRINT_LEN + 8
 _LENGTH: Final = struct.Struct(">I")
 FIRST_MARK: Final = Mark(0, NO_CONTROL)
 
@@ -35,9 +35,9 @@ FIRST_MARK: Final = Mark(0, NO_CONTROL)
 class Page:
     """What the control entries with ``first`` <= index < ``stop`` say, in the order of the log.
 
-    Of n grants: ``tags`` uint8 (n, 32), ``slots`` int64 (n,), ``prints`` uint8 (n, 16), ``expires`` int64
-    (n,) in ms. ``bodies`` are the canonical bytes of entries that the ledger keeps whole, the last one of the
-    page among them. The marks stand before ``first`` and ``stop``.
+    Of n grants: ``tags`` uint8 (n, 32), ``slots`` int64 (n,), ``grant_ids`` and ``prints`` uint8 (n, 16),
+    ``expires`` int64 (n,) in ms. ``bodies`` are the canonical bytes of entries that the ledger keeps whole,
+    the last one of the page among them. The marks stand before ``first`` and ``stop``.
     """
 
     first: int
@@ -46,6 +46,7 @@ class Page:
     after: Mark
     tags: npt.NDArray[np.uint8]
     slots: npt.NDArray[np.int64]
+    grant_ids: npt.NDArray[np.uint8]
     prints: npt.NDArray[np.uint8]
     expires: npt.NDArray[np.int64]
     bodies: Sequence[bytes]
@@ -55,7 +56,8 @@ class Page:
         header = _HEADER.pack(self.first, *self.before, self.stop, *self.after, len(self.slots))
         tail = [part for body in self.bodies for part in (_LENGTH.pack(len(body)), body)]
         slots, expires = self.slots.astype("<i8").tobytes(), self.expires.astype("<i8").tobytes()
-        return b"".join((header, slots, self.tags.tobytes(), self.prints.tobytes(), expires, *tail))
+        columns = self.tags.tobytes(), self.grant_ids.tobytes(), self.prints.tobytes()
+        return b"".join((header, slots, *columns, expires, *tail))
 
     @staticmethod
     def decode(data: bytes) -> Page:
@@ -68,13 +70,16 @@ class Page:
         if first >= stop or count >= count_after or len(data) < end:
             raise FormatError("a page of the ledger has a number out of range")
         slots = np.frombuffer(data, "<i8", grants, at).astype(np.int64)
-        tags = np.frombuffer(data, np.uint8, TAG_LEN * grants, at + 8 * grants).reshape(-1, TAG_LEN)
+        at += 8 * grants
+        tags = np.frombuffer(data, np.uint8, TAG_LEN * grants, at).reshape(-1, TAG_LEN)
+        ids = np.frombuffer(data, np.uint8, GRANT_ID_LEN * grants, at + TAG_LEN * grants)
+        ids = ids.reshape(-1, GRANT_ID_LEN)
         prints = np.frombuffer(data, np.uint8, PRINT_LEN * grants, end - (8 + PRINT_LEN) * grants)
         expires = np.frombuffer(data, "<i8", grants, end - 8 * grants).astype(np.int64)
         marks = Mark(count, chain), Mark(count_after, chain_after)
         bodies = _bodies(data, end)
         prints = prints.reshape(-1, PRINT_LEN)
-        return Page(first, marks[0], stop, marks[1], tags, slots, prints, expires, bodies)
+        return Page(first, marks[0], stop, marks[1], tags, slots, ids, prints, expires, bodies)
 
 
 def _bodies(data: bytes, at: int) -> list[bytes]:

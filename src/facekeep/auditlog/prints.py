@@ -15,7 +15,7 @@ from facekeep.crypto import primitives as p
 from facekeep.crypto.many import sha256_many
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import TAG_LEN
+from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN
 
 PRINT_LEN: Final = 16
 #: An element of ``grants`` in canonical form: its keys ascend, and no string holds a quotation mark. What
@@ -87,6 +87,7 @@ class LoggedGrant(NamedTuple):
 
     tag: bytes
     slot: int
+    grant_id: bytes
     print: bytes
     expires_at_ms: int
 
@@ -107,7 +108,8 @@ class Found:
             raw = bytes.fromhex((grant + tag + terms + commitment).decode())
             mark = grant_print(raw[:-32], model.decode(), raw[-32:])
             expires = int.from_bytes(raw[_EXPIRES], "big")
-            self.grants.append(LoggedGrant(raw[16 : 16 + TAG_LEN], int(slot), mark, expires))
+            identity = raw[GRANT_ID_LEN : GRANT_ID_LEN + TAG_LEN], int(slot), raw[:GRANT_ID_LEN]
+            self.grants.append(LoggedGrant(*identity, mark, expires))
         self.kept += self.keeper.pick(body)
         self._principal(body)
 

@@ -41,6 +41,20 @@ def derive_many(slot_keys: Table, infos: Table) -> tuple[list[bytes], Table]:
     return derived, np.frombuffer(b"".join(derived), np.uint8).reshape(-1, 2 * KEY_LEN)[:, KEY_LEN:]
 
 
+def mask_many(slot_keys: Table, infos: Table, width: int) -> Table:
+    """Return the first ``width`` bytes of ``slot_kdf`` of each row, uint8 (n, width); a zero key gives zeros.
+
+    ``slot_keys`` are (n, 32), ``infos`` (n, m).
+    """
+    inputs = side_by_side(len(slot_keys), _COUNTER, slot_keys, infos)
+    sha512 = hashlib.sha512
+    whole = b"".join([sha512(each).digest()[:width] for each in each_row(inputs)])
+    inputs.fill(0)
+    table = np.frombuffer(whole, np.uint8).reshape(-1, width).copy()
+    table[~slot_keys.any(axis=1)] = 0
+    return table
+
+
 def blobs(sealed: bytes, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Iterator[Blob]:
     """Cut sealed blobs out of one string: ``sizes[at]`` bytes at ``starts[at]``."""
     size = int(sizes[0]) if len(sizes) else 0

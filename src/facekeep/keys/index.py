@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from facekeep.crypto import many
 from facekeep.crypto import primitives as p
@@ -29,13 +29,13 @@ class SubjectIndex:
         """Whether this is the index under a key."""
         return p.compare(key, self._key)
 
-    def hash(self, subject: bytes) -> bytes:
-        """Row key of a subject id's UTF-8, 32 bytes."""
-        return p.mac(self._key, self._prefix, subject)
+    def hash(self, handle: bytes) -> bytes:
+        """Row key of a subject id, by its handle (``sealing.handles``), 32 bytes."""
+        return p.mac(self._key, self._prefix, handle)
 
-    def hash_many(self, subjects: Iterable[bytes]) -> list[bytes]:
+    def hash_many(self, handles: Iterable[bytes]) -> list[bytes]:
         """Row keys of many subject ids, in order."""
-        return many.mac_many(self._key, [self._prefix + subject for subject in subjects])
+        return many.mac_many(self._key, [self._prefix + handle for handle in handles])
 
     def rows(self, hashes: Sequence[bytes], tags: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """``row`` of many."""
@@ -46,9 +46,9 @@ class SubjectIndex:
         """(row key, sealed tag) that binds a subject, by its row key, to a tag."""
         return hashed, self._aead.seal(tag, self._prefix + hashed)
 
-    def lookup(self, subject: bytes) -> bytes | None:
+    def lookup(self, handle: bytes) -> bytes | None:
         """Tag of a subject, or None; raises IntegrityError when the row was altered or moved."""
-        hashed = self.hash(subject)
+        hashed = self.hash(handle)
         sealed = self._store.index_get(hashed)
         return None if sealed is None else self.open(hashed, sealed)
 
@@ -60,20 +60,10 @@ class SubjectIndex:
             for row, sealed in zip(hashes, found, strict=True)
         ]
 
-    def tags(self) -> Iterator[bytes]:
-        """Yield the tags of all rows, one after another, in pieces of thousands; raises IntegrityError."""
+    def opened(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (row key, tag) of every row; the tag is empty where the row was altered."""
         for rows in self._store.index_pieces():
-            tags = self._aead.open_many(rows, self._prefix)
-            if len(tags) != TAG_LEN * len(rows):
-                raise IntegrityError("a row of the subject index holds something else than a tag")
-            yield tags
-
-    def leading_to(self, tags: Collection[bytes]) -> Iterator[bytes]:
-        """Yield the row keys under which one of these tags stands; an altered row leads to nobody."""
-        for rows in self._store.index_pieces():
-            for hashed, tag in zip((row for row, _ in rows), self._each(rows), strict=True):
-                if tag in tags:
-                    yield hashed
+            yield from zip((row for row, _ in rows), self._each(rows), strict=True)
 
     def _each(self, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -19,12 +18,13 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
 from facekeep.operations import recovering
-from facekeep.operations.indexed import forget
 from facekeep.operations.people import living_principals
-from facekeep.operations.rows import living
+from facekeep.operations.rows import LivingGrant, living
+from facekeep.operations.whose import index_rows, index_tags
+from facekeep.sealing.handles import masked, table
 from facekeep.store.keysdb import PrincipalRow
 from facekeep.store.sqlite import MEND
-from facekeep.store.vaultdb import GrantRow
+from facekeep.store.vaultdb import GrantRow, without_records
 
 _NAMED = 16  # slots that a finding lists
 _KEYS_NEXT = "run 'facekeep check --scrub': it puts right what a live copy has whole"
@@ -180,7 +180,6 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
     if verdict != "ok":
         raise IntegrityError(f"vault.db is damaged: {verdict}", next=MEND["vault.db"])
     total = core.data.count()
-    logged = _logged_commitments(core)
     dead = 0
     strange = _Strange()
     for row in core.data.rows():
@@ -190,7 +189,7 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
         if not view.was_given_out(row.slot):
             strange.add(row.slot)
             continue
-        problem = _row_problem(core, view, row, logged)
+        problem = _row_problem(core, view, row)
         if problem == "dead":
             dead += 1
         elif problem is not None:
@@ -228,107 +227,63 @@ class _Strange:
         return ", ".join(map(str, self.first)) + (", ..." if self.count > len(self.first) else "")
 
 
-def _row_problem(core: Core, view: View, row: GrantRow, logged: dict[int, str]) -> str | None:
+def _row_problem(core: Core, view: View, row: GrantRow) -> str | None:
     if not view.tree.alive(np.array([row.slot], np.int64))[0]:
         return "dead"
-    if logged.get(row.slot) != row.commitment.hex():
+    if not core.are_logged(without_records((row,))).all():
         return "the log knows no such grant"
     if row.terms[1:2] != bytes((view.kind_of(row.slot),)):
         return "its scope is not that of its branch"
     try:
-        living(core, view, row)
+        grant = living(core, view, row)
     except FacekeepError as error:
         return str(error)
+    if grant is not None and not _carries_its_handle(core, view, grant):
+        return "its grant id is that of another subject id than its record"
     return None
 
 
-def _logged_commitments(core: Core) -> dict[int, str]:
-    return {
-        cast("int", element["slot"]): str(element["commitment"])
-        for _, entry in core.log.control_since(0)
-        if entry["type"] == "grant"
-        for element in cast("list[JsonObject]", entry["grants"])
-    }
+def _carries_its_handle(core: Core, view: View, grant: LivingGrant) -> bool:
+    slots = np.array([grant.row.slot], np.int64)
+    keys, _ = core.slot_keys(view, slots)
+    handle = masked(core.sealer, slots, keys, table([grant.row.grant_id]))
+    return handle.tobytes() == core.handles.of(grant.subject.encode("utf-8"))
 
 
 def _check_index(core: Core, view: View, report: CheckReport) -> None:
-    owners = core.ledger.owners(view.tree.alive)
-    indexed = set()
+    wanted = index_tags(core, view)
     altered = stale = 0
-    for hashed, sealed in core.keys.index_rows():
-        try:
-            tag = core.index.open(hashed, sealed)
-        except FacekeepError:
-            altered += 1
-            continue
-        indexed.add(tag)
-        stale += tag not in owners
-    lost = sum(1 for tag in _living_tags(core, view) if tag not in indexed)
+    for hashed, tag in core.index.opened():
+        altered += not tag
+        if tag and wanted.get(hashed) != tag:
+            stale += 1
+        elif tag:
+            del wanted[hashed]
     for count, what in (
         (altered, "rows of the subject index were altered"),
         (stale, "rows of the subject index lead to grants that are all destroyed"),
-        (lost, "subjects with living grants are not in the subject index"),
+        (len(wanted), "subjects with living grants are not in the subject index"),
     ):
         if count:
             report.findings.append(
                 Finding(
                     "keys.db",
-                    f"{count} {what}",
-                    "run 'facekeep check --repair': it rebuilds the index from the sealed records",
+                    f"{count} {what}: it denies, and hinders no erasure",
+                    "run 'facekeep check --repair': it makes the index anew from the log",
                 )
             )
 
 
-def _living_tags(core: Core, view: View) -> Iterator[bytes]:
-    slots = core.data.slot_array()
-    alive = set(slots[view.tree.alive(slots)].tolist()) if len(slots) else set()
-    seen = set()
-    for row in core.data.rows():
-        if row.slot in alive and row.tag not in seen:
-            seen.add(row.tag)
-            yield row.tag
-
-
 def repair_index(core: Core, session: Session) -> int:
-    """Rebuild the subject index from the sealed records; returns how many rows it has then.
+    """Make the subject index anew from the log and the slot keys; returns how many rows it has then.
 
-    Raises IntegrityError, after all else was rebuilt, when one subject id has two enrolments that live: a row
-    leads to one of them only, and a shred of that id destroys both.
+    Raises IntegrityError where a key cannot be read, or a subject id has two enrolments.
     """
     session.require(Action.RESTORE)
     with core.lock.held():
-        view = core.view()
-        rows = dict(_sound_index_rows(core, view))  # of subjects whose records are missing, too
-        tags = {hashed: core.index.open(hashed, sealed) for hashed, sealed in rows.items()}
-        twins: set[int] = set()
-        for row in core.data.rows():
-            try:
-                grant = living(core, view, row)
-            except FacekeepError:
-                continue
-            if grant is None:
-                continue
-            hashed, sealed = core.index.row(core.index.hash(grant.subject.encode("utf-8")), row.tag)
-            rows.setdefault(hashed, sealed)
-            if tags.setdefault(hashed, row.tag) != row.tag:
-                twins.add(row.slot)
-        forget(core)
-        core.keys.index_replace(rows.items())
-    if twins:
-        raise IntegrityError(
-            "the index was rebuilt, but one subject id has two enrolments that live; the second has slots "
-            + ", ".join(map(str, sorted(twins)[:_NAMED])),
-            next="shred that subject by its id: that destroys both; then enrol again",
-        )
+        rows = list(index_rows(core, core.view(), core.index))
+        core.keys.index_replace(rows)
     return len(rows)
-
-
-def _sound_index_rows(core: Core, view: View) -> Iterator[tuple[bytes, bytes]]:
-    owners = core.ledger.owners(view.tree.alive)
-    for hashed, sealed in core.keys.index_rows():
-        with contextlib.suppress(FacekeepError):
-            if core.index.open(hashed, sealed) in owners:
-                yield hashed, sealed
 
 
 def _check_copies(core: Core, report: CheckReport) -> None:

@@ -43,8 +43,13 @@ class Destruction:
 def intent(core: Core, by: str | None, what: Destruction) -> list[JsonObject]:
     """Log entries that announce a destruction; from their append on the gate denies the slots."""
     return entries.destroy_entries(
-        what.op, what.slots, tags=what.tags, voids=what.voids, by=by, time_ms=core.clock.now_ms()
+        what.op, what.slots, tags=what.tags, voids=what.voids, by=by, time_ms=_time_ms(core)
     )
+
+
+def _time_ms(core: Core) -> int:
+    """Return the time, never before the log's: a clock that stands behind holds up no erasure."""
+    return max(core.clock.now_ms(), core.log.head().high_ms)
 
 
 def destroy(core: Core, by: str | None, what: Destruction) -> int:
@@ -145,7 +150,7 @@ def complete(
                 receipts=list(receipts),
                 recovery=recovery,
                 by=by,
-                time_ms=core.clock.now_ms(),
+                time_ms=_time_ms(core),
             )
         ]
     )

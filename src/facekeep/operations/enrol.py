@@ -30,11 +30,11 @@ from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
 from facekeep.matching.model import Model, reference_stack
 from facekeep.operations.granting import NewGrant
-from facekeep.operations.indexed import changing, check_indexed, twice_enrolled
 from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
+from facekeep.operations.whose import Held, for_grants
 from facekeep.operations.writing import uncollected, writing
 from facekeep.sealing.sealer import template_bytes
 
@@ -63,9 +63,9 @@ class _Asked(NamedTuple):
 
     what: Enrolment
     consent: Consent
-    subject: bytes
+    held: Held
     hashed: bytes
-    tag: bytes | None
+    subject: bytes
     ready: memoryview
 
 
@@ -83,15 +83,12 @@ def enroll(
     ):
         now = core.clock.now_ms()
         asked = _asked(core, view, enrolments, now)
-        newcomers = iter(_newcomers(core, [each for each in asked if each.tag is None], now))
+        newcomers = iter(_newcomers(core, [each for each in asked if not each.held.tags], now))
         prepared = [
-            next(newcomers)
-            if each.tag is None
-            else _known(core, view, each, each.tag, existing, now, cleanup)
+            _known(core, view, each, existing, now, cleanup) if each.held.tags else next(newcomers)
             for each in asked
         ]
-        with changing(core, sum(each.tag is None for each in asked)):
-            return carry_out(core, view, session, "enroll", prepared)
+        return carry_out(core, view, session, "enroll", prepared)
 
 
 def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) -> list[_Asked]:
@@ -100,13 +97,10 @@ def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) ->
     subjects = check_subject_ids([each.subject for each in enrolments])
     consents = {id(each.consent): each.consent for each in enrolments}
     settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
-    hashes = core.index.hash_many(subjects)
-    twins = check_indexed(core, view, exactly=False)
-    if twins and not twins.keys().isdisjoint(hashes):
-        raise twice_enrolled()
-    tags = core.index.lookup_many(hashes)
+    held = for_grants(core, view, subjects)
+    hashes = core.index.hash_many(each.handle for each in held)
     given = [settled[id(each.consent)] for each in enrolments]
-    columns = (enrolments, given, subjects, hashes, tags, _ready(enrolments))
+    columns = (enrolments, given, held, hashes, subjects, _ready(enrolments))
     return [_Asked(*each) for each in zip(*columns, strict=True)]
 
 
@@ -130,14 +124,16 @@ def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
 
 
 def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
-    """Prepare subjects who have no row in the index: what many share is encoded once for all of them."""
+    """Prepare subjects who have no living grant: what many share is encoded once for all of them."""
     salts = random_many(len(asked), SALT_LEN)
     tags = subject_tags(core.vault_id, salts, [each.subject for each in asked])
     index_rows = core.index.rows([each.hashed for each in asked], tags)
     blinds = iter(random_many(sum(len(each.consent.scopes) for each in asked), p.KEY_LEN))
     forms: dict[tuple[int, int, int], list[tuple[str, Scope, RecordForm]]] = {}
     prepared = []
-    for (what, consent, _, _, _, ready), salt, tag, row in zip(asked, salts, tags, index_rows, strict=True):
+    for (what, consent, held, _, _, ready), salt, tag, row in zip(
+        asked, salts, tags, index_rows, strict=True
+    ):
         images = len(what.embeddings)
         key = (id(consent), id(what.model), images)
         shared = forms.get(key)
@@ -146,7 +142,7 @@ def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
         grants = []
         for model, scope, form in shared:
             record, terms = form.fill(what.subject, salt, next(blinds))
-            grants.append(NewGrant(tag, model, scope, terms, record, ready))
+            grants.append(NewGrant(held.handle, tag, model, scope, terms, record, ready))
         prepared.append(Prepared(what.subject, tag, salt, tuple(grants), row))
     return prepared
 
@@ -170,26 +166,23 @@ def _known(
     core: Core,
     view: View,
     asked: _Asked,
-    tag: bytes,
     existing: Existing,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> Prepared:
-    """Prepare a subject who has a row in the index, and perhaps living grants."""
-    what, consent, subject, hashed, _, ready = asked
+    """Prepare a subject who has living grants; their index row is made anew where it is gone."""
+    what, consent, held, hashed, subject, ready = asked
+    tag = held.tags[0]
     grants = living_of(core, view, tag)
-    lacking = without_rows(core, view, tag, grants)
+    lacking = without_rows(held, grants)
     if grants:
         lacking = [slot for slot in lacking if view.kind_of(slot) in consent.scopes]
     if lacking and existing is not Existing.REPLACE:
         raise rows_lacking()
-    index_row = None
+    salt = grants[0].salt if grants else p.random_bytes(SALT_LEN)
     if not grants:
-        salt = p.random_bytes(SALT_LEN)
         tag = subject_tag(core.vault_id, salt, subject)
-        index_row = core.index.row(hashed, tag)
-    else:
-        salt = grants[0].salt
+    index_row = core.index.row(hashed, tag)
     taken = {grant.scope: grant for grant in grants if grant.scope in consent.scopes}
     if taken and existing is Existing.REFUSE:
         words = ", ".join(scope.word for scope in sorted(taken))
@@ -203,7 +196,8 @@ def _known(
     made = []
     for scope in fresh:
         old = taken.get(scope) if existing is Existing.ADD else None
-        made.append(_fresh_grant(core, view, what, consent, scope, salt, tag, ready, old, now, cleanup))
+        of = (held.handle, salt, tag)
+        made.append(_fresh_grant(core, view, what, consent, scope, of, ready, old, now, cleanup))
     skipped = tuple(scope.word for scope in consent.scopes if scope not in fresh)
     return Prepared(what.subject, tag, salt, tuple(made), index_row, retire, skipped)
 
@@ -214,21 +208,23 @@ def _fresh_grant(
     what: Enrolment,
     consent: Consent,
     scope: Scope,
-    salt: bytes,
-    tag: bytes,
+    of: tuple[bytes, bytes, bytes],
     ready: memoryview,
     old: LivingGrant | None,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> NewGrant:
-    """Grant of new photographs, with those of ``old`` before them where photographs are added."""
-    model = what.model
+    """Grant of new photographs, with those of ``old`` before them where photographs are added.
+
+    ``of`` is the subject's handle, salt and tag.
+    """
+    model, (handle, salt, tag) = what.model, of
     if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))
     record, terms = build_record(consent, scope, _holding(model, what.subject, salt, images), now)
     if old is None:
-        return NewGrant(tag, model.id, scope, terms, record, ready)
+        return NewGrant(handle, tag, model.id, scope, terms, record, ready)
 
     def combined() -> memoryview:
         before = opened(core, view, old, cleanup)
@@ -239,7 +235,7 @@ def _fresh_grant(
         cleanup.callback(stack.fill, 0)
         return template_bytes(stack)
 
-    return NewGrant(tag, model.id, scope, terms, record, combined, old.row.slot)
+    return NewGrant(handle, tag, model.id, scope, terms, record, combined, old.row.slot)
 
 
 def _image_rows(grant: LivingGrant) -> int:
@@ -248,7 +244,7 @@ def _image_rows(grant: LivingGrant) -> int:
 
 def has_grants(core: Core, subject: str, scopes: Sequence[Scope]) -> bool:
     """Whether a subject has a living grant for each of the scopes."""
-    tag = core.index.lookup(check_subject_id(subject))
+    tag = core.index.lookup(core.handles.of(check_subject_id(subject)))
     if tag is None:
         return False
     return set(scopes) <= {grant.scope for grant in living_of(core, core.view(), tag)}

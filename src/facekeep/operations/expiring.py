@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
-
-from facekeep.access.core import Core, View
+from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.history import Gap
@@ -25,8 +22,8 @@ from facekeep.limits import LIMITS
 from facekeep.operations.census import Census, census
 from facekeep.operations.destroy import Destruction, destroy
 from facekeep.operations.health import check_ready
-from facekeep.operations.indexed import changing
 from facekeep.operations.steps import reached
+from facekeep.operations.whose import left_with_nothing
 from facekeep.operations.writing import writing
 
 Progress = Callable[[int, int], None]
@@ -131,15 +128,8 @@ def expire(
         if not wanted.slots:
             return Expired(None, 0, 0, wanted)
         check_ready(core, view)
-        left = _left_with_nothing(core, view, np.array(sorted(wanted.slots), np.int64))
-        hashes = list(core.index.leading_to(left)) if left else []
+        left = left_with_nothing(core, view, wanted.slots)
         reached("expire.found")
-        with changing(core, -len(hashes)):
-            index = destroy(core, session.by, Destruction("expire", wanted.slots, hashes=hashes))
+        hashes = core.index.hash_many(left)
+        index = destroy(core, session.by, Destruction("expire", wanted.slots, hashes=hashes))
         return Expired(index, len(wanted.slots), len(left), wanted)
-
-
-def _left_with_nothing(core: Core, view: View, dying: npt.NDArray[np.int64]) -> set[bytes]:
-    """Subjects whose last living slots these are."""
-    ending = core.ledger.owners(lambda slots: np.isin(slots, dying))
-    return ending - core.ledger.owners(lambda slots: view.tree.alive(slots) & ~np.isin(slots, dying))

@@ -34,12 +34,13 @@ Templates: TypeAlias = Callable[[], memoryview] | memoryview
 
 
 class NewGrant(NamedTuple):
-    """A grant to be made. ``terms`` are packed, ``templates`` little-endian float32.
+    """A grant to be made: ``terms`` are packed, ``templates`` little-endian float32.
 
     The templates of a grant that is sealed again are given by a function: it opens the old one (slot
     ``source``), and is called after the intent is durable.
     """
 
+    handle: bytes
     tag: bytes
     model: str
     scope: Scope
@@ -81,7 +82,8 @@ def make_grants(
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
-    where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN))
+    handles = [grant.handle for grant in batch.grants]
+    where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN), handles)
     run = _Run(core, by, batch, where)
     if len(where) < _MANY:
         first = run.few()

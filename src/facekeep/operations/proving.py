@@ -109,7 +109,7 @@ def tag_of(core: Core, session: Session, what: str) -> bytes:
 
 def _is_living(core: Core, subject: str) -> bool:
     try:
-        return core.index.lookup(subject.encode()) is not None
+        return core.index.lookup(core.handles.of(subject.encode())) is not None
     except UnicodeEncodeError:
         return False
 

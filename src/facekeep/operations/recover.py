@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 import numpy as np
 
 from facekeep.access.core import Core, Finished, View
-from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
+from facekeep.errors import ErasurePending, FacekeepError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
@@ -18,22 +18,25 @@ from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.settle import settle
 from facekeep.operations.custody import awaiting_swap, has_unfilled, in_use, marks, still_leaving
 from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
-from facekeep.operations.rekeying import check_rekeyable, index_rows
-from facekeep.store.vaultdb import GrantRow
+from facekeep.operations.rekeying import check_rekeyable
+from facekeep.operations.whose import index_tags, left_with_nothing
+from facekeep.store.vaultdb import GrantRow, without_records
 
 _Part = tuple[int, JsonObject]
 
 
-def recover(core: Core) -> bool:
+def recover(core: Core, but: Collection[int] = ()) -> bool:
     """Bring every open operation to its end; the writer lock must be held. True when nothing stays open.
 
-    A destruction that waits for a holder or a copy stays open, denied at the gate; others go on.
+    A destruction that waits for a holder or a copy stays open, denied at the gate; others go on. Those that
+    begin at the entries ``but`` are their caller's.
     """
     core.keys.resync_copies()
     core.log.resync_copies()
     core.forget_tree()  # the process that left these may have swapped before it ended
     view = core.view()
-    if not view.head.operations:
+    open_now = [each for each in view.head.operations if each.first not in but]
+    if not open_now:
         with contextlib.suppress(ErasurePending):
             _drop_strays(core, view)
         return True
@@ -41,7 +44,7 @@ def recover(core: Core) -> bool:
     slots: list[int] = []
     operations = [
         (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
-        for first, parts, kind, _ in view.head.operations
+        for first, parts, kind, _ in open_now
     ]
     # Those whose slots are dead come first: theirs is the swap whose completion the log may lack. What
     # re-keys the tree comes last, when no other's swap can be taken for its own.
@@ -122,7 +125,7 @@ def _finish_destroy(core: Core, operation: list[_Part]) -> None:
         rekey=rekeys,
         recycle=_recycles(core, first, entry),
     )
-    erased = Finished(first, len(tags), len(slots), frozenset(_leading_to(core, set(tags))))
+    erased = Finished(first, len(tags), len(slots), frozenset(what.hashes))
     view = core.view()
     if view.tree.epoch == view.head.epoch or _lives(core, slots):
         if rekeys:
@@ -175,8 +178,7 @@ def _check_rekeyable(core: Core, view: View) -> None:
     """Leave a rotation of the tree pending, and everything else to go on, while the index cannot be made."""
     try:
         check_rekeyable(core, view, pending=True)
-        for _ in index_rows(core, view, bytes(32)):
-            pass
+        index_tags(core, view)
     except FacekeepError as error:
         raise ErasurePending(f"the tree cannot be re-keyed yet: {error}", next=error.next) from error
 
@@ -220,24 +222,8 @@ def _lives(core: Core, slots: Sequence[int]) -> bool:
 
 
 def _orphans(core: Core, slots: Sequence[int]) -> list[bytes]:
-    """Index rows that lead to nobody once these slots are dead."""
-    dying = np.array(sorted(slots), np.int64)
-    tree = core.view().tree
-    owners = core.ledger.owners(lambda held: tree.alive(held) & ~np.isin(held, dying))
-    orphans = []
-    for hashed, sealed in core.keys.index_rows():
-        with contextlib.suppress(IntegrityError):  # the check names an altered row; it holds nothing up
-            if core.index.open(hashed, sealed) not in owners:
-                orphans.append(hashed)
-    return orphans
-
-
-def _leading_to(core: Core, tags: set[bytes]) -> Iterator[bytes]:
-    """Yield the index rows that lead to these subjects; none after a swap, which deletes them."""
-    for hashed, sealed in core.keys.index_rows() if tags else ():
-        with contextlib.suppress(IntegrityError):
-            if core.index.open(hashed, sealed) in tags:
-                yield hashed
+    """Index rows that lead to nobody once these slots are dead; none of slots that are dead already."""
+    return core.index.hash_many(left_with_nothing(core, core.view(), slots))
 
 
 def _is_written(core: Core, operation: list[_Part]) -> bool:
@@ -250,11 +236,12 @@ def _entry_is_written(core: Core, entry: JsonObject) -> bool:
         return row is not None and row.commitment.hex() == entry["commitment"]
     grants = {cast("int", each["slot"]): each for each in cast("list[JsonObject]", entry["grants"])}
     rows = core.data.by_slots(sorted(grants))
+    if not core.are_logged(without_records(rows)).all():
+        return False
     keys, alive = core.slot_keys(core.view(), np.array([row.slot for row in rows], np.int64))
     return (
         len(rows) == len(grants)
         and bool(alive.all())
-        and all(row.commitment.hex() == grants[row.slot]["commitment"] for row in rows)
         and all(_opens(core, row, key.tobytes()) for row, key in zip(rows, keys, strict=True))
     )
 

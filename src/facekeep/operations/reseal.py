@@ -17,6 +17,7 @@ from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
+from facekeep.operations.whose import for_grants
 from facekeep.operations.writing import writing
 from facekeep.sealing.sealer import template_bytes
 
@@ -66,40 +67,42 @@ def _reseal(
     with writing(core, session, action) as view, contextlib.ExitStack() as cleanup:
         now = core.clock.now_ms()
         whole = consent.settled(now, core.settings.region)
-        tag = core.index.lookup(raw)
-        grants = [] if tag is None else living_of(core, view, tag)
-        if tag is None or not grants:
+        held = for_grants(core, view, [raw])[0]
+        grants = [grant for tag in held.tags for grant in living_of(core, view, tag)]
+        if not grants:
             raise SubjectUnknown("no living grant stands under that subject id")
-        if any(view.kind_of(slot) in whole.scopes for slot in without_rows(core, view, tag, grants)):
+        if any(view.kind_of(slot) in whole.scopes for slot in without_rows(held, grants)):
             raise rows_lacking()
         chosen = sources(grants, whole, now)
         made = tuple(
-            _resealed(core, view, subject, source, whole, scope, now, cleanup)
+            _resealed(core, view, (subject, held.handle), source, whole, scope, now, cleanup)
             for scope, source in chosen.items()
         )
         retire = tuple(each.row.slot for each in chosen.values()) if action is Action.RENEW else ()
-        prepared = Prepared(subject, tag, grants[0].salt, made, None, retire)
+        prepared = Prepared(subject, held.tags[0], grants[0].salt, made, None, retire)
         return carry_out(core, view, session, action.value, [prepared], "renew")[0]
 
 
 def _resealed(
     core: Core,
     view: View,
-    subject: str,
+    named: tuple[str, bytes],
     source: LivingGrant,
     consent: Consent,
     scope: Scope,
     now: int,
     cleanup: contextlib.ExitStack,
 ) -> NewGrant:
+    """Return the grant that follows ``source``; ``named`` is the subject's id and handle."""
     model = source.record["model"]
     metric = str(model["metric"]) if isinstance(model, dict) else ""
     terms = source.terms
     holding = Holding(
-        subject, source.salt, source.images, source.row.model, metric, terms.dimension, terms.count
+        named[0], source.salt, source.images, source.row.model, metric, terms.dimension, terms.count
     )
     record, fresh = build_record(consent, scope, holding, now)
     return NewGrant(
+        named[1],
         source.row.tag,
         source.row.model,
         scope,

@@ -127,7 +127,8 @@ def reseal(
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
-    where = fresh_places(core.sealer, sound.rows, slots, keys)
+    old_keys, _ = view.tree.slot_keys(sound.rows.slots)
+    where = fresh_places(core.sealer, sound.rows, old_keys, slots, keys)
     run = _Run(hand, view, sound, where)
     first = run.through(dead.tolist(), lambda: meanwhile(view))
     reached("grant.written")

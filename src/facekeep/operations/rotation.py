@@ -12,15 +12,14 @@ from enum import StrEnum
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.crypto.primitives import KEY_LEN, random_bytes
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.note import VerifierKey
 from facekeep.operations import auditing
 from facekeep.operations.destroy import Destruction, finish, intent
-from facekeep.operations.indexed import forget
-from facekeep.operations.rekeying import check_rekeyable, index_rows
+from facekeep.operations.rekeying import check_rekeyable
 from facekeep.operations.steps import reached
+from facekeep.operations.whose import keys_of
 from facekeep.operations.writing import writing
 
 Progress = Callable[[int, int], None]
@@ -66,13 +65,12 @@ def rotate_root(core: Core, session: Session, why: Why) -> Rotated:
 def rotate_tree(core: Core, session: Session, why: Why, progress: Progress | None = None) -> Rotated:
     """Give every stored node a fresh key, and the subject index another one; replaces the root along with it.
 
-    Slot keys stay: templates stay as they are. Raises UsageError while a living grant has no row, since the
-    index is made anew from the sealed records, and IntegrityError for an altered record; nothing is done.
+    Slot keys stay: templates stay as they are. Raises IntegrityError where a key cannot be read or a subject
+    id has two enrolments; nothing is done then.
     """
     with writing(core, session, Action.KEYS) as view:
+        core.owners.everybody(keys_of(core, view), progress)
         check_rekeyable(core, view)
-        for _ in index_rows(core, view, random_bytes(KEY_LEN), progress):  # opens every record once
-            pass
         return _swap(core, session, "tree", why, Destruction("rotate", (), rekey=True))
 
 
@@ -95,5 +93,4 @@ def _swap(core: Core, session: Session, what: str, why: Why, destruction: Destru
     )
     reached("rotate.announced")
     finish(core, session.by, intents[0], destruction)
-    forget(core)
     return Rotated(what, first, core.view().tree.epoch, 1 + (core.keys.node_count() if what == "tree" else 0))

@@ -29,6 +29,7 @@ from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
 from facekeep.operations.people import living_principals
 from facekeep.operations.steps import reached
+from facekeep.operations.whose import index_rows, index_tags
 from facekeep.store.aside import move_aside
 from facekeep.store.keyscopies import CopyState
 from facekeep.store.keysdb import KeysStore, PrincipalRow
@@ -116,6 +117,7 @@ def _keys(core: Core, view: View, report: ScrubReport) -> None:
     core.keys.integrity()
     for problem in verify_tree(core.view().tree.afresh(), core.keys):
         raise IntegrityError(f"{problem}, and no live copy has it whole; the copies were left as they are")
+    _mend_index(core, core.view(), report)
     for state in core.keys.copies_state():
         with report.trying("keys.db"):
             _keys_copy(core, state, report)
@@ -136,7 +138,7 @@ def _strangers(core: Core, report: ScrubReport) -> None:
 
 
 def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[str]:
-    """Take principals and index rows that the primary lacks, or has altered, from copies."""
+    """Take principals that the primary lacks, or has altered, from copies."""
     for logged in living_principals(core, view):
         if not _is_whole(core, view, logged, core.keys.principal_get(logged.id)):
             for row in (other.principal_get(logged.id) for other in others):
@@ -144,16 +146,14 @@ def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[
                     core.keys.principal_put(row)
                     yield f"the row of principal {logged.id.hex()}"
                     break
-    damaged = [hashed for hashed, sealed in core.keys.index_rows() if not _opens(core, hashed, sealed)]
-    whole = {
-        hashed: sealed
-        for hashed in damaged
-        for other in others
-        if (sealed := other.index_get(hashed)) is not None and _opens(core, hashed, sealed)
-    }
-    if whole:
-        core.keys.index_put_many(whole.items())
-        yield f"{len(whole)} of the subject index"
+
+
+def _mend_index(core: Core, view: View, report: ScrubReport) -> None:
+    """Make the subject index anew from the log where it lacks a row or has an altered one."""
+    found = dict(core.index.opened())
+    if not (index_tags(core, view).items() <= found.items() and all(found.values())):
+        core.keys.index_replace(index_rows(core, view, core.index))
+        report.mended("keys.db", "the subject index was written anew")
 
 
 def _is_whole(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow | None) -> bool:
@@ -163,14 +163,6 @@ def _is_whole(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow
     try:
         key = core.slot_key(view, row.slot)
         core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
-    except FacekeepError:
-        return False
-    return True
-
-
-def _opens(core: Core, hashed: bytes, sealed: bytes) -> bool:
-    try:
-        core.index.open(hashed, sealed)
     except FacekeepError:
         return False
     return True

@@ -12,8 +12,8 @@ from facekeep.access.core import Core, View
 from facekeep.access.gate import permit_reseal
 from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import UsageError
-from facekeep.operations.erase import living_slots
 from facekeep.operations.rows import LivingGrant
+from facekeep.operations.whose import Held
 from facekeep.sealing.sealer import view_templates
 
 
@@ -28,17 +28,13 @@ def opened(
     return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
 
 
-def without_rows(core: Core, view: View, tag: bytes, grants: Sequence[LivingGrant]) -> list[int]:
+def without_rows(held: Held, grants: Sequence[LivingGrant]) -> list[int]:
     """Living slots of a subject, by the log, that are not among its grants in vault.db.
 
-    A second grant made beside one of them would outlive the subject's next renewal or erasure.
+    A second grant made beside one of them would outlive the subject's next renewal.
     """
     known = {grant.row.slot for grant in grants}
-    return [
-        slot
-        for slot in living_slots(core, view, tag)
-        if slot not in known and not view.pending.destroying(slot)
-    ]
+    return [slot for slot in held.slots if slot not in known]
 
 
 def rows_lacking() -> UsageError:

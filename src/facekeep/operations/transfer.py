@@ -21,9 +21,9 @@ from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.operations.backups import announced, chunks, file_digest, open_backup
 from facekeep.operations.fates import Refusal, Returning, Staying, staying
-from facekeep.operations.indexed import check_indexed, forget
 from facekeep.operations.rows import LivingGrant, living
 from facekeep.operations.steps import reached
+from facekeep.operations.whose import held_by
 from facekeep.operations.writing import writing
 from facekeep.store.sqlite import translated
 from facekeep.store.vaultdb import GrantRow
@@ -109,8 +109,6 @@ def restore(
         stored = open_backup(core, source)
         cleanup.callback(stored.database.close)
         total = stored.count()
-        check_indexed(core, view, lost=True)
-        forget(core)
         told = _Told()
         for chunk in chunks(stored.rows()):
             _merge(core, view, chunk, told, dry_run=dry_run)
@@ -156,7 +154,7 @@ def _merge(core: Core, view: View, chunk: list[GrantRow], told: _Told, *, dry_ru
         _judge(core, view, row, have.get(row.slot), lives=lives, known=known)
         for row, lives, known in zip(chunk, alive, logged, strict=True)
     ]
-    _place(core, chunk, verdicts)
+    _place(core, view, chunk, verdicts)
     told.fates.update(verdict.fate for verdict in verdicts)
     if dry_run:
         for row, verdict in zip(chunk, verdicts, strict=True):
@@ -188,20 +186,16 @@ def _judge(
     return _Verdict(Fate.REFUSED, "not_logged") if grant is None else _Verdict(Fate.MERGED, "", grant)
 
 
-def _place(core: Core, chunk: Sequence[GrantRow], verdicts: list[_Verdict]) -> None:
-    """Refuse rows of a subject who was enrolled anew meanwhile; make index rows for those who have none.
-
-    Raises IntegrityError for an altered row of the index.
-    """
+def _place(core: Core, view: View, chunk: Sequence[GrantRow], verdicts: list[_Verdict]) -> None:
+    """Refuse rows of a subject id that has two enrolments; have an index row lead to each of the others."""
     found = [(at, verdict.grant) for at, verdict in enumerate(verdicts) if verdict.grant is not None]
-    hashes = core.index.hash_many([grant.subject.encode("utf-8") for _, grant in found])
-    tags = core.index.lookup_many(hashes)
-    for (at, grant), hashed, tag in zip(found, hashes, tags, strict=True):
-        own = chunk[at].tag
-        if tag is None:
-            verdicts[at] = _Verdict(Fate.MERGED, "", grant, core.index.row(hashed, own))
-        elif tag != own:  # another tag: the older grants are not mixed in
+    held = held_by(core, view, [grant.subject.encode("utf-8") for _, grant in found])
+    hashes = core.index.hash_many(each.handle for each in held)
+    for (at, grant), who, hashed in zip(found, held, hashes, strict=True):
+        if len(who.tags) > 1:
             verdicts[at] = _Verdict(Fate.REFUSED, "other_enrolment")
+        else:
+            verdicts[at] = _Verdict(Fate.MERGED, "", grant, core.index.row(hashed, chunk[at].tag))
 
 
 def _entry(core: Core, session: Session, digest: bytes, report: RestoreReport) -> JsonObject:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from facekeep.crypto import again
 from facekeep.crypto.bulk import derive_many
-from facekeep.crypto.many import random_many
 from facekeep.crypto.primitives import BLOB_OVERHEAD
 from facekeep.errors import IntegrityError
 from facekeep.formats.columns import Table, be64, each_row, side_by_side
 from facekeep.formats.ids import GRANT_ID_LEN
 from facekeep.formats.terms import DIGEST_LEN, TERMS_DTYPE
+from facekeep.sealing.handles import masked
 from facekeep.sealing.permit import Permit
 from facekeep.sealing.sealer import KIND_RECORD, KIND_TEMPLATES, Sealer
 from facekeep.store.sealedrows import SealedRows, WholeRows
@@ -42,7 +42,7 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """n fresh slots with their random grant ids: ``slots`` int64 (n,), ``heads`` as in ``SealedRows``.
+    """n fresh slots with their grant ids: ``slots`` int64 (n,), ``heads`` as in ``SealedRows``.
 
     ``keys`` are encryption key || commitment of each.
     """
@@ -81,10 +81,12 @@ def packed(rows: SealedRows) -> npt.NDArray[np.void]:
     return np.ascontiguousarray(rows.terms).reshape(-1).view(TERMS_DTYPE)
 
 
-def fresh_places(sealer: Sealer, rows: SealedRows, slots: npt.NDArray[np.int64], keys: Table) -> Places:
-    """Give the grants of rows fresh slots, whose keys these are, uint8 (n, 32), and random grant ids."""
+def fresh_places(
+    sealer: Sealer, rows: SealedRows, old_keys: Table, slots: npt.NDArray[np.int64], keys: Table
+) -> Places:
+    """Give the grants of rows fresh slots; their handles go along. Keys are those of slots, uint8 (n, 32)."""
     count = len(slots)
-    ids = np.frombuffer(b"".join(random_many(count, GRANT_ID_LEN)), np.uint8).reshape(count, -1)
+    ids = masked(sealer, slots, keys, masked(sealer, rows.slots, old_keys, rows.grant_ids))
     kdf = sealer.prefixes(KIND_TEMPLATES)[0]
     derived, commitments = derive_many(keys, side_by_side(count, kdf, be64(slots), ids))
     return Places(slots, side_by_side(count, ids, rows.identities[:, GRANT_ID_LEN:], commitments), derived)

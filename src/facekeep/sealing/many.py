@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from facekeep.crypto import many
 from facekeep.crypto import primitives as p
 from facekeep.errors import FormatError
-from facekeep.formats.ids import GRANT_ID_LEN, check_model_id
+from facekeep.formats.columns import each_row
+from facekeep.formats.ids import check_model_id
 from facekeep.formats.terms import TERMS_LEN
+from facekeep.sealing.handles import masked, table
 from facekeep.sealing.sealer import KIND_RECORD, KIND_TEMPLATES, Sealer
 from facekeep.store.vaultdb import GrantRow
 
@@ -37,9 +41,12 @@ class Plain(NamedTuple):
     templates: memoryview
 
 
-def places(sealer: Sealer, slots: Sequence[int], keys: Sequence[bytes]) -> list[Place]:
-    """Give fresh slots, whose keys these are, a random grant id each, and derive their keys."""
-    ids = many.random_many(len(slots), GRANT_ID_LEN)
+def places(
+    sealer: Sealer, slots: Sequence[int], keys: Sequence[bytes], handles: Sequence[bytes]
+) -> list[Place]:
+    """Give fresh slots, whose keys these are, the grant ids of these handles, and derive their keys."""
+    keyed = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), p.KEY_LEN)
+    ids = list(each_row(masked(sealer, slots, keyed, table(handles))))
     named = [slot.to_bytes(8, "big") + grant_id for slot, grant_id in zip(slots, ids, strict=True)]
     derived = many.derive_many(keys, sealer.prefixes(KIND_TEMPLATES)[0], named)
     return [

@@ -30,9 +30,10 @@ _NO_TERMS: Final = bytes(TERMS_LEN)
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals for one vault. ``vault_id`` is 16 bytes."""
+    """Seals for one vault. ``vault_id`` is 16 bytes; ``mask_prefix`` begins what masks a handle (§5.8)."""
 
     vault_id: bytes
+    mask_prefix: bytes
     _kdf_prefix: bytes
     _aad_prefixes: dict[bytes, bytes]
 
@@ -44,7 +45,7 @@ class Sealer:
             kind: p.domain("sealed") + _SUITE + kind + vault_id
             for kind in (KIND_TEMPLATES, KIND_RECORD, KIND_PRINCIPAL)
         }
-        return Sealer(vault_id, kdf, aads)
+        return Sealer(vault_id, p.domain("grant-id") + _SUITE + vault_id, kdf, aads)
 
     def prefixes(self, kind: bytes) -> tuple[bytes, bytes]:
         """(KDF prefix, AAD prefix) of a blob kind: what is the same for every row."""
