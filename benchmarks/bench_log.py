@@ -106,11 +106,10 @@ def fill(vault: Vault, subjects: int, size: int) -> None:
             leaf = leaf_hash(body)
             chain = key.chain(index, state.chain, leaf)
             state.add_decision(head.high_ms, leaf, chain)
-            rows.append(logdb.Row(index, 0, body, leaf, chain))
-        encoded = state.head().encode()
+            rows.append(key.row(index, 0, body, leaf, chain))
         with database.transaction() as connection:
             logdb.insert_rows(connection, rows)
-            logdb.write_head(connection, encoded, key.head_mac(encoded))
+            logdb.write_head(connection, key.seal_head(state.head()))
         progress(start + len(rows), size, begun)
     database.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()

@@ -18,6 +18,7 @@ NOW = 1_700_000_000_000
 BRANCH = 2 << 21
 BY = "0123456789abcdef"
 FINGERPRINT = b"f" * 32
+DAMAGED = "CAST(substr(sealed, 1, 40) || x'01020304' || substr(sealed, 45) AS BLOB)"  # of the sealed column
 
 
 class FakeClock:

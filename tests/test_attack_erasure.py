@@ -146,7 +146,7 @@ def test_a_control_row_stands_twice(lab: Lab) -> None:
         twice = next(at for at, entry in enumerate(log_entries(vault)) if entry["type"] == "decision") - 1
     connection = sqlite3.connect(lab.path / "log.db")
     connection.executescript(f"""
-        CREATE TABLE e2 (idx INTEGER, control INTEGER, body BLOB, leaf BLOB, chain BLOB);
+        CREATE TABLE e2 (idx INTEGER, control INTEGER, sealed BLOB, leaf BLOB, chain BLOB);
         INSERT INTO e2 SELECT * FROM entry; DROP TABLE entry; ALTER TABLE e2 RENAME TO entry;
         UPDATE entry SET control = 0 WHERE idx = {hidden};
         INSERT INTO entry SELECT * FROM entry WHERE idx = {twice};

@@ -210,7 +210,7 @@ def test_a_root_node_of_a_megabyte(lab: Lab) -> None:
 def test_a_log_entry_of_a_megabyte(lab: Lab) -> None:
     """An entry that is longer than any is damage; it is never read whole."""
     with lab.open() as vault:
-        lab.sql("log.db", "UPDATE entry SET body = ? WHERE control = 1", (bytes(2**20),))
+        lab.sql("log.db", "UPDATE entry SET sealed = ? WHERE control = 1", (bytes(2**20),))
         assert reason(vault, "alice") == "integrity"
         assert not vault.check().ok
 
@@ -290,7 +290,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "subject_index": ("hash", "sealed"),
         "principal": ("slot", "principal", "grant_id", "commitment", "sealed"),
     },
-    "log.db": {"grant_entry": ("slot", "idx"), "page": ("first", "body", "mac"), "tile": ("id", "hashes")},
+    "log.db": {"grant_entry": ("slot", "idx"), "page": ("first", "sealed"), "tile": ("id", "hashes")},
 }
 COLUMNS = [
     (file, table, column) for file in TABLES for table in TABLES[file] for column in TABLES[file][table]

@@ -36,18 +36,18 @@ LOG_ATTACKS = {
         "UPDATE entry SET idx = 4 WHERE idx = -1",
     ],
     "swap two bodies": [
-        "UPDATE entry SET body = (SELECT body FROM entry WHERE idx = 5) WHERE idx = 4",
+        "UPDATE entry SET sealed = (SELECT sealed FROM entry WHERE idx = 5) WHERE idx = 4",
     ],
     "flip a control mark": ["UPDATE entry SET control = 1 - control WHERE idx = 5"],
     "flip another control mark": ["UPDATE entry SET control = 1 - control WHERE idx = 3"],
-    "empty a body": ["UPDATE entry SET body = x'' WHERE idx = 3"],
+    "empty a body": ["UPDATE entry SET sealed = x'' WHERE idx = 3"],
     "renumber": ["UPDATE entry SET idx = idx + 1000 WHERE idx >= 5"],
     "add an entry": [
-        "INSERT INTO entry SELECT max(idx) + 1, control, body, leaf, chain FROM entry",
+        "INSERT INTO entry SELECT max(idx) + 1, control, sealed, leaf, chain FROM entry",
     ],
     "empty the head": ["DELETE FROM head"],
-    "damage the head": ["UPDATE head SET mac = zeroblob(32)"],
-    "shorten the head": ["UPDATE head SET body = substr(body, 1, 20)"],
+    "damage the head": ["UPDATE head SET sealed = zeroblob(length(sealed))"],
+    "shorten the head": ["UPDATE head SET sealed = substr(sealed, 1, 20)"],
     "drop everything": ["DELETE FROM entry", "DELETE FROM grant_entry"],
     "another projection": ["UPDATE grant_entry SET idx = 1 WHERE slot = (SELECT max(slot) FROM grant_entry)"],
     "a smaller projection": ["DELETE FROM grant_entry WHERE slot = (SELECT max(slot) FROM grant_entry)"],
@@ -69,10 +69,10 @@ def test_an_edited_log_is_noticed(lab: Lab, attack: str) -> None:
 
 def test_an_intent_is_cut_off_with_the_head_of_that_time(lab: Lab) -> None:
     """The head of before a withdrawal authenticates, and the pin of its swap gives it away."""
-    before = lab.sql("log.db", "SELECT body, mac FROM head")[0]
+    before = lab.sql("log.db", "SELECT sealed FROM head")[0]
     size = lab.sql("log.db", "SELECT max(idx) FROM entry")[0][0]
     lab.do(lambda vault: vault.withdraw("alice", [VERIFY]))
-    lab.sql("log.db", "UPDATE head SET body = ?, mac = ?", before)
+    lab.sql("log.db", "UPDATE head SET sealed = ?", before)
     lab.sql("log.db", "DELETE FROM entry WHERE idx > ?", (size,))
     with pytest.raises(IntegrityError):
         lab.check()

@@ -14,7 +14,7 @@ from facekeep.auditlog.pages import FIRST_MARK, Page
 from facekeep.auditlog.reader import Mark, Reader
 from facekeep.errors import FormatError, IntegrityError
 from facekeep.vault import Role, Vault
-from vaultlab import VERIFY, Lab, core, matches, slots
+from vaultlab import VERIFY, Lab, core, log_entries, matches, slots
 
 Row = tuple[Any, ...]
 
@@ -50,13 +50,13 @@ def told(vault: Vault) -> tuple[Any, ...]:
 
 
 def pages_of(lab: Lab) -> list[Row]:
-    return lab.sql("log.db", "SELECT first, body, mac FROM page ORDER BY first")
+    return lab.sql("log.db", "SELECT first, sealed FROM page ORDER BY first")
 
 
 def put_pages(lab: Lab, rows: list[Row]) -> None:
     lab.sql("log.db", "DELETE FROM page")
     for row in rows:
-        lab.sql("log.db", "INSERT INTO page VALUES (?, ?, ?)", row)
+        lab.sql("log.db", "INSERT INTO page VALUES (?, ?)", row)
 
 
 def without_pages(lab: Lab) -> tuple[Any, ...]:
@@ -82,9 +82,10 @@ def test_a_later_process_goes_on_where_the_pages_end(lab: Lab, monkeypatch: pyte
     assert truth[4] is not None
     kept = pages_of(lab)
     assert len(kept) > 1
+    stop = stop_of(lab, kept[-1])
     begun = starts(monkeypatch)
     assert lab.do(told) == truth
-    assert begun[0] == min(begun) == Page.decode(kept[-1][1]).stop
+    assert begun[0] == min(begun) == stop
     assert begun[0] > kept[-1][0] > 0
     assert pages_of(lab) == kept
     lab.enrol("dave")
@@ -103,13 +104,19 @@ def test_small_logs_have_no_pages(tmp_path: Path) -> None:
 
 
 def altered(row: Row, at: int) -> Row:
-    body = bytearray(row[1])
-    body[at] ^= 1
-    return row[0], bytes(body), row[2]
+    sealed = bytearray(row[1])
+    sealed[at] ^= 1
+    return row[0], bytes(sealed)
+
+
+def stop_of(lab: Lab, row: Row) -> int:
+    """Where a page ends."""
+    return lab.do(lambda vault: Page.decode(core(vault).log._key.pages.open(row[1])).stop)
 
 
 @pytest.mark.parametrize(
-    "attack", ["header", "tag", "end", "mac", "first gone", "last gone", "moved", "all swapped"]
+    "attack",
+    ["header", "tag", "end", "another's", "entry", "first gone", "last gone", "moved", "all swapped"],
 )
 def test_altered_pages_are_not_believed(lab: Lab, attack: str) -> None:
     truth = without_pages(lab)
@@ -121,7 +128,8 @@ def test_altered_pages_are_not_believed(lab: Lab, attack: str) -> None:
             "header": [altered(first, 3), *rest],
             "tag": [altered(first, 100), *rest],
             "end": [*kept[:-1], altered(kept[-1], -1)],
-            "mac": [(first[0], first[1], rest[0][2]), *rest],
+            "another's": [(first[0], rest[0][1]), *rest],
+            "entry": [(first[0], lab.sql("log.db", "SELECT sealed FROM entry WHERE idx = 3")[0][0]), *rest],
             "first gone": rest,
             "last gone": kept[:-1],
             "moved": [*kept[:-1], (kept[-1][0] + 1, *kept[-1][1:])],
@@ -174,10 +182,9 @@ def test_an_entry_after_the_pages_is_hidden(lab: Lab) -> None:
     lab.do(told)
     kept = pages_of(lab)
     lab.enrol("dave")
-    hidden = lab.sql("log.db", "SELECT max(idx) FROM entry WHERE CAST(body AS TEXT) LIKE '%\"grants\":%'")[0][
-        0
-    ]
-    assert hidden >= Page.decode(kept[-1][1]).stop
+    with lab.open() as vault:
+        hidden = max(at for at, entry in enumerate(log_entries(vault)) if entry["type"] == "grant")
+    assert hidden >= stop_of(lab, kept[-1])
     lab.sql("log.db", "UPDATE entry SET control = 0 WHERE idx = ?", (hidden,))
     with lab.open() as vault, pytest.raises(IntegrityError, match="control entries"):
         vault.shred("dave")
@@ -188,7 +195,7 @@ def test_an_entry_after_the_pages_is_hidden(lab: Lab) -> None:
 
 def test_entries_of_the_pages_are_altered_and_the_shred_goes_by_the_truth(lab: Lab) -> None:
     lab.do(told)
-    last = Page.decode(pages_of(lab)[-1][1]).stop
+    last = stop_of(lab, pages_of(lab)[-1])
     with lab.open() as vault:
         held = list(slots(vault, "carol").values())
         at = lab.sql("log.db", "SELECT idx FROM grant_entry WHERE slot = ?", (held[0],))[0][0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from auditlog_help import BRANCH, KEY, VAULT, Lab, decision, destroy, destroyed, granted, grants
+from auditlog_help import BRANCH, DAMAGED, KEY, VAULT, Lab, decision, destroy, destroyed, granted, grants
 from facekeep.auditlog.log import AuditLog
 from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, StoreError
 from facekeep.store import logdb
@@ -45,8 +45,8 @@ def stopped(log: AuditLog) -> None:
 
 
 COPY = (
-    "UPDATE entry SET (control, body, leaf, chain) ="
-    " (SELECT control, body, leaf, chain FROM entry WHERE idx = {}) WHERE idx = {}"
+    "UPDATE entry SET (control, sealed, leaf, chain) ="
+    " (SELECT control, sealed, leaf, chain FROM entry WHERE idx = {}) WHERE idx = {}"
 )
 SWAP = [f"UPDATE entry SET idx = {to} WHERE idx = {at}" for at, to in ((4, -1), (5, 4), (-1, 5))]
 
@@ -55,14 +55,14 @@ SWAP = [f"UPDATE entry SET idx = {to} WHERE idx = {at}" for at, to in ((4, -1), 
     ("statements", "found"),
     [
         (
-            ["UPDATE entry SET body = CAST(replace(body, 'match', 'watch') AS BLOB) WHERE idx = 4"],
+            [f"UPDATE entry SET sealed = {DAMAGED} WHERE idx = 4"],
             "log entry 4",
         ),
         (["UPDATE entry SET leaf = zeroblob(32) WHERE idx = 4"], "log entry 4"),
         (["UPDATE entry SET chain = zeroblob(32) WHERE idx = 4"], "log entry 4"),
-        (["UPDATE entry SET body = (SELECT body FROM entry WHERE idx = 5) WHERE idx = 4"], "log entry 4"),
+        (["UPDATE entry SET sealed = (SELECT sealed FROM entry WHERE idx = 5) WHERE idx = 4"], "log entry 4"),
         (
-            ["UPDATE entry SET (body, leaf) = (SELECT body, leaf FROM entry WHERE idx = 5) WHERE idx = 4"],
+            ["UPDATE entry SET (sealed, leaf) = (SELECT sealed, leaf FROM entry WHERE idx=5) WHERE idx = 4"],
             "log entry 4",
         ),
         (["DELETE FROM entry WHERE idx = 4"], "log entry 4 is missing"),
@@ -70,13 +70,14 @@ SWAP = [f"UPDATE entry SET idx = {to} WHERE idx = {at}" for at, to in ((4, -1), 
         (["DELETE FROM entry WHERE idx = 4", "UPDATE entry SET idx = idx - 1 WHERE idx = 5"], "log entry 4"),
         (SWAP, "log entry 4"),
         ([COPY.format(3, 4)], "log entry 4"),
-        (["UPDATE entry SET control = 0 WHERE idx = 8"], "log entry 8: its control mark"),
-        (["UPDATE entry SET control = 1 WHERE idx = 4"], "log entry 4: its control mark"),
+        (["UPDATE entry SET control = 2 WHERE idx = 8"], "log entry 8: its bytes or its control mark"),
+        (["UPDATE entry SET control = 0 WHERE idx = 8"], "log entry 8: its bytes or its control mark"),
+        (["UPDATE entry SET control = 1 WHERE idx = 4"], "log entry 4: its bytes or its control mark"),
         (["DELETE FROM grant_entry WHERE slot = 4194304"], "log entry 1: log.db does not lead"),
         (["UPDATE grant_entry SET idx = 3 WHERE slot = 4194304"], "log entry 1: log.db does not lead"),
         (["INSERT INTO grant_entry VALUES (77, 1)"], "slots that no entry opened"),
         (
-            ["INSERT INTO entry SELECT 13, control, body, leaf, chain FROM entry WHERE idx = 12"],
+            ["INSERT INTO entry SELECT 13, control, sealed, leaf, chain FROM entry WHERE idx = 12"],
             "entries after 12",
         ),
         (["UPDATE entry SET idx = -1 WHERE idx = 4"], "log entry 4 is missing"),
@@ -91,14 +92,14 @@ def test_a_row_changed_removed_reordered_or_duplicated(lab: Lab, statements: lis
 
 @pytest.mark.parametrize("rows", [(3, 4), (4, 5)])
 def test_a_true_pair_of_rows_at_another_place(lab: Lab, rows: tuple[int, int]) -> None:
-    # Each chain value follows from the one before it, but not at this index.
+    # Each chain value follows from the one before it, but neither was sealed for this index.
     lab.attack(*(COPY.format(row, row + 3) for row in rows))
-    with pytest.raises(IntegrityError, match="does not follow"):
+    with pytest.raises(IntegrityError, match="its bytes or its control mark"):
         lab.open().entry(rows[1] + 3)
 
 
 def test_a_row_changed_is_noticed_by_the_read_that_uses_it(lab: Lab) -> None:
-    lab.attack("UPDATE entry SET body = CAST(replace(body, 'enroll', 'reseal') AS BLOB) WHERE idx = 1")
+    lab.attack(f"UPDATE entry SET sealed = {DAMAGED} WHERE idx = 1")
     log = lab.open()
     for read in (lambda: log.entry(1), lambda: log.entry_of_slot(BRANCH), lambda: list(log.control_since())):
         with pytest.raises(IntegrityError, match="log entry 1"):
@@ -136,7 +137,7 @@ def test_the_projection_leads_to_another_entry(lab: Lab) -> None:
         lab.open().entry_of_slot(BRANCH)
 
 
-def head_of(path: Path) -> tuple[bytes, bytes]:
+def head_of(path: Path) -> bytes:
     connection = sqlite3.connect(path)
     row = logdb.read_head(connection)
     connection.close()
@@ -148,7 +149,7 @@ def test_a_head_replaced_by_an_older_head(lab: Lab) -> None:
     older = head_of(lab.path)
     lab.decide()
     writer = sqlite3.connect(lab.path, isolation_level=None)
-    writer.execute("UPDATE head SET body = ?, mac = ?", older)
+    writer.execute("UPDATE head SET sealed = ?", (older,))
     with pytest.raises(IntegrityError, match="rolled back"):
         lab.log.head()
     stopped(lab.log)
@@ -159,7 +160,7 @@ def test_a_head_replaced_by_an_older_head(lab: Lab) -> None:
 
 
 def test_an_edited_head(lab: Lab) -> None:
-    lab.attack("UPDATE head SET body = CAST(replace(body, '\"control_seq\":5', '\"control_seq\":4') AS BLOB)")
+    lab.attack(f"UPDATE head SET sealed = {DAMAGED}")
     with pytest.raises(IntegrityError, match="head does not authenticate"):
         lab.open()
 
@@ -314,7 +315,7 @@ class Failing:
 @pytest.mark.parametrize(
     ("at", "after"),
     [
-        ("BEGIN", False), ("SELECT body, mac", False), ("INSERT INTO entry", False),
+        ("BEGIN", False), ("SELECT sealed FROM head", False), ("INSERT INTO entry", False),
         ("INSERT INTO entry", True), ("UPDATE head", True), ("COMMIT", False), ("COMMIT", True),
     ],
 )  # fmt: skip
@@ -379,8 +380,8 @@ def test_the_last_entries_of_another_history(lab: Lab, tmp_path: Path, decisions
     lab.decide(decisions)
     lab.attack(
         f"ATTACH '{other}' AS other",
-        "UPDATE entry SET (control, body, leaf, chain) ="
-        " (SELECT control, body, leaf, chain FROM other.entry WHERE idx = 13) WHERE idx = 13",
+        "UPDATE entry SET (control, sealed, leaf, chain) ="
+        " (SELECT control, sealed, leaf, chain FROM other.entry WHERE idx = 13) WHERE idx = 13",
     )
     for read in (
         lambda log: list(log.control_since(13)),

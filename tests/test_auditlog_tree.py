@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from auditlog_help import KEY, VAULT, genesis
+from auditlog_help import DAMAGED, KEY, VAULT, genesis
 from facekeep.auditlog import proofs
+from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.merkle import Frontier
 from facekeep.auditlog.rotation import signing_entry
-from facekeep.auditlog.tiled import Tiled, TiledKey, is_signing
+from facekeep.auditlog.tiled import Tiled, is_signing
 from facekeep.auditlog.tree import LogTree
 from facekeep.errors import FacekeepError, FormatError, IntegrityError, UsageError
 from facekeep.formats import entries
@@ -112,9 +113,9 @@ def test_two_processes_build_at_once(lab: TreeLab, monkeypatch: pytest.MonkeyPat
         "UPDATE tile SET hashes = substr(hashes, 33)",
         "DELETE FROM tile",
         "DELETE FROM tile WHERE id = (SELECT max(id) FROM tile)",
-        "UPDATE tiled SET mac = zeroblob(32)",
-        "UPDATE tiled SET body = CAST(replace(CAST(body AS TEXT), '1024', '768') AS BLOB)",
-        "UPDATE tiled SET body = x'00'",
+        f"UPDATE tiled SET sealed = {DAMAGED}",
+        "UPDATE tiled SET sealed = (SELECT sealed FROM head)",
+        "UPDATE tiled SET sealed = x'00'",
         "DELETE FROM tiled",
     ],
 )
@@ -132,7 +133,7 @@ def test_altered_tiles_are_built_again(lab: TreeLab, attack: str, more: int) -> 
 @pytest.mark.parametrize(
     "attack",
     [
-        "UPDATE entry SET body = CAST(replace(CAST(body AS TEXT), 'ok', 'no') AS BLOB) WHERE idx = 300",
+        "UPDATE entry SET sealed = (SELECT sealed FROM entry WHERE idx = 301) WHERE idx = 300",
         "UPDATE entry SET leaf = zeroblob(32) WHERE idx = 300",
         "UPDATE entry SET chain = zeroblob(32) WHERE idx = 300",
         "UPDATE entry SET control = 1 WHERE idx = 300",
@@ -174,11 +175,11 @@ def test_progress_is_told(lab: TreeLab) -> None:
 
 
 def test_the_state_is_bound_to_vault_and_key() -> None:
-    body, mac = TiledKey(KEY, VAULT).seal(Tiled(256, (b"h" * 32,), (7,)))
-    assert TiledKey(KEY, VAULT).open(body, mac) == Tiled(256, (b"h" * 32,), (7,))
-    for key in (TiledKey(b"x" * 32, VAULT), TiledKey(KEY, b"x" * 16)):
+    sealed = LogKey(KEY, VAULT).tiles.seal(b"state")
+    assert LogKey(KEY, VAULT).tiles.open(sealed) == b"state"
+    for kind in (LogKey(b"x" * 32, VAULT).tiles, LogKey(KEY, b"x" * 16).tiles, LogKey(KEY, VAULT).pages):
         with pytest.raises(IntegrityError):
-            key.open(body, mac)
+            kind.open(sealed)
 
 
 @pytest.mark.parametrize(

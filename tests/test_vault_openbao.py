@@ -15,7 +15,7 @@ from cli_help import Cli
 from facekeep.errors import Denied, ErasurePending, RootError
 from facekeep.vault import Vault
 from guide_help import Typist, frames, types
-from vaultlab import MODEL, THRESHOLD, FakeClock, Lab, face
+from vaultlab import MODEL, THRESHOLD, FakeClock, Lab, face, log_entries
 
 _NUMBERS = itertools.count()
 
@@ -66,7 +66,7 @@ def mirrored(lab: OnServer, tmp_path: Path) -> OnServer:
 
 def receipts(lab: Lab) -> str:
     """Every log entry, as text."""
-    return "\n".join(bytes(row[0]).decode() for row in lab.sql("log.db", "SELECT body FROM entry"))
+    return lab.do(lambda vault: "\n".join(map(str, log_entries(vault))))
 
 
 def test_a_vault_lives_on_a_server_and_another_process_sees_who_was_erased(lab: OnServer) -> None:

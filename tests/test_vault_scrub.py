@@ -206,7 +206,7 @@ ENTRIES = {"the first": "idx = 0", "one amid": "idx = 4", "the last": "idx = (SE
 
 
 @pytest.mark.parametrize("where", ["vault", "copy"])
-@pytest.mark.parametrize("column", ["body", "chain", "leaf"])
+@pytest.mark.parametrize("column", ["sealed", "chain", "leaf"])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_damaged_entry_is_put_back(lab: Lab, entry: str, column: str, where: str) -> None:
     path = lab.base / where / "log.db"
@@ -224,7 +224,7 @@ def test_a_missing_entry_and_list_of_slots_are_put_back(lab: Lab, where: str) ->
 
 
 def test_a_head_that_was_altered_brings_the_whole_file_from_the_copy(lab: Lab) -> None:
-    flip(lab.path / "log.db", "head", "body", "1")
+    flip(lab.path / "log.db", "head", "sealed", "1")
     report = mended(lab)
     assert "does not authenticate" in report.repairs[0].message
 

@@ -48,11 +48,12 @@ class TreeLab(Lab):
             body = body[:place] + f"{index:032x}".encode() + body[place + 32 :]
             leaf = leaf_hash(body)
             state.add_decision(NOW, leaf, key.chain(index, state.chain, leaf))
-            rows.append(logdb.Row(index, 0, body, leaf, state.chain))
+            rows.append(key.row(index, 0, body, leaf, state.chain))
+        if not rows:
+            return
         with self.database.transaction() as connection:
             logdb.insert_rows(connection, rows)
-            encoded = state.head().encode()
-            logdb.write_head(connection, encoded, key.head_mac(encoded))
+            logdb.write_head(connection, key.seal_head(state.head()))
 
     def break_log(self, *statements: str) -> Checkpoints:
         """Attack the closed file and open it again."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, UsageError
-from facekeep.formats import entries
 from facekeep.store import logdb
 from facekeep.store.sqlite import Database, translated
 
@@ -41,12 +40,12 @@ class CopyState:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one commit (ascending), and the head after them as stored."""
+    """Rows of one commit (ascending) with the slots they opened, and the head after them as stored."""
 
     rows: Sequence[logdb.Row]
+    slots: Sequence[tuple[int, int]]
     previous: bytes  # chain value before the first row
     head: bytes
-    mac: bytes
 
 
 class Copies:
@@ -102,7 +101,7 @@ class Copies:
         try:
             stored = logdb.read_head(self._source)
             if stored is not None:
-                copy.append(Batch((), b"", *stored), self._source, None)
+                copy.append(Batch((), (), b"", stored), self._source, None)
         finally:
             self._source.execute("COMMIT")
 
@@ -152,9 +151,11 @@ class _Copy:
         if held:
             own = logdb.chain_at(connection, held - 1)
             _agree(own, batch.previous if held == first and batch.rows else logdb.chain_at(source, held - 1))
-        _insert(connection, logdb.rows_between(source, held, first))
-        _insert(connection, rows)
-        logdb.write_head(connection, batch.head, batch.mac)
+        if held < first:
+            _bring(connection, source, held, first)
+        logdb.insert_rows(connection, rows)
+        logdb.insert_slots(connection, [(slot, idx) for slot, idx in batch.slots if idx >= held])
+        logdb.write_head(connection, batch.head)
 
     def stand(self, source: sqlite3.Connection) -> tuple[State, int | None]:
         """How the copy's last row compares with the primary's at that index."""
@@ -220,12 +221,14 @@ def _agree(theirs: bytes | None, ours: bytes | None) -> None:
         raise IntegrityError("it has another history than log.db")
 
 
-def _insert(connection: sqlite3.Connection, rows: Iterable[logdb.Row]) -> None:
-    rows = iter(rows)
+def _bring(connection: sqlite3.Connection, source: sqlite3.Connection, start: int, stop: int) -> None:
+    """Copy a stretch of rows, and the slots that they opened."""
+    rows, opened = logdb.rows_between(source, start, stop), False
     while some := list(itertools.islice(rows, logdb.CHUNK)):
         logdb.insert_rows(connection, some)
-        slots = [(slot, row.idx) for row in some if row.control for slot in entries.slots_in(row.body)]
-        logdb.insert_slots(connection, slots)
+        opened = opened or any(row.control for row in some)
+    if opened:
+        logdb.insert_slots(connection, logdb.slots_between(source, start, stop))
 
 
 def _refusal(path: Path, state: State) -> IntegrityError:

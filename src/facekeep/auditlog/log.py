@@ -96,9 +96,8 @@ class AuditLog:
             state = State(Head.empty(log_key.start))
             chain, control = log_key.chain(0, log_key.start, leaf), log_key.control(0, NO_CONTROL, leaf)
             state.add(genesis, leaf, chain, control)
-            encoded = state.head().encode()
-            logdb.insert_rows(connection, [logdb.Row(0, 1, body, leaf, state.chain)])
-            logdb.write_head(connection, encoded, log_key.head_mac(encoded))
+            logdb.insert_rows(connection, [log_key.row(0, 1, body, leaf, state.chain)])
+            logdb.write_head(connection, log_key.seal_head(state.head()))
         log = cls(database, copies, key, vault_id, clock)
         log.resync_copies()
         return log

@@ -17,7 +17,7 @@ from facekeep.formats import entries
 from facekeep.store import logdb
 from facekeep.store.logdb import Row
 
-_PUT: Final = "INSERT OR REPLACE INTO entry (idx, control, body, leaf, chain) VALUES (?, ?, ?, ?, ?)"
+_PUT: Final = "INSERT OR REPLACE INTO entry (idx, control, sealed, leaf, chain) VALUES (?, ?, ?, ?, ?)"
 
 
 class OtherHistory(IntegrityError):
@@ -39,10 +39,11 @@ def mend_rows(
     found = _indexed(target, size)
     for index in range(size):
         row = next(found)
-        if row is None or not _follows(row, previous, key):
-            row = _from(sources, index, previous, key)
+        body = _followed(row, previous, key)
+        if row is None or body is None:
+            row, body = _from(sources, index, previous, key)
             mended.append(row)
-        slots.extend((slot, index) for slot in (entries.slots_in(row.body) if row.control else ()))
+        slots.extend((slot, index) for slot in (entries.slots_in(body) if row.control else ()))
         previous = row.chain
     if not compare(previous, chain):
         raise IntegrityError("the rows of log.db do not lead to its head")
@@ -65,12 +66,11 @@ def mend_copy(copy: sqlite3.Connection, primary: sqlite3.Connection, key: LogKey
     previous = key.start
     for own, row in zip(logdb.rows_between(primary, 0, held), _indexed(copy, held), strict=True):
         if row != own:
-            if row is not None and _follows(row, previous, key):
+            if _followed(row, previous, key) is not None:
                 raise OtherHistory(f"its entry {own.idx} is of another history than log.db")
             mended.append(own)
         previous = own.chain
-    query = "SELECT slot, idx FROM grant_entry WHERE idx < ? ORDER BY slot"
-    slots = primary.execute(query, (held,)).fetchall()
+    slots = logdb.slots_between(primary, 0, held)
     projected = copy.execute("SELECT slot, idx FROM grant_entry ORDER BY slot").fetchall()
     if mended or projected != slots:
         _write(copy, mended, slots if projected != slots else None)
@@ -97,19 +97,21 @@ def _readable(connection: sqlite3.Connection, index: int) -> Row | None:
         return None
 
 
-def _follows(row: Row, previous: bytes, key: LogKey) -> bool:
+def _followed(row: Row | None, previous: bytes, key: LogKey) -> bytes | None:
+    """Return the entry of a row that follows from the chain value before it, or None."""
     try:
-        key.check_row(row, previous)
+        return None if row is None else key.check_row(row, previous)
     except FacekeepError:
-        return False
-    return True
+        return None
 
 
-def _from(sources: Sequence[sqlite3.Connection], index: int, previous: bytes, key: LogKey) -> Row:
-    for source in sources:
-        row = _readable(source, index)
-        if row is not None and _follows(row, previous, key):
-            return row
+def _from(
+    sources: Sequence[sqlite3.Connection], index: int, previous: bytes, key: LogKey
+) -> tuple[Row, bytes]:
+    for row in (_readable(source, index) for source in sources):
+        body = _followed(row, previous, key)
+        if row is not None and body is not None:
+            return row, body
     raise IntegrityError(
         f"log entry {index} is damaged, and no live copy has it whole",
         next="keep every file; put a live copy back that 'facekeep check' accepts",

@@ -1,4 +1,4 @@
-"""Pages of the ledger: what control entries said of slots, kept in log.db under the log key (SPEC.md §6.5).
+"""Pages of the ledger: what control entries said of slots, sealed in log.db (SPEC.md §6.5).
 
 A page says of whole entries what is true for ever, and between which values of the control chain. It is used
 only where the entries after it lead from there to the head's own value: a page of another history does not.
@@ -19,7 +19,6 @@ from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.prints import PRINT_LEN
 from facekeep.auditlog.reader import Mark
 from facekeep.auditlog.rules import NO_CONTROL
-from facekeep.crypto.primitives import compare
 from facekeep.errors import FacekeepError, FormatError
 from facekeep.formats.ids import GRANT_ID_LEN, TAG_LEN
 from facekeep.store import logpages
@@ -113,25 +112,20 @@ class Pages:
             connection = self._database.connection()
             self._stood = logpages.page_firsts(connection)
             for stored in logpages.read_pages(connection):
-                page = self._open(*stored)
-                if page is None or (page.first, page.before) != (self._next, mark):
+                if type(stored) is not bytes:
+                    break
+                page = Page.decode(self._key.pages.open(stored))
+                if (page.first, page.before) != (self._next, mark):
                     break
                 pages.append(page)
                 self._next, mark = page.stop, page.after
         return pages
 
-    def _open(self, first: object, body: object, mac: object) -> Page | None:
-        if type(first) is not int or type(body) is not bytes or type(mac) is not bytes:
-            return None
-        if not compare(self._key.page_mac(body), mac):
-            return None
-        return Page.decode(body)
-
     def keep(self, pages: Sequence[Page]) -> None:
         """Append pages, verified to the head, unless another process did: a convenience that may fail."""
         if not pages or pages[0].first != self._next:
             return
-        sealed = [(page.first, body, self._key.page_mac(body)) for page in pages for body in [page.encode()]]
+        sealed = [(page.first, self._key.pages.seal(page.encode())) for page in pages]
         with contextlib.suppress(FacekeepError), self._database.transaction() as connection:
             if logpages.page_firsts(connection) == self._stood:
                 logpages.drop_from(connection, self._next)

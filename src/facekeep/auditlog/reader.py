@@ -94,8 +94,7 @@ class Reader:
     def bodies(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the canonical bytes of a stretch, authenticated but not parsed."""
         for row, previous in self.rows(start, stop):
-            self._key.check_row(row, previous)
-            yield row.body
+            yield self._key.check_row(row, previous)
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[logdb.Row, bytes]]:
         """Yield every row of a stretch with the chain value before it; not yet authenticated."""
@@ -122,8 +121,7 @@ class Reader:
     def control_bodies(self, idx: int = 0) -> Iterator[tuple[int, bytes]]:
         """``control_since``, but the canonical bytes instead of the parsed entry: for a million grants."""
         for row, previous in self._since(idx):
-            self._key.check_row(row, previous)
-            yield row.idx, row.body
+            yield row.idx, self._key.check_row(row, previous)
 
     def control_after(self, idx: int, mark: Mark) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield (index, canonical bytes, control chain after it) from ``idx`` on; ``mark`` stands before it.
@@ -131,8 +129,7 @@ class Reader:
         A mark of another history does not lead to the head, and raises at the end: see ``control_since``.
         """
         for row, previous, chain in self._control_rows(self._head(), idx, mark):
-            self._key.check_row(row, previous)
-            yield row.idx, row.body, chain
+            yield row.idx, self._key.check_row(row, previous), chain
 
     def _since(self, idx: int) -> Iterator[tuple[logdb.Row, bytes]]:
         """Control rows from ``idx`` on, each with the chain value before it, by whichever chain is shorter.

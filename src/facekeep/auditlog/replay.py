@@ -91,7 +91,7 @@ class Replay:
         row = logdb.row_at(self._connection, index)
         if row is None:
             raise IntegrityError(f"log entry {index} is missing")
-        return entries.parse(row.body)
+        return entries.parse(self._key.body(row))
 
     def _check_pin(self) -> None:
         """Compare with the pin where the log reaches its size."""

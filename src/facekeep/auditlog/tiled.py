@@ -1,4 +1,4 @@
-"""How far the tiles of log.db were built, authenticated under the log key (SPEC.md §10.7)."""
+"""How far the tiles of log.db were built (SPEC.md §10.7)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from facekeep.auditlog.merkle import HASH_LEN, Frontier
-from facekeep.crypto import primitives as p
-from facekeep.errors import FormatError, IntegrityError
+from facekeep.errors import FormatError
 from facekeep.formats import canonical
 from facekeep.formats.ids import from_hex
 from facekeep.formats.tiles import WIDTH
 
-_DOMAIN: Final = p.domain("log-tiles")
 _SIGNING: Final = b'"type":"signing"'
 
 
@@ -59,25 +57,3 @@ class Tiled:
         if found.encode() != data:
             raise FormatError("the state of log.db's tiles is malformed")
         return found
-
-
-class TiledKey:
-    """Authenticates the state."""
-
-    __slots__ = ("_key", "_prefix")
-
-    def __init__(self, key: bytes, vault_id: bytes) -> None:
-        """Take the log key."""
-        self._key = key
-        self._prefix = _DOMAIN + vault_id
-
-    def seal(self, state: Tiled) -> tuple[bytes, bytes]:
-        """Return (body, mac)."""
-        body = state.encode()
-        return body, p.mac(self._key, self._prefix, body)
-
-    def open(self, body: bytes, mac: bytes) -> Tiled:
-        """Authenticate and parse; raises IntegrityError."""
-        if not p.compare(p.mac(self._key, self._prefix, body), mac):
-            raise IntegrityError("the state of log.db's tiles does not authenticate")
-        return Tiled.decode(body)

@@ -17,7 +17,7 @@ from facekeep.auditlog.head import Head
 from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.merkle import EMPTY_ROOT, HASH_LEN, Frontier
 from facekeep.auditlog.reader import Reader
-from facekeep.auditlog.tiled import Tiled, TiledKey, is_signing
+from facekeep.auditlog.tiled import Tiled, is_signing
 from facekeep.auditlog.tilehash import TileHashes, tile_root
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
@@ -40,10 +40,9 @@ class LogTree:
         ``key`` is the log key (system slot 0), ``head`` is ``AuditLog.head``.
         """
         self._database = database
-        self._rows_key = LogKey(key, vault_id)
-        self._key = TiledKey(key, vault_id)
+        self._key = LogKey(key, vault_id)
         self._head = head
-        self._reader = Reader(database, self._rows_key, head)
+        self._reader = Reader(database, self._key, head)
 
     def snapshot(self, progress: Progress | None = None) -> Snapshot:
         """Bring the tiles up to the present head and return the tree as of it.
@@ -66,8 +65,7 @@ class LogTree:
     def bodies(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the exact bytes of a stretch of entries, each authenticated; raises IntegrityError."""
         for row, previous in self._reader.rows(start, stop):
-            self._rows_key.check_row(row, previous)
-            yield row.body
+            yield self._key.check_row(row, previous)
 
     def entry(self, index: int) -> JsonObject:
         """Return one entry, authenticated."""
@@ -97,9 +95,9 @@ class LogTree:
             built = self._known(built, whole)
         frontier, signing = Frontier(built.size, built.frontier), list(built.signing)
         for row, previous in self._reader.rows(built.size, head.size):
-            self._rows_key.check_row(row, previous)
+            body = self._key.check_row(row, previous)
             frontier.append(row.leaf)
-            if is_signing(row.body):
+            if is_signing(body):
                 signing.append(row.idx)
         if frontier.hashes() != head.frontier:
             raise IntegrityError(f"the {head.size} entries of log.db do not lead to its head")
@@ -118,15 +116,19 @@ class LogTree:
     def _load(self) -> Tiled:
         with translated(self._database.name):
             stored = logtiles.read_state(self._database.connection())
-        return Tiled() if stored is None else self._key.open(*stored)
+        if stored is None:
+            return Tiled()
+        if type(stored) is not bytes:
+            raise IntegrityError("log.db is damaged: a column is of another type")
+        return Tiled.decode(self._key.tiles.open(stored))
 
     def _extend(self, built: Tiled, stop: int) -> Tiled:
         """Add whole tiles' worth of entries; return what is built then, by us or by another process."""
         groups, leaves, signing = [], [], list(built.signing)
         for row, previous in self._reader.rows(built.size, stop):
-            self._rows_key.check_row(row, previous)
+            body = self._key.check_row(row, previous)
             leaves.append(row.leaf)
-            if is_signing(row.body):
+            if is_signing(body):
                 signing.append(row.idx)
             if len(leaves) == WIDTH:
                 groups.append(tile_root(leaves))
@@ -139,7 +141,7 @@ class LogTree:
             if self._load() != built:
                 return self._load()
             _add(connection, 1, built.size // WIDTH, groups)
-            logtiles.write_state(connection, *self._key.seal(grown))
+            logtiles.write_state(connection, self._key.tiles.seal(grown.encode()))
         return grown
 
 

@@ -16,11 +16,10 @@ from facekeep.store.sqlite import Database
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An authenticated head with its stored bytes."""
+    """An authenticated head as it is stored."""
 
     head: Head
-    body: bytes
-    mac: bytes
+    sealed: bytes
 
 
 class Watch:
@@ -73,7 +72,7 @@ class Watch:
         before = self._seen  # taken before the read: what is read then cannot be older
         stored = logdb.read_head(connection)
         for known in (before, self._prepared, self._seen):
-            if known is not None and stored == (known.body, known.mac):
+            if known is not None and stored == known.sealed:
                 return known
         try:
             return self._accept(connection, stored, before)
@@ -91,12 +90,10 @@ class Watch:
             if self._seen is None or seen.head.size > self._seen.head.size:
                 self._seen = seen
 
-    def _accept(
-        self, connection: sqlite3.Connection, stored: tuple[bytes, bytes] | None, before: Seen | None
-    ) -> Seen:
+    def _accept(self, connection: sqlite3.Connection, stored: bytes | None, before: Seen | None) -> Seen:
         if stored is None:
             raise IntegrityError("log.db has no head: it was emptied, or its creation did not finish")
-        seen = Seen(self._key.open_head(*stored), *stored)
+        seen = Seen(self._key.open_head(stored), stored)
         if before is not None:
             _follows(connection, before.head, seen.head)
         if seen.head.size == 0 or logdb.chain_at(connection, seen.head.size - 1) != seen.head.chain:

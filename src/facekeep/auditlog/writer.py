@@ -113,7 +113,7 @@ class Writer:
             self._watch.advance(seen)
         for request, first in placed:
             request.first = first
-        self._copies.push(Batch(pass_.rows, before.chain, seen.body, seen.mac))
+        self._copies.push(Batch(pass_.rows, pass_.slots, before.chain, seen.sealed))
 
     def _unobjected(self) -> bool:
         try:
@@ -127,9 +127,8 @@ class Writer:
         if pass_.slots:
             logdb.insert_slots(self._connection, pass_.slots)
         head = pass_.state.head()
-        body = head.encode()
-        seen = Seen(head, body, self._key.head_mac(body))
-        logdb.write_head(self._connection, seen.body, seen.mac)
+        seen = Seen(head, self._key.seal_head(head))
+        logdb.write_head(self._connection, seen.sealed)
         self._watch.prepare(seen)
         return seen
 
@@ -169,7 +168,7 @@ class _Pass:
         leaf = leaf_hash(request.body)
         chain = self._key.chain(index, state.chain, leaf)
         state.add_decision(request.time_ms, leaf, chain)
-        self.rows.append(Row(index, 0, request.body, leaf, chain))
+        self.rows.append(self._key.row(index, 0, request.body, leaf, chain))
         return index
 
     def _control(self, request: ControlRequest) -> int:
@@ -195,19 +194,20 @@ class _Pass:
         leaf = leaf_hash(body)
         chain = self._key.chain(index, state.chain, leaf)
         state.add(entry, leaf, chain, self._key.control(index, state.control_chain, leaf))
-        self.rows.append(Row(index, int(entry["type"] != "decision"), body, leaf, chain))
+        self.rows.append(self._key.row(index, int(entry["type"] != "decision"), body, leaf, chain))
         self.slots.extend(zip(entries.slots_of(entry), itertools.repeat(index)))
 
     def _check_voids(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:
-        appended = {row.idx: row.body for row in self.rows}
+        appended = {row.idx: row for row in self.rows}
 
         def entry_at(index: int) -> JsonObject:
-            body = appended.get(index)
-            row = logdb.row_at(self._connection, index) if body is None else None
+            if index in appended:
+                return entries.parse(self._key.body(appended[index]))
+            row = logdb.row_at(self._connection, index)
             previous = logdb.chain_at(self._connection, index - 1)
-            if row is not None and previous is not None:
-                return self._key.open_row(row, previous)
-            return entries.parse(body or b"")
+            if row is None or previous is None:
+                raise IntegrityError(f"log entry {index} is missing")
+            return self._key.open_row(row, previous)
 
         check_voids([entry for entry, _ in items], entry_at)
 

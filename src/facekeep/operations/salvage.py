@@ -124,7 +124,7 @@ def _log_size(path: Path, vault_id: bytes, key: LogKey) -> int:
         stored = logdb.read_head(connection)
         if stored is None:
             raise IntegrityError(f"{path.name} has no head")
-        head = key.open_head(*stored)
+        head = key.open_head(stored)
         if logdb.last_index(connection) + 1 < head.size:
             raise IntegrityError(f"{path.name} has fewer entries than its head says")
         verdict = " ".join(str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
@@ -148,7 +148,7 @@ def _mend_log(place: _Place, key: LogKey) -> list[Repair]:
         stored = logdb.read_head(connection)
         if stored is None:
             return []
-        head = key.open_head(*stored)
+        head = key.open_head(stored)
         try:
             found = mend_rows(connection, sources, key, head.size, head.chain)
         except IntegrityError:

@@ -24,22 +24,22 @@ class Row(NamedTuple):
 
     idx: int
     control: int  # 1 for every type but decision
-    body: bytes
+    sealed: bytes  # the entry, under the log key
     leaf: bytes
     chain: bytes
 
 
 def _row(values: Sequence[object]) -> Row:
     """Row of a SELECT; raises IntegrityError for a column of another type."""
-    idx, control, body, leaf, chain = values
+    idx, control, sealed, leaf, chain = values
     if (
         type(idx) is int
         and type(control) is int
-        and type(body) is bytes
+        and type(sealed) is bytes
         and type(leaf) is bytes
         and type(chain) is bytes
     ):
-        return Row(idx, control, body, leaf, chain)
+        return Row(idx, control, sealed, leaf, chain)
     raise _damaged()
 
 
@@ -49,14 +49,11 @@ def _damaged() -> IntegrityError:
 
 def _tables(database: SqliteUtils) -> None:
     database.execute(
-        "CREATE TABLE entry (idx INTEGER PRIMARY KEY, control INTEGER NOT NULL, body BLOB NOT NULL,"
+        "CREATE TABLE entry (idx INTEGER PRIMARY KEY, control INTEGER NOT NULL, sealed BLOB NOT NULL,"
         " leaf BLOB NOT NULL, chain BLOB NOT NULL) STRICT"
     )
     database.execute("CREATE INDEX entry_control ON entry (idx) WHERE control = 1")
-    database.execute(
-        "CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1),"
-        " body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
-    )
+    database.execute("CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), sealed BLOB NOT NULL) STRICT")
     database.execute("CREATE TABLE grant_entry (slot INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT")
 
 
@@ -64,27 +61,25 @@ def _tiles(database: SqliteUtils) -> None:
     """Hashes above the leaves (SPEC.md §10.7): rebuilt from the entries when in doubt; copies have none."""
     database.execute("CREATE TABLE tile (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT")
     database.execute(
-        "CREATE TABLE tiled (id INTEGER PRIMARY KEY CHECK (id = 1),"
-        " body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
+        "CREATE TABLE tiled (id INTEGER PRIMARY KEY CHECK (id = 1), sealed BLOB NOT NULL) STRICT"
     )
 
 
 def _pages(database: SqliteUtils) -> None:
     """Pages of the ledger (SPEC.md §6.5): read again from the entries when in doubt; copies have none."""
-    database.execute(
-        "CREATE TABLE page (first INTEGER PRIMARY KEY, body BLOB NOT NULL, mac BLOB NOT NULL) STRICT"
-    )
+    database.execute("CREATE TABLE page (first INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT")
 
 
 MIGRATIONS: Final[Sequence[Migration]] = (_tables, _tiles, _pages)
 
-_COLUMNS = "idx, control, body, leaf, chain"
+_COLUMNS = "idx, control, sealed, leaf, chain"
+_SEALED_BYTES: Final = LIMITS.entry_bytes + 1_024  # at most: an entry, padded and sealed
 _READ = ", ".join(  # a column longer than any of ours is read as empty: SQLite need not read it
     f"CASE WHEN length({column}) <= {most} THEN {column} ELSE x'' END"
-    for column, most in (("body", LIMITS.entry_bytes), ("leaf", 32), ("chain", 32))
+    for column, most in (("sealed", _SEALED_BYTES), ("leaf", 32), ("chain", 32))
 )
 _HEAD_BYTES: Final = 2**20
-_SELECT_HEAD: Final = "SELECT body, mac FROM head WHERE id = 1 AND length(body) <= ?"
+_SELECT_HEAD: Final = "SELECT sealed FROM head WHERE id = 1 AND length(sealed) <= ?"
 _READ_OF_E = _READ.replace("(", "(e.").replace("THEN ", "THEN e.")
 
 
@@ -98,19 +93,18 @@ def open_log(path: Path, vault_id: bytes) -> Database:
     return Database(path, KIND, vault_id, MIGRATIONS)
 
 
-def read_head(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
-    """(body, mac) of the stored head, None in an empty log."""
-    found = connection.execute(_SELECT_HEAD, (_HEAD_BYTES,))
-    row: tuple[bytes, bytes] | None = found.fetchone()
-    if row is not None and (type(row[0]) is not bytes or type(row[1]) is not bytes):
+def read_head(connection: sqlite3.Connection) -> bytes | None:
+    """Return the stored head, sealed; None in an empty log."""
+    row = connection.execute(_SELECT_HEAD, (_HEAD_BYTES,)).fetchone()
+    if row is not None and type(row[0]) is not bytes:
         raise _damaged()
-    return row
+    return None if row is None else row[0]
 
 
-def write_head(connection: sqlite3.Connection, body: bytes, mac: bytes) -> None:
+def write_head(connection: sqlite3.Connection, sealed: bytes) -> None:
     """Store the head. An UPDATE is the hot path: a REPLACE costs twice as much."""
-    if connection.execute("UPDATE head SET body = ?, mac = ? WHERE id = 1", (body, mac)).rowcount == 0:
-        connection.execute("INSERT INTO head (id, body, mac) VALUES (1, ?, ?)", (body, mac))
+    if connection.execute("UPDATE head SET sealed = ? WHERE id = 1", (sealed,)).rowcount == 0:
+        connection.execute("INSERT INTO head (id, sealed) VALUES (1, ?)", (sealed,))
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]) -> None:
@@ -187,6 +181,12 @@ def index_of_slot(connection: sqlite3.Connection, slot: int) -> int | None:
     if row is not None and type(row[0]) is not int:
         raise _damaged()
     return None if row is None else row[0]
+
+
+def slots_between(connection: sqlite3.Connection, start: int, stop: int) -> list[tuple[int, int]]:
+    """(slot, idx) pairs of the projection with start <= idx < stop, by slot: reads the whole table."""
+    query = "SELECT slot, idx FROM grant_entry WHERE idx >= ? AND idx < ? ORDER BY slot"
+    return connection.execute(query, (start, stop)).fetchall()
 
 
 def count_slots(connection: sqlite3.Connection) -> int:

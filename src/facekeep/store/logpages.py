@@ -9,10 +9,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 
-def read_pages(connection: sqlite3.Connection) -> Iterator[tuple[object, object, object]]:
-    """Yield (first, body, mac) of every page by ``first``, one in memory at a time, of whatever types."""
+def read_pages(connection: sqlite3.Connection) -> Iterator[object]:
+    """Yield every page, sealed, by ``first``, one in memory at a time, of whatever type."""
     for first in page_firsts(connection):
-        yield connection.execute("SELECT first, body, mac FROM page WHERE first = ?", (first,)).fetchone()
+        yield connection.execute("SELECT sealed FROM page WHERE first = ?", (first,)).fetchone()[0]
 
 
 def page_firsts(connection: sqlite3.Connection) -> list[int]:
@@ -25,6 +25,6 @@ def drop_from(connection: sqlite3.Connection, first: int) -> None:
     connection.execute("DELETE FROM page WHERE first >= ?", (first,))
 
 
-def insert_pages(connection: sqlite3.Connection, pages: Iterable[tuple[int, bytes, bytes]]) -> None:
-    """Append (first, body, mac) rows."""
-    connection.executemany("INSERT INTO page (first, body, mac) VALUES (?, ?, ?)", pages)
+def insert_pages(connection: sqlite3.Connection, pages: Iterable[tuple[int, bytes]]) -> None:
+    """Append (first, sealed page) rows."""
+    connection.executemany("INSERT INTO page (first, sealed) VALUES (?, ?)", pages)

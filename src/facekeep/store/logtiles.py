@@ -12,17 +12,15 @@ from typing import Final
 _LEVEL_BITS: Final = 55
 
 
-def read_state(connection: sqlite3.Connection) -> tuple[bytes, bytes] | None:
-    """(body, mac) of what was built, None where nothing was."""
-    row: tuple[bytes, bytes] | None = connection.execute(
-        "SELECT body, mac FROM tiled WHERE id = 1"
-    ).fetchone()
-    return row
+def read_state(connection: sqlite3.Connection) -> object:
+    """Return what was built, sealed, of whatever type; None where nothing was."""
+    row = connection.execute("SELECT sealed FROM tiled WHERE id = 1").fetchone()
+    return None if row is None else row[0]
 
 
-def write_state(connection: sqlite3.Connection, body: bytes, mac: bytes) -> None:
+def write_state(connection: sqlite3.Connection, sealed: bytes) -> None:
     """Store what was built."""
-    connection.execute("REPLACE INTO tiled (id, body, mac) VALUES (1, ?, ?)", (body, mac))
+    connection.execute("REPLACE INTO tiled (id, sealed) VALUES (1, ?)", (sealed,))
 
 
 def read_tile(connection: sqlite3.Connection, level: int, n: int) -> bytes:
