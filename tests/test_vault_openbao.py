@@ -13,6 +13,7 @@ import pytest
 import openbao_help
 from cli_help import Cli
 from facekeep.errors import Denied, ErasurePending, RootError
+from facekeep.formats import canonical
 from facekeep.vault import Vault
 from guide_help import Typist, frames, types
 from vaultlab import MODEL, THRESHOLD, FakeClock, Lab, face, log_entries
@@ -66,7 +67,7 @@ def mirrored(lab: OnServer, tmp_path: Path) -> OnServer:
 
 def receipts(lab: Lab) -> str:
     """Every log entry, as text."""
-    return lab.do(lambda vault: "\n".join(map(str, log_entries(vault))))
+    return lab.do(lambda vault: "\n".join(canonical.dumps(each).decode() for each in log_entries(vault)))
 
 
 def test_a_vault_lives_on_a_server_and_another_process_sees_who_was_erased(lab: OnServer) -> None:
