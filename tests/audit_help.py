@@ -23,6 +23,7 @@ from facekeep.formats import entries, tiles
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint, origin_of
 from facekeep.formats.ids import slot_id
+from facekeep.formats.matching import Matching
 from facekeep.formats.terms import Scope, Terms
 from facekeep.formats.tiles import WIDTH, Bundle, Tile
 
@@ -107,6 +108,14 @@ def fingerprint(epoch: int) -> bytes:
     return epoch.to_bytes(32, "big")
 
 
+def limits(
+    value_e6: int = 500_000, mean_e6: int = 500_000, *, scores: bool = False, top: int = 5
+) -> JsonObject:
+    """Limits on matching with those of the model that the books use."""
+    given: JsonObject = {"thresholds": [[MODEL, value_e6, mean_e6]], "scores": scores, "top": top}
+    return Matching().logged() | given
+
+
 class Named(TypedDict, total=False):
     """What a destruction names besides slots."""
 
@@ -136,6 +145,7 @@ class Book:
                 scheme="file",
                 settings_digest=bytes(32),
                 time_ms=self.now,
+                matching=limits(),
             )
         )
 

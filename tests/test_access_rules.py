@@ -167,7 +167,7 @@ def test_the_list_of_reasons_is_closed() -> None:
     assert {each.value for each in Reason} == {
         "ok", "principal_unknown", "principal_revoked", "role", "subject_unknown", "scope", "terms",
         "not_before", "expired", "withdrawn", "destroyed", "region", "model", "clock", "integrity",
-        "unavailable",
+        "unavailable", "policy", "rate",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from facekeep.auditlog.brake import Asked
 from facekeep.errors import Busy, Denied, FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.store.lock import WriterLock
@@ -141,13 +142,22 @@ def test_a_withdrawal_comes_between_the_gate_and_the_append(
         def withdraw() -> None:
             withdrawing.withdraw(waiting.pop(), [VERIFY, IDENTIFY])
 
-        def late(entry: JsonObject | bytes, *, control_seq: int, valid_until_ms: int, allow: bool) -> int:
+        def late(
+            entry: JsonObject | bytes,
+            *,
+            control_seq: int,
+            valid_until_ms: int,
+            allow: bool,
+            asked: Asked | None = None,
+        ) -> int:
             if waiting and not begun:
                 withdraw()
             elif waiting:  # only the intent stands in the log when the decision is to be appended
                 with calling("destroy.announced", cut_off), pytest.raises(InterruptedError):
                     withdraw()
-            return append(entry, control_seq=control_seq, valid_until_ms=valid_until_ms, allow=allow)
+            return append(
+                entry, control_seq=control_seq, valid_until_ms=valid_until_ms, allow=allow, asked=asked
+            )
 
         monkeypatch.setattr(log, "decide", late)
         try:

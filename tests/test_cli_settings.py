@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cli_help import Cli, snapshot
+from vaultlab import MODEL, THRESHOLD
 
 
 @pytest.fixture
@@ -20,12 +22,39 @@ def test_without_an_option_it_shows_them(cli: Cli) -> None:
     before = snapshot(cli.home)
     found = cli.ok("settings")
     assert found.pop("schedule")["root_days"] == 30
+    matching = found.pop("matching")
+    assert (matching["scores"], matching["top"], matching["thresholds"]) == (False, 5, [])
     assert found == {"region": "ZZ", "regions": [], "root": "file:staff.root", "copies": []}
     ran = cli.run("settings")
     assert ran.out.splitlines()[:2] == ["region\tZZ", "root key\tfile:staff.root"]
-    assert "schedule root_days\t30" in ran.out.splitlines()
+    shown = {
+        "schedule root_days\t30",
+        "matching scores\tfalse",
+        "threshold dlib-resnet/1\t0.5469\t0.495\tcalibrated",
+    }
+    assert shown <= set(ran.out.splitlines())
     assert "next: facekeep settings --copy DIR, on another disk" in ran.err
     assert snapshot(cli.home) == before
+
+
+def test_limits_on_matching_are_set_and_taken_back(cli: Cli) -> None:
+    measured = THRESHOLD.to_json()
+    Path("measured.json").write_text(json.dumps(measured))
+    changed = cli.ok(
+        "settings", "--threshold", "measured.json", "--matching", "top=3", "--matching", "scores=yes"
+    )
+    found = changed["matching"]
+    assert (found["top"], found["scores"], found["thresholds"]) == (3, True, [measured])
+    logged = cli.ok("audit", "show", "--type", "settings")["entry"]["matching"]
+    assert (logged["top"], logged["scores"]) == (3, True)
+    assert [MODEL.id, 500_000, 500_000] in logged["thresholds"]
+    assert f"threshold {MODEL.id}\t0.5\t0.5\tregistered" in cli.run("settings").out.splitlines()
+    back = ("--no-threshold", MODEL.id, "--matching", "top=default", "--matching", "scores=no")
+    assert cli.ok("settings", *back)["matching"]["thresholds"] == []
+    assert "[matching]" not in (cli.home / "staff.vault" / "vault.toml").read_text()
+    ran = cli.run("settings", "--matching", "top=0")
+    assert ran.code == 10
+    assert "nothing was changed" in ran.err
 
 
 def test_a_change_and_its_log_entry(cli: Cli) -> None:

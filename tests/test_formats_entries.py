@@ -347,6 +347,8 @@ def test_the_reasons_are_the_closed_list_of_the_specification() -> None:
             "clock",
             "integrity",
             "unavailable",
+            "policy",
+            "rate",
         ]
     )
     assert entries.decision_verify(

@@ -44,7 +44,10 @@ T = TypeVar("T")
 
 
 def threshold(model: Model = MODEL, value: float = 0.5) -> Threshold:
-    """A threshold for embeddings of the laboratory, where strangers are about 1.4 apart."""
+    """A threshold for embeddings of the laboratory, where strangers are about 1.4 apart.
+
+    That of the laboratory's model is registered in its vaults: services may use it.
+    """
     return Threshold(
         model_id=model.id,
         metric=model.metric,
@@ -189,6 +192,7 @@ class Lab:
             copies=[self.copy_dir] if self.copies else (),
             region=self.region,
             recovery=self.recovery,
+            thresholds=[THRESHOLD],
             clock=self.clock,
         )
         assert vault.token is not None

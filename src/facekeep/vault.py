@@ -98,7 +98,7 @@ Embedding = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One answer of ``identify``; ``score`` is the distance, and only there when it was asked for."""
+    """One answer of ``identify``; ``score`` is the distance in steps of 0.01, if it was asked for."""
 
     subject: str
     rank: int
@@ -140,6 +140,7 @@ class Vault:
         label: str = "first principal",
         mirrors: Sequence[str] = (),
         recovery: str | None = None,
+        thresholds: Sequence[Threshold] = (),
         extractor: Extractor | str | None = None,
         clock: Clock | None = None,
         secrets: Secrets | None = None,
@@ -148,12 +149,14 @@ class Vault:
 
         ``root`` is a root holder's URI, by default a file in the user's data directory; ``mirrors`` are those
         of further holders, ``recovery`` that of an offline key. ``copies`` are directories for live second
-        copies of keys.db and log.db. ``region`` is where templates are processed. ``secrets`` gives holders
-        their passphrases and PINs. Raises VaultExists, UsageError, StoreError; nothing is left behind then.
+        copies of keys.db and log.db. ``region`` is where templates are processed. ``thresholds`` are those
+        that a service may use beside the calibrated ones. ``secrets`` gives holders their passphrases and
+        PINs. Raises VaultExists, UsageError, StoreError; nothing is left behind then.
         """
         clock, secrets = clock or SystemClock(), secrets or Secrets()
         directories = [Path(copy) for copy in copies]
-        plan = opening.Plan(Path(path), root, directories, region, label, mirrors, recovery)
+        texts = [each.to_text() for each in thresholds]
+        plan = opening.Plan(Path(path), root, directories, region, label, mirrors, recovery, texts)
         token = opening.create(plan, clock, secrets)
         vault = cls.open(path, token=token, extractor=extractor, clock=clock, secrets=secrets)
         vault.token = token
@@ -307,20 +310,22 @@ class Vault:
     ) -> Verification:
         """Compare a probe (a photograph, or an embedding of shape (d,)) with one subject, 1:1.
 
+        ``threshold`` is by default the one registered for the model, or else the calibrated one. Whoever may
+        not change the settings is bound to it, and to the other limits on matching (SPEC.md §9.3).
+
         Raises Denied when the gate refuses: one answer for every reason, the reason is in the log.
         """
         raw = check_subject_id(subject)
         vector, model = self._probe(probe, model)
         threshold = self._threshold(model, threshold)
         ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, region or self.region)
-        question = decide.Question(vector, model, threshold, ask)
-        answer, distance = decide.verify(self._core, self._session, raw, question)
-        return Verification(answer.match, answer.decision, threshold, distance) if with_score else answer
+        question = decide.Question(vector, model, threshold, ask, with_score)
+        return decide.verify(self._core, self._session, raw, question)
 
     def identify(
         self,
         probe: ImageInput | Embedding,
-        top: int = 5,
+        top: int | None = None,
         *,
         model: Model | None = None,
         threshold: Threshold | None = None,
@@ -330,8 +335,10 @@ class Vault:
     ) -> Identification:
         """Search everybody who consented to it, 1:N; keeps the opened gallery until ``close``.
 
+        It names at most ``top`` people, by default as many as the settings allow to a service.
         ``progress`` is called with per cent of the opening.
         """
+        top = self.settings.matching.top if top is None else top
         vector, model = self._probe(probe, model)
         key = (Scope.IDENTIFY, model.id, region or self.region)
         threshold = self._threshold(model, threshold)
@@ -339,10 +346,9 @@ class Vault:
             gallery = self._galleries.get(key)
             if gallery is None or gallery.closed:
                 gallery = self._galleries[key] = self.gallery(model=model, region=region, progress=progress)
-        found = gallery.search(vector, threshold, top)
+        found = gallery.search(vector, threshold, top, with_score=with_score)
         candidates = tuple(
-            Candidate(hit.subject, rank, hit.distance if with_score else None)
-            for rank, hit in enumerate(found.hits, 1)
+            Candidate(hit.subject, rank, hit.distance) for rank, hit in enumerate(found.hits, 1)
         )
         return Identification(candidates, found.compared, found.excluded, found.decision, threshold)
 
@@ -369,9 +375,9 @@ class Vault:
             raise UsageError("a photograph is matched by the extractor's own model")
         return self.extractor.extract(probe), self.extractor.model
 
-    @staticmethod
-    def _threshold(model: Model, threshold: Threshold | None) -> Threshold:
-        threshold = threshold or default_threshold(model)
+    def _threshold(self, model: Model, threshold: Threshold | None) -> Threshold:
+        if threshold is None:
+            return default_threshold(model, self.settings.matching.registered(model.id))
         if threshold.model_id != model.id:
             raise UsageError("the threshold was measured for another model")
         return threshold
@@ -527,19 +533,33 @@ class Vault:
         regions: Sequence[str] | None = None,
         copies: Sequence[str | Path] | None = None,
         schedule: Sequence[str] = (),
+        matching: Sequence[str] = (),
+        thresholds: Sequence[Threshold] = (),
+        no_thresholds: Sequence[str] = (),
     ) -> SettingsChange:
-        """Change the region, the whole list of further ones or of directories for live copies, the schedule.
+        """Change the regions, the directories for live copies, the schedule, the limits on matching.
 
-        It is logged. ``regions`` are those that callers may name besides the vault's own.
-        ``schedule`` has changes such as ``root_days=7`` or ``root_days=default``.
+        It is logged. ``regions`` are those that callers may name besides the vault's own, ``copies`` all
+        directories there are to be. ``schedule`` has changes such as ``root_days=7`` or
+        ``root_days=default``, ``matching`` such as ``top=3`` or ``scores=yes``. ``thresholds`` are
+        registered, each in place of its model's; ``no_thresholds`` are models that have none any more.
 
         A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
         SettingsChanged from then on, and so does a ``Gallery`` of this one: open them again.
         Raises UsageError with nothing changed.
         """
         paths = None if copies is None else [Path(copy) for copy in copies]
+        texts: dict[str, str | None] = dict.fromkeys(no_thresholds)
+        texts |= {each.model_id: each.to_text() for each in thresholds}
         done = configuring.change(
-            self._core, self._session, region=region, regions=regions, copies=paths, schedule=schedule
+            self._core,
+            self._session,
+            region=region,
+            regions=regions,
+            copies=paths,
+            schedule=schedule,
+            matching=matching,
+            thresholds=texts,
         )
         if done.entry is not None:
             self._reopen()

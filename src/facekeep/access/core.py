@@ -161,6 +161,7 @@ class Core:
         self._state: View | None = None
         self._refresh = threading.Lock()
         log.guard(self.check_files)
+        log.limit(settings.matching)
 
     def view(self) -> View:
         """Return the present state; raises when a file was replaced, altered or rolled back."""

@@ -103,6 +103,11 @@ class Session:
         principal = self._checked[1]
         return tuple(sorted(principal.roles)) if principal else ()
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the limits on matching bind the principal, who may not change them (SPEC.md §9.3)."""
+        return Action.SETTINGS not in self._allowed
+
     def check(self, view: View, action: Action) -> Reason:
         """Whether the principal may do this now."""
         principal = self._load(view)

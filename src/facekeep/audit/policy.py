@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from facekeep.audit.destructions import Destructions, Operation
 from facekeep.audit.galleries import Galleries
+from facekeep.audit.limits import MatchingLimits
 from facekeep.audit.people import NEEDS, People
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
@@ -40,6 +41,7 @@ class Policy:
         self._destructions = Destructions(self.register, self.people, self._galleries)
         self._rotations = Rotations(self.register)
         self._restarts = Restarts(self.register, self.people)
+        self._limits = MatchingLimits()
         self._open: dict[int, Operation] = {}
         self._fingerprints: set[str] = set()
         self._granted: tuple[int, Operation, str | None] | None = None  # a completion, of what, by whom
@@ -59,6 +61,10 @@ class Policy:
             self._verify(index, entry)
         else:
             self._galleries.check(index, entry)
+        if "settings" not in actions:
+            grant = self.register.living.get(entry["slot"])
+            self._limits.check(index, entry, mean=grant is not None and grant.terms.count > 1)
+        self.counts["scores told"] += "score" in entry
         self.counts[op] += 1
 
     def control(self, index: int, high_ms: int, entry: Mapping[str, Any]) -> None:
@@ -76,6 +82,7 @@ class Policy:
             self._clock(index, high_ms, entry)
         else:
             _HANDLERS[kind](self, index, entry)
+        self._limits.take(entry)
         unfinished = entry.get("part", 0) != entry.get("parts", 0)
         self.waiting = bool(self._due) or self._rotations.waiting or unfinished or self._restarts.open
 
@@ -83,6 +90,8 @@ class Policy:
         """Judge the end of a log of ``size`` entries."""
         self.finish()
         self._restarts.finish(size)
+        if not self._limits.are_known:
+            self.notes.append("no entry names limits on matching: no decision was held to any (R36)")
 
     def finish(self) -> None:
         """Judge what an append leaves behind: call it after the last entry, too."""

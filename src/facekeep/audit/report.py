@@ -54,6 +54,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "R33": "the end of a rotation accounts for every grant that it selected",
         "R34": "a checkpoint entry is plausible",
         "R35": "a log that does not begin with its vault says so, by whom, and what it adopts",
+        "R36": "whoever may not change the limits on matching keeps to them",
     }
 )
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from facekeep.auditlog.brake import Asked
 from facekeep.errors import FacekeepError, StoreError
 from facekeep.formats.canonical import JsonObject
 
@@ -27,7 +28,7 @@ _PATIENCE_S = 0.5  # after which a waiting thread looks whether anybody leads, s
 
 
 class ControlMoved(Exception):
-    """The log's control entries moved, or the permit ran out, since the gate looked: evaluate again."""
+    """The log's control entries moved, the permit ran out, or the brake holds: evaluate again."""
 
 
 class Request:
@@ -71,16 +72,25 @@ class Request:
 class DecisionRequest(Request):
     """One decision's canonical bytes, and under which conditions they may be appended."""
 
-    __slots__ = ("allow", "body", "control_seq", "time_ms", "valid_until_ms")
+    __slots__ = ("allow", "asked", "body", "control_seq", "time_ms", "valid_until_ms")
 
-    def __init__(self, body: bytes, time_ms: int, allow: bool, control_seq: int, valid_until_ms: int) -> None:
-        """Keep the parts."""
+    def __init__(
+        self,
+        body: bytes,
+        time_ms: int,
+        allow: bool,
+        control_seq: int,
+        valid_until_ms: int,
+        asked: Asked | None = None,
+    ) -> None:
+        """Keep the parts; ``asked`` is what the brake counts."""
         super().__init__()
         self.body = body
         self.time_ms = time_ms
         self.allow = allow
         self.control_seq = control_seq
         self.valid_until_ms = valid_until_ms
+        self.asked = asked
 
 
 class ControlRequest(Request):

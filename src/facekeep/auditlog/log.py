@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from facekeep.auditlog import restarting
+from facekeep.auditlog.brake import Asked, Brake
 from facekeep.auditlog.copies import Copies, CopyState
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
 from facekeep.auditlog.head import Head, Open
@@ -32,6 +33,7 @@ from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.grantparts import Part
+from facekeep.formats.matching import Matching
 from facekeep.store import logdb
 from facekeep.store.sqlite import Database, translated
 
@@ -67,6 +69,7 @@ class AuditLog:
         )
         self._group = Group(self._writer.commit)
         self._reader = Reader(database, self._key, self.head)
+        self._writer.bodies = self._reader.bodies
         self.pages = Pages(database, self._key)
         self._pin: Pin | None = None
         self._pending: tuple[int, Pending] | None = None
@@ -114,6 +117,14 @@ class AuditLog:
         """Have ``check`` called before an allowing decision is appended: if it raises, evaluate again."""
         self._writer.guard = check
 
+    def limit(self, matching: Matching) -> None:
+        """Hold decisions that have ``asked`` to these limits."""
+        self._writer.brake = Brake(matching)
+
+    def refuses(self, by: str, about: str, time_ms: int) -> bool:
+        """Whether the brake holds by what was read so far; the append decides."""
+        return self._writer.brake.refuses(by, about, time_ms)
+
     def _seen(self) -> Seen:
         self._watch.alive()
         with translated(self._database.name):
@@ -135,19 +146,27 @@ class AuditLog:
         return list(range(first, first + len(parts)))
 
     def decide(
-        self, decision: JsonObject | bytes, *, control_seq: int, valid_until_ms: int, allow: bool
+        self,
+        decision: JsonObject | bytes,
+        *,
+        control_seq: int,
+        valid_until_ms: int,
+        allow: bool,
+        asked: Asked | None = None,
     ) -> int:
         """Append one decision made by ``formats.decisions``, durably; return its index. Shares commits.
 
+        ``asked`` is what the brake counts of it, None for a denial and for whom no limits bind.
+
         Raises ControlMoved if ``control_seq`` is no longer the head's, the clock has reached
-        ``valid_until_ms``, or the guard objects: evaluate again. ClockError for an allowing decision before
-        the log's time.
+        ``valid_until_ms``, the guard objects, or the brake holds: evaluate again. ClockError for an allowing
+        decision before the log's time.
         """
         body = decision if isinstance(decision, bytes) else entries.decision_body(decision)
         time_ms = entries.decision_time_ms(body)
         if entries.decision_allow(body) is not allow:
             raise UsageError("a decision's bytes and its caller do not agree on allow")
-        return self._group.submit(DecisionRequest(body, time_ms, allow, control_seq, valid_until_ms))
+        return self._group.submit(DecisionRequest(body, time_ms, allow, control_seq, valid_until_ms, asked))
 
     def pending(self, head: Head | None = None) -> Pending:
         """Slots of open operations, now or at a ``head``; rebuilt only when a control entry was appended."""

@@ -33,6 +33,7 @@ def restart_entry(
     seen: tuple[int, bytes] | None,
     by: str,
     time_ms: int,
+    matching: JsonObject | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
     """Make entry 0 of a restarted log. ``pin`` and ``seen`` are (size, root) of the log that is lost.
@@ -54,6 +55,7 @@ def restart_entry(
         "pin": _tree(*pin),
         "seen": None if seen is None else _tree(*seen),
         "keys": [key.encode() for key in signer.keys],
+        **entries.matching_of(matching),
     }
     entry["signatures"] = [each.hex() for each in signer.sign_raw(_message(entry))]
     check_restart(entry)

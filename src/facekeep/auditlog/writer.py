@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from facekeep.auditlog.brake import Bodies, Brake
 from facekeep.auditlog.copies import Batch, Copies
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Request
 from facekeep.auditlog.keyed import LogKey
@@ -22,6 +23,7 @@ from facekeep.clock import Clock
 from facekeep.errors import Busy, ClockError, FacekeepError, IntegrityError, StoreError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
+from facekeep.formats.matching import Matching
 from facekeep.store import logdb
 from facekeep.store.logdb import Row
 from facekeep.store.sqlite import translated
@@ -50,6 +52,8 @@ class Writer:
         self._copies = copies
         self.exclusive = threading.Lock()  # held while the connection is in use
         self.guard: Callable[[], None] = _no_objection
+        self.brake = Brake(Matching())
+        self.bodies: Bodies | None = None  # authenticated entries, for the brake
 
     def commit(self, batch: Sequence[Request], waiting: Callable[[], None]) -> None:
         """Append what may be appended; sets each request's ``first`` or ``error`` once it is durable.
@@ -82,6 +86,7 @@ class Writer:
             raise
 
     def _abort(self, error: BaseException) -> None:
+        self.brake.forget()
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -95,15 +100,23 @@ class Writer:
     def _append(self, batch: Sequence[Request], waiting: Callable[[], None]) -> None:
         with translated(self._name):
             before = self._watch.head(self._connection).head
-            allowing = any(isinstance(each, DecisionRequest) and each.allow for each in batch)
+            decisions = [each for each in batch if isinstance(each, DecisionRequest)]
+            allowing = any(each.allow for each in decisions)
+            braked = any(each.asked is not None for each in decisions)
+            now_ms = self._clock.now_ms()
+            if braked and self.bodies is not None:
+                self.brake.follow(self.bodies, before.size, now_ms)
             pass_ = _Pass(
                 self._connection,
                 self._key,
                 State(before),
-                self._clock.now_ms(),
+                now_ms,
+                self.brake,
                 may_allow=allowing and self._unobjected(),
             )
             placed = [(request, pass_.place(request)) for request in batch]
+            if braked:
+                self.brake.seen = pass_.state.frontier.size
             if not pass_.rows:
                 self._connection.execute("ROLLBACK")
                 return
@@ -137,7 +150,14 @@ class _Pass:
     """One walk over a batch inside its transaction: rows to write, and the state they lead to."""
 
     def __init__(
-        self, connection: sqlite3.Connection, key: LogKey, state: State, now_ms: int, *, may_allow: bool
+        self,
+        connection: sqlite3.Connection,
+        key: LogKey,
+        state: State,
+        now_ms: int,
+        brake: Brake,
+        *,
+        may_allow: bool,
     ) -> None:
         self.state = state
         self.rows: list[Row] = []
@@ -145,6 +165,7 @@ class _Pass:
         self._connection = connection
         self._key = key
         self._now_ms = now_ms
+        self._brake = brake
         self._may_allow = may_allow
 
     def place(self, request: Request) -> int:
@@ -154,7 +175,7 @@ class _Pass:
         return self._control(cast("ControlRequest", request))
 
     def _decision(self, request: DecisionRequest) -> int:
-        state = self.state
+        state, asked = self.state, request.asked
         if request.control_seq != state.control_seq or self._now_ms >= request.valid_until_ms:
             request.error = ControlMoved()
             return -1
@@ -164,6 +185,11 @@ class _Pass:
         if request.allow and too_early(state.high_ms, request.time_ms):
             request.error = behind(state.high_ms, request.time_ms)
             return -1
+        if asked is not None:
+            if self._brake.refuses(asked.by, asked.about, request.time_ms):
+                request.error = ControlMoved()
+                return -1
+            self._brake.note(asked, request.time_ms)
         index = state.frontier.size
         leaf = leaf_hash(request.body)
         chain = self._key.chain(index, state.chain, leaf)
@@ -195,6 +221,8 @@ class _Pass:
         chain = self._key.chain(index, state.chain, leaf)
         state.add(entry, leaf, chain, self._key.control(index, state.control_chain, leaf))
         self.rows.append(self._key.row(index, int(entry["type"] != "decision"), body, leaf, chain))
+        if entry["type"] == "clock":
+            self._brake.forget()
         self.slots.extend(zip(entries.slots_of(entry), itertools.repeat(index)))
 
     def _check_voids(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:

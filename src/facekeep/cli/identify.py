@@ -15,7 +15,7 @@ from facekeep.vault import Candidate
 
 @click.command("identify", short_help="Search everybody who consented to it.")
 @click.argument("image", required=False)
-@click.option("--top", type=int, default=5, show_default=True, help="Candidates at the most.")
+@click.option("--top", type=int, help="Candidates at the most; by default as the settings say.")
 @probe_options
 @common
 @with_state
@@ -23,7 +23,7 @@ def command(
     state: State,
     /,
     image: str | None,
-    top: int,
+    top: int | None,
     extractor: str | None,
     region: str | None,
     with_score: bool,
@@ -53,7 +53,7 @@ def command(
         )
         return 0 if found.candidates else 1
     for each in found.candidates:
-        output.data(each.rank, each.subject, *([] if each.score is None else [f"{each.score:.4f}"]))
+        output.data(each.rank, each.subject, *([] if each.score is None else [f"{each.score:.2f}"]))
     if not found.candidates:
         output.line("unknown")
     output.say(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -10,12 +11,14 @@ import click
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
+from facekeep.cli.probes import read_threshold
 from facekeep.errors import UsageError
+from facekeep.formats.matching import Matching
 from facekeep.operations.settings import SettingsChange
 from facekeep.vault import Settings
 
 
-@click.command("settings", short_help="Show or change regions, live copies and schedule.")
+@click.command("settings", short_help="Show or change regions, live copies, schedule, limits on matching.")
 @click.option("--region", metavar="CC", help="Country of processing.")
 @click.option(
     "--further-region", "further", multiple=True, metavar="CC",
@@ -31,6 +34,18 @@ from facekeep.vault import Settings
     "--schedule", multiple=True, metavar="KEY=VALUE",
     help="What is due when, such as root_days=7 or root_days=default; repeat it.",
 )  # fmt: skip
+@click.option(
+    "--matching", multiple=True, metavar="KEY=VALUE",
+    help="What a service may ask, such as top=3, scores=yes or asks=default; repeat it.",
+)  # fmt: skip
+@click.option(
+    "--threshold", "thresholds", multiple=True, metavar="FILE.json",
+    help="Register a threshold, in place of its model's; repeat it.",
+)  # fmt: skip
+@click.option(
+    "--no-threshold", "no_thresholds", multiple=True, metavar="MODEL",
+    help="Register none for a model: its calibrated one counts, if it has one.",
+)  # fmt: skip
 @common
 @with_state
 def command(
@@ -42,8 +57,11 @@ def command(
     copies: tuple[str, ...],
     no_copy: bool,
     schedule: tuple[str, ...],
+    matching: tuple[str, ...],
+    thresholds: tuple[str, ...],
+    no_thresholds: tuple[str, ...],
 ) -> None:
-    """Show or change regions, live copies and schedule.
+    """Show or change regions, live copies, schedule and limits on matching.
 
     Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
     have the vault open stop answering and open it again.
@@ -54,10 +72,20 @@ def command(
         raise UsageError("--further-region and --no-further-region contradict each other")
     regions = further if further or no_further else None
     wanted = [Path(each) for each in copies] if copies or no_copy else None
+    registered = [read_threshold(Path(each)) for each in thresholds]
     change = None
     with open_vault(state) as vault:
-        if schedule or any(each is not None for each in (region, regions, wanted)):
-            change = vault.change_settings(region=region, regions=regions, copies=wanted, schedule=schedule)
+        given = (region, regions, wanted)
+        if any((schedule, matching, registered, no_thresholds)) or any(each is not None for each in given):
+            change = vault.change_settings(
+                region=region,
+                regions=regions,
+                copies=wanted,
+                schedule=schedule,
+                matching=matching,
+                thresholds=registered,
+                no_thresholds=no_thresholds,
+            )
         settings = vault.settings
     if state.json:
         found: dict[str, object] = {
@@ -66,6 +94,8 @@ def command(
             "root": settings.root_uri,
             "copies": list(settings.copies),
             "schedule": asdict(settings.schedule),
+            "matching": asdict(settings.matching)
+            | {"thresholds": [json.loads(text) for text in settings.matching.thresholds]},
         }
         if change is not None:
             found |= {"entry": change.entry, "added": list(change.added), "removed": list(change.removed)}
@@ -85,11 +115,21 @@ def _tell(settings: Settings) -> None:
         output.data("live copies", copy)
     for key, value in asdict(settings.schedule).items():
         output.data(f"schedule {key}", value if value != "" else "-")
+    _tell_matching(settings.matching)
     if not settings.copies:
         output.warn(
             "keys.db and log.db have no live second copy: one lost file would lose the vault",
             "facekeep settings --copy DIR, on another disk",
         )
+
+
+def _tell_matching(matching: Matching) -> None:
+    for key, value in asdict(replace(matching, thresholds=())).items():
+        if key != "thresholds":
+            output.data(f"matching {key}", str(value).lower())
+    for model, limits in sorted(matching.limits.items()):
+        source = "calibrated" if matching.registered(model) is None else "registered"
+        output.data(f"threshold {model}", f"{limits.value_e6 / 1e6:g}", f"{limits.mean_e6 / 1e6:g}", source)
 
 
 def _tell_change(change: SettingsChange) -> None:

@@ -50,6 +50,6 @@ def command(
     else:
         output.line("match" if found.match else "no match")
         if found.score is not None:
-            output.line(f"distance {found.score:.4f}")
+            output.line(f"distance {found.score:.2f}")
         output.say(f"decision {found.decision}, {threshold_words(found.threshold)}")
     return 0 if found.match else 1

@@ -33,9 +33,12 @@ def decision_verify(
     tag: bytes | None = None,
     slot: int | None = None,
     match: bool | None = None,
+    score: bool = False,
     nonce: str | None = None,
 ) -> JsonObject:
     """Make a 1:1 decision; reason ``ok`` allows, any other denies. ``threshold_e6``: distance times 10^6.
+
+    ``score`` says that the distance left with the answer.
 
     Raises FormatError for what the log must not hold, a caller's malformed region or model included.
     """
@@ -61,7 +64,9 @@ def decision_verify(
         "type": "decision",
         "v": 1,
     }
-    shape = (by, reason, scope, region, model, threshold_e6 is None, tag is None, slot is None, match)
+    if score:
+        entry["score"] = True
+    shape = (by, reason, scope, region, model, threshold_e6 is None, tag is None, slot is None, match, score)
     if shape not in _shapes or nonce is not None:
         validate(entry)
         if len(_shapes) >= _SHAPES:
@@ -95,11 +100,16 @@ def decision_identify(
     candidates: Sequence[int] | None = None,
     excluded: int | None = None,
     omitted: Sequence[int] | None = None,
+    mean_e6: int | None = None,
+    most: int | None = None,
+    score: bool = False,
     nonce: str | None = None,
 ) -> JsonObject:
     """Make a 1:N decision; ``candidates`` are the slots answered in rank order, None on a denial.
 
-    ``omitted`` are slots whose grant the log allows but whose row was missing or damaged.
+    ``omitted`` are slots whose grant the log allows but whose row was missing or damaged. ``mean_e6`` is the
+    limit for means. ``most`` is at how many candidates the answer was cut, None where all that matched are in
+    it. ``score`` says that distances left with the answer.
 
     Raises FormatError for what the log must not hold.
     """
@@ -126,6 +136,12 @@ def decision_identify(
         "type": "decision",
         "v": 1,
     }
+    if mean_e6 is not None and mean_e6 != threshold_e6:
+        entry["mean_e6"] = mean_e6
+    if most is not None:
+        entry["most"] = most
+    if score:
+        entry["score"] = True
     return validate(entry)
 
 

@@ -43,7 +43,8 @@ __all__ = [
     "DESTROY_OPS", "GRANT_OPS", "LASTING_ROTATIONS", "PROVIDER_CLASSES", "ROTATIONS", "ROTATION_REASONS",
     "SCOPES", "Reason", "backup", "checkpoint", "clock", "decision_allow", "decision_body",
     "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries", "destroyed", "encode",
-    "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex", "parse", "principal",
+    "genesis", "grant_entries", "grant_item", "granted", "is_decision", "matching_of", "nonce_hex", "parse",
+    "principal",
     "restarted", "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
 ]  # fmt: skip
 
@@ -104,9 +105,10 @@ def genesis(
     time_ms: int,
     by: str | None = None,
     suite: int = 1,
+    matching: JsonObject | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Entry 0 of every log."""
+    """Entry 0 of every log. ``matching``: the limits on matching (``formats.matching``)."""
     further: JsonObject = {
         "vault": vault_id.hex(),
         "suite": suite,
@@ -115,7 +117,7 @@ def genesis(
         "provider": {"class": provider_class, "scheme": scheme},
         "settings": settings_digest.hex(),
     }
-    return _entry("genesis", by, time_ms, nonce, further)
+    return _entry("genesis", by, time_ms, nonce, further | matching_of(matching))
 
 
 def grant_item(
@@ -250,10 +252,25 @@ def destroyed(
 
 
 def settings(
-    digest: bytes, previous: bytes, *, by: str | None, time_ms: int, nonce: str | None = None
+    digest: bytes,
+    previous: bytes,
+    *,
+    by: str | None,
+    time_ms: int,
+    matching: JsonObject | None = None,
+    nonce: str | None = None,
 ) -> JsonObject:
-    """Vault settings changed from digest ``previous`` to ``digest`` (SPEC.md §9)."""
-    return _entry("settings", by, time_ms, nonce, {"digest": digest.hex(), "previous": previous.hex()})
+    """Vault settings changed from digest ``previous`` to ``digest`` (SPEC.md §9).
+
+    ``matching``: the limits on matching from now on, None where they stay.
+    """
+    further: JsonObject = {"digest": digest.hex(), "previous": previous.hex()}
+    return _entry("settings", by, time_ms, nonce, further | matching_of(matching))
+
+
+def matching_of(matching: JsonObject | None) -> JsonObject:
+    """Return the key that names limits on matching, or none."""
+    return {} if matching is None else {"matching": matching}
 
 
 def clock(

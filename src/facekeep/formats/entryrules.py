@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, check_model_id
+from facekeep.formats.matching import BOUNDS, CALIBRATED, MAX_THRESHOLDS
 from facekeep.limits import LIMITS
 
 Check: TypeAlias = Callable[[object, str], None]
@@ -44,6 +45,8 @@ class Reason(StrEnum):
     CLOCK = "clock"
     INTEGRITY = "integrity"
     UNAVAILABLE = "unavailable"
+    POLICY = "policy"
+    RATE = "rate"
 
 
 SCOPES: Final = ("verify", "identify", "evaluate", "train", "share")
@@ -258,6 +261,46 @@ FIELDS: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
 )
 
 
+def _limits(value: object, key: str) -> None:
+    """``[model, value_e6, mean_e6]``."""
+    if type(value) is not list or len(value) != 3:  # noqa: PLR2004 - a triple
+        raise FormatError(f"a log entry's {key} has an element that is not [model, limit, limit for means]")
+    _model(value[0], key)
+    for each in value[1:]:
+        _COUNT(each, key)
+
+
+def _one_each(value: object, key: str) -> None:
+    """Limits by model, one of each."""
+    _array(_limits, 0, _MODELS, rising=True)(value, key)
+    models = [each[0] for each in cast("list[list[object]]", value)]
+    if len(set(models)) != len(models):
+        raise FormatError(f"a log entry's {key} name a model twice")
+
+
+_MODELS: Final = MAX_THRESHOLDS + len(CALIBRATED)
+_MATCHING: Final = _record(
+    {
+        **{key: _integer(low, high + 1) for key, (low, high) in BOUNDS.items()},
+        "scores": _BOOL,
+        "thresholds": _one_each,
+    }
+)
+
+#: Entry type -> keys that may be absent, which says something too (SPEC.md §6.1, §6.2).
+OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
+    {
+        "genesis": {"matching": _MATCHING},
+        "restart": {"matching": _MATCHING},
+        "settings": {"matching": _MATCHING},
+        "decision": {
+            "mean_e6": _COUNT, "most": _integer(1, LIMITS.candidates + 1), "score": _one_of(True),  # noqa: FBT003 - the JSON value
+        },
+    }
+)  # fmt: skip
+_NO_OPTIONS: Final[Mapping[str, Check]] = {}
+
+
 def validate(entry: object) -> JsonObject:
     """Return the entry if it follows SPEC.md §6 by itself, or raise FormatError."""
     if type(entry) is not dict or type(entry.get("type")) is not str:
@@ -266,7 +309,12 @@ def validate(entry: object) -> JsonObject:
     if fields is None:
         raise FormatError("a log entry has an unknown type")
     if entry.keys() != fields.keys():
-        raise FormatError(f"a log entry of type {entry['type']} does not have exactly its keys")
+        options = OPTIONAL.get(entry["type"], _NO_OPTIONS)
+        given = entry.keys() - fields.keys()
+        if not fields.keys() <= entry.keys() or not given <= options.keys():
+            raise FormatError(f"a log entry of type {entry['type']} does not have exactly its keys")
+        for key in given:
+            options[key](entry[key], key)
     for key, check in fields.items():
         check(entry[key], key)
     across = _ACROSS.get(entry["type"])
@@ -307,6 +355,20 @@ def _across_decision(entry: Mapping[str, object]) -> None:
     else:
         _given(entry, ("threshold_e6", "result", "tag", "slot"))
     _null(entry, ("tag", "slot") if identify else _IDENTIFY_ONLY)
+    _across_options(entry)
+
+
+def _across_options(entry: Mapping[str, Any]) -> None:
+    """Hold the keys that may be absent to what gives them a meaning."""
+    searched = entry["allow"] and entry["op"] == "identify"
+    if ("mean_e6" in entry or "most" in entry) and not searched:
+        raise FormatError("a decision that searched nobody has a limit of searches")
+    if entry.get("mean_e6") == entry["threshold_e6"] and searched:
+        raise FormatError("a decision's mean_e6 is its threshold_e6, and so does not stand in it")
+    if "most" in entry and len(entry["candidates"]) != entry["most"]:
+        raise FormatError("a decision was cut at another number than its candidates")
+    if "score" in entry and not entry["allow"]:
+        raise FormatError("a denial gave no score")
 
 
 def _across_rotation(entry: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps
 from facekeep.formats.ids import VAULT_ID_LEN, from_hex
+from facekeep.formats.matching import Matching
 from facekeep.formats.schedule import Schedule
 from facekeep.formats.terms import check_regions
 
@@ -38,6 +39,7 @@ class Settings:
     recovery: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
     regions: tuple[str, ...] = ()
+    matching: Matching = field(default_factory=Matching)
 
     def processes_in(self, region: str) -> bool:
         """Whether templates may be processed in a region, whatever a caller says of itself."""
@@ -74,8 +76,8 @@ class Settings:
             "settings": {"region": self.region} | ({"regions": list(self.regions)} if self.regions else {}),
             "vault": self.vault_id.hex(),
         }
-        schedule = self.schedule.document()
-        return document | ({"schedule": schedule} if schedule else {})
+        sections = {"schedule": self.schedule.document(), "matching": self.matching.document()}
+        return document | {name: section for name, section in sections.items() if section}
 
     def digest(self) -> bytes:
         """Hash that the log's head authenticates, 32 bytes."""
@@ -93,7 +95,8 @@ class Settings:
             f"[root]\nuri = {_quote(self.root_uri)}\n{lists}\n"
             f"[copies]\npaths = {_array(self.copies)}\n\n"
             f"[settings]\nregion = {_quote(self.region)}\n{regions}"
-            f"{_schedule(self.schedule)}"
+            f"{_section('schedule', self.schedule.document())}"
+            f"{_section('matching', self.matching.document())}"
         )
 
     @staticmethod
@@ -109,6 +112,7 @@ class Settings:
                 **{key: tuple(map(_text, document["root"].get(key, ()))) for key in _LISTS},
                 schedule=Schedule.parse(document.get("schedule", {})),
                 regions=tuple(map(_text, document["settings"].get("regions", ()))),
+                matching=Matching.parse(document.get("matching", {})),
             )
             settings.check()
             if document != settings.document():
@@ -124,13 +128,15 @@ def _text(value: object) -> str:
     return value
 
 
-def _schedule(schedule: Schedule) -> str:
-    """Text of the section, empty where all is by default."""
-    lines = [
-        f"{key} = {_quote(value) if isinstance(value, str) else value}\n"
-        for key, value in schedule.document().items()
-    ]
-    return "".join(["\n[schedule]\n", *lines]) if lines else ""
+def _section(name: str, document: JsonObject) -> str:
+    """Text of a section, empty where all is by default."""
+    lines = [f"{key} = {_value(value)}\n" for key, value in document.items()]
+    return "".join([f"\n[{name}]\n", *lines]) if lines else ""
+
+
+def _value(value: JsonValue) -> str:
+    """TOML writes texts, integers, booleans and arrays of texts as JSON does."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _array(texts: tuple[str, ...]) -> str:

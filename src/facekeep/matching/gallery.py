@@ -10,7 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NoReturn, Self, cast
 
@@ -21,6 +21,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.gate import admit, decision_id, denying, is_logged
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.auditlog.brake import SEARCH, Asked
 from facekeep.auditlog.group import ControlMoved
 from facekeep.errors import (
     ClockError,
@@ -39,8 +40,8 @@ from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
 from facekeep.matching.matrix import FOREVER
 from facekeep.matching.members import ATTEMPTS, Members, Progress
-from facekeep.matching.model import Model, distances
-from facekeep.matching.threshold import Threshold
+from facekeep.matching.model import Model, distances, score
+from facekeep.matching.threshold import Threshold, allows
 
 _WATCH_S = 0.4
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
@@ -48,11 +49,11 @@ _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A candidate: its slot, the caller's subject id, its distance."""
+    """A candidate: its slot, the caller's subject id, its distance in steps of 0.01 if it was asked for."""
 
     slot: int
     subject: str
-    distance: float
+    distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ class Gallery:
         """Whether the operating system locked the memory (RLIMIT_MEMLOCK)."""
         return self._rows.locked
 
-    def search(self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> SearchResult:
+    def search(
+        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int, *, with_score: bool = False
+    ) -> SearchResult:
         """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
 
         ``probe`` is float32 of shape (d,). Raises Denied; after that nothing was answered.
@@ -111,9 +114,11 @@ class Gallery:
         if not 1 <= top <= LIMITS.candidates:
             raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
         with denying(self._core, self._denial):
-            return self._search(probe, threshold, top)
+            return self._search(probe, threshold, top, with_score=with_score)
 
-    def _search(self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> SearchResult:
+    def _search(
+        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int, *, with_score: bool
+    ) -> SearchResult:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
@@ -122,11 +127,14 @@ class Gallery:
                 omitted = to_ranges(list(self._members.omitted))
                 if reason is Reason.OK and len(omitted) > LIMITS.ranges_per_entry:
                     reason = Reason.UNAVAILABLE
+                if reason is Reason.OK:
+                    reason = self._limited(threshold, top, now, with_score=with_score)
                 hits: list[Hit] = []
+                matched = 0
                 if reason is Reason.OK:
                     self._members.drop_expired(now)
                     try:
-                        hits = self._scan(view, probe, threshold, top)
+                        hits, matched = self._scan(view, probe, threshold, top)
                     except UsageError:
                         raise
                     except (IntegrityError, SlotDead):
@@ -138,14 +146,20 @@ class Gallery:
                         self._deny(view, reason, now)
                     continue  # the vault changed meanwhile: that may be why
                 until = self._members.until_ms
-                entry = self._entry(now, threshold, hits)
+                most = top if matched > top else None
+                entry = self._entry(now, threshold, hits, most, score=with_score)
             with contextlib.suppress(ControlMoved, ClockError):
                 index = self._core.log.decide(
-                    entry, control_seq=view.head.control_seq, valid_until_ms=until, allow=True
+                    entry,
+                    control_seq=view.head.control_seq,
+                    valid_until_ms=until,
+                    allow=True,
+                    asked=Asked(self._session.by, SEARCH, matched > 0) if self._session.is_bound else None,
                 )
                 decision = decision_id(index, entry)
                 count, excluded = cast("int", entry["count"]), cast("int", entry["excluded"])
-                return SearchResult(tuple(hits), count, excluded, decision)
+                told = tuple(hits if with_score else (replace(hit, distance=None) for hit in hits))
+                return SearchResult(told, count, excluded, decision)
         raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
 
     def refresh(self) -> None:
@@ -171,10 +185,23 @@ class Gallery:
         """Close."""
         self.close()
 
-    def _scan(self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int) -> list[Hit]:
-        """Hits in rank order. A record that does not open fails the whole search: no match is hidden."""
+    def _limited(self, threshold: Threshold, top: int, now: int, *, with_score: bool) -> Reason:
+        """Why the limits on matching refuse a search, or OK."""
+        if not self._session.is_bound:
+            return Reason.OK
+        if not allows(self._core.settings.matching, self.model, threshold, score=with_score, top=top):
+            return Reason.POLICY
+        return Reason.RATE if self._core.log.refuses(self._session.by, SEARCH, now) else Reason.OK
+
+    def _scan(
+        self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
+    ) -> tuple[list[Hit], int]:
+        """Best hits in rank order, and how many grants matched.
+
+        A record that does not open fails the whole search: no match is hidden.
+        """
         if not self._rows.count:
-            return []
+            return [], 0
         found = distances(self.model, probe, self._rows.matrix)
         means = self._rows.means
         near = np.flatnonzero(found <= np.where(means, threshold.limit(2), threshold.limit()) + _SLACK)
@@ -184,7 +211,8 @@ class Gallery:
             for at in order
             if threshold.matches(float(found[at]), 2 if means[at] else 1)
         ]
-        return [Hit(slot, self._subject(view, slot), distance) for slot, distance in best[:top]]
+        named = [Hit(slot, self._subject(view, slot), score(found)) for slot, found in best[:top]]
+        return named, len(best)
 
     def _subject(self, view: View, slot: int) -> str:
         """Whom a grant belongs to, by the row that the log gave its slot to."""
@@ -195,7 +223,9 @@ class Gallery:
             return str(record["subject"])
         raise IntegrityError("the row of an opened grant is gone from vault.db")
 
-    def _entry(self, now: int, threshold: Threshold, hits: Sequence[Hit]) -> JsonObject:
+    def _entry(
+        self, now: int, threshold: Threshold, hits: Sequence[Hit], most: int | None, *, score: bool
+    ) -> JsonObject:
         return decisions.decision_identify(
             by=self._session.by,
             time_ms=now,
@@ -203,7 +233,10 @@ class Gallery:
             scope=self.scope.word,
             region=self.region,
             model=self.model.id,
-            threshold_e6=round(threshold.value * 1e6),
+            threshold_e6=threshold.limits.value_e6,
+            mean_e6=threshold.limits.mean_e6,
+            most=most,
+            score=score,
             count=self._rows.count,
             set_digest=self._rows.digest.digest(),
             candidates=[hit.slot for hit in hits],

@@ -107,6 +107,11 @@ def distance(model: Model, probe: Floats, reference: Floats) -> float:
     return float(np.sqrt(gap @ gap))
 
 
+def score(found: float) -> float:
+    """Distance as it may leave: in steps of 0.01. What that hides, and what not, is in docs/THREATS.md."""
+    return round(found, 2)
+
+
 def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     """Distance of a probe (d,) to each row of a gallery (n, d): float32 of shape (n,), exact, in chunks.
 

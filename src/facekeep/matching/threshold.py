@@ -14,6 +14,7 @@ from typing import Final, Self, cast
 
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonValue
+from facekeep.formats.matching import Limits, Matching
 from facekeep.matching.model import Metric, Model
 
 _MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
@@ -67,9 +68,26 @@ class Threshold:
         """Whether a distance is a match. Not-a-number never is."""
         return distance <= self.limit(photographs)
 
+    @property
+    def limits(self) -> Limits:
+        """Both limits, times 10^6, as they stand in log entries."""
+        return Limits(round(self.limit(1) * 1e6), round(self.limit(2) * 1e6))
+
     def to_json(self) -> dict[str, JsonValue | float]:
         """Return every field."""
         return asdict(self)
+
+    def to_text(self) -> str:
+        """Return every field as JSON text, as it is registered in the settings."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read ``to_text`` back; raises UsageError."""
+        try:
+            return cls.from_json(json.loads(text))
+        except ValueError:
+            raise UsageError("a threshold is not JSON") from None
 
     @classmethod
     def from_json(cls, value: object) -> Self:
@@ -97,12 +115,21 @@ def _packaged() -> dict[str, Threshold]:
     return {each.model_id: each for each in found}
 
 
-def default_threshold(model: Model) -> Threshold:
-    """Threshold calibrated for a model at FMR 0.1 %; raises UsageError for a model that has none."""
-    threshold = _packaged().get(model.id)
-    if threshold is None or threshold.metric != model.metric:
+def default_threshold(model: Model, registered: str | None = None) -> Threshold:
+    """Threshold ``registered`` for a model (as JSON text), or calibrated for it at FMR 0.1 %.
+
+    Raises UsageError for a model that has none.
+    """
+    threshold = _packaged().get(model.id) if registered is None else Threshold.from_text(registered)
+    if threshold is None or threshold.model_id != model.id or threshold.metric != model.metric:
         raise UsageError(
             f"there is no calibrated threshold for the model {model.id}",
             next="pass a Threshold with the evidence of your own measurement",
         )
     return threshold
+
+
+def allows(limits: Matching, model: Model, threshold: Threshold, *, score: bool, top: int = 1) -> bool:
+    """Whether limits on matching allow to be asked so (SPEC.md §9.3)."""
+    known = limits.limits.get(model.id) == threshold.limits
+    return known and top <= limits.top and (limits.scores or not score)

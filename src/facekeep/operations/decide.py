@@ -12,21 +12,22 @@ import numpy.typing as npt
 from facekeep.access.core import Core
 from facekeep.access.gate import Ask, Verdict, decision_id, denying, evaluate
 from facekeep.access.session import Session
+from facekeep.auditlog.brake import Asked
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import ClockError, Denied, IntegrityError, SlotDead, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
-from facekeep.matching.model import Model, distance
-from facekeep.matching.threshold import Threshold
+from facekeep.matching.model import Model, distance, score
+from facekeep.matching.threshold import Threshold, allows
 from facekeep.sealing.sealer import first_template
 
 ATTEMPTS = 64
 
 
 class Verification(NamedTuple):
-    """Answer of ``verify``: ``score`` is the distance, and only there when it was asked for."""
+    """Answer of ``verify``: ``score`` is the distance in steps of 0.01, only there when it was asked for."""
 
     match: bool
     decision: str
@@ -35,19 +36,20 @@ class Verification(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A probe of shape (d,), its model, the threshold to judge by, and what is asked of the gate."""
+    """A probe of shape (d,), its model, the threshold to judge by, what is asked of the gate, and how."""
 
     probe: npt.NDArray[np.float32]
     model: Model
     threshold: Threshold
     ask: Ask
+    with_score: bool = False
 
 
 _scratch = threading.local()
 
 
-def verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
-    """Compare a probe with one subject; raises Denied. Returns the answer and the distance."""
+def verify(core: Core, session: Session, subject: bytes, question: Question) -> Verification:
+    """Compare a probe with one subject; raises Denied."""
     with denying(core, partial(_denial, session, question.ask)):
         return _verify(core, session, subject, question)
 
@@ -64,12 +66,12 @@ def _denial(session: Session, ask: Ask, reason: Reason, now_ms: int) -> JsonObje
     )
 
 
-def _verify(core: Core, session: Session, subject: bytes, question: Question) -> tuple[Verification, float]:
+def _verify(core: Core, session: Session, subject: bytes, question: Question) -> Verification:
     for attempt in range(ATTEMPTS):
         view = core.view() if attempt else core.recent_view()
         verdict = evaluate(core, session, question.ask, subject, view, again=attempt > 0)
-        reason, found = verdict.reason, 0.0
-        if verdict.permit is not None:
+        reason, found = _limited(core, session, verdict, question), 0.0
+        if verdict.permit is not None and reason is Reason.OK:
             try:
                 found = _compare(core, verdict, question)
             except (IntegrityError, SlotDead):
@@ -83,8 +85,21 @@ def _verify(core: Core, session: Session, subject: bytes, question: Question) ->
         if reason is not Reason.OK:
             raise Denied(decision=decision)
         matched = question.threshold.matches(found, _photographs(verdict))
-        return Verification(matched, decision, question.threshold), found
+        told = score(found) if question.with_score else None
+        return Verification(matched, decision, question.threshold, told)
     raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
+
+
+def _limited(core: Core, session: Session, verdict: Verdict, question: Question) -> Reason:
+    """Return the gate's reason, or why the limits on matching refuse what it lets through."""
+    if verdict.reason is not Reason.OK or verdict.tag is None or not session.is_bound:
+        return verdict.reason
+    limits, wanted = core.settings.matching, question.threshold
+    if not allows(limits, question.model, wanted, score=question.with_score):
+        return Reason.POLICY
+    if core.log.refuses(session.by, verdict.tag.hex(), verdict.now_ms):
+        return Reason.RATE
+    return Reason.OK
 
 
 def _compare(core: Core, verdict: Verdict, question: Question) -> float:
@@ -115,6 +130,7 @@ def _record(
     core: Core, session: Session, verdict: Verdict, reason: Reason, question: Question, found: float
 ) -> str:
     allow = reason is Reason.OK
+    matched = question.threshold.matches(found, _photographs(verdict)) if allow else None
     entry = decisions.decision_verify(
         by=session.by,
         time_ms=verdict.now_ms,
@@ -125,11 +141,19 @@ def _record(
         threshold_e6=round(question.threshold.limit(_photographs(verdict)) * 1e6) if allow else None,
         tag=verdict.tag,
         slot=None if verdict.row is None else verdict.row.slot,
-        match=question.threshold.matches(found, _photographs(verdict)) if allow else None,
+        match=matched,
+        score=allow and question.with_score,
     )
+    asked = None
+    if matched is not None and verdict.tag is not None and session.is_bound:
+        asked = Asked(session.by, verdict.tag.hex(), matched)
     until = verdict.terms.expires_at_ms if allow and verdict.terms is not None else 2**53
     index = core.log.decide(
-        entry, control_seq=verdict.view.head.control_seq, valid_until_ms=until, allow=allow
+        entry,
+        control_seq=verdict.view.head.control_seq,
+        valid_until_ms=until,
+        allow=allow,
+        asked=asked,
     )
     return decision_id(index, entry)
 

@@ -7,6 +7,7 @@ authenticates vault.toml, and bounds vault.db.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from facekeep.errors import (
 )
 from facekeep.formats import entries
 from facekeep.formats.ids import VAULT_ID_LEN, split_slot
+from facekeep.formats.matching import Matching
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope, check_regions
 from facekeep.keys.holders import ask, held, provider_from_uri
@@ -55,7 +57,7 @@ _OWN_FILES = (DATA_FILE, "keys.db", "log.db")
 class Plan:
     """What ``create`` is asked for. ``root_uri`` None: a file in the user's data directory.
 
-    ``mirrors`` and ``recovery`` are URIs of further holders.
+    ``mirrors`` and ``recovery`` are URIs of further holders, ``thresholds`` the texts of those to register.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Plan:
     label: str = "first principal"
     mirrors: Sequence[str] = ()
     recovery: str | None = None
+    thresholds: Sequence[str] = ()
 
 
 def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
@@ -74,13 +77,16 @@ def create(plan: Plan, clock: Clock, secrets: Secrets) -> str:
         raise VaultExists(f"{path.name} already exists")
     try:
         check_regions((plan.region,))
+        matching = functools.reduce(Matching.with_threshold, plan.thresholds, Matching())
     except FormatError as error:
         raise UsageError(str(error)) from None
     vault_id = p.random_bytes(VAULT_ID_LEN)
     uri = plan.root_uri or default_root_uri(path, vault_id)
     copies = tuple(str(copy.absolute()) for copy in plan.copies)
     recovery = () if plan.recovery is None else (plan.recovery,)
-    settings = Settings(vault_id, uri, copies, plan.region, tuple(plan.mirrors), (), recovery)
+    settings = Settings(
+        vault_id, uri, copies, plan.region, tuple(plan.mirrors), (), recovery, matching=matching
+    )
     providers = holders_of(settings, path, secrets)
     check_distinct(providers)
     _check_copies(path, plan.copies)
@@ -164,6 +170,7 @@ def _fill(
         scheme=providers[0].scheme,
         settings_digest=settings.digest(),
         time_ms=clock.now_ms(),
+        matching=settings.matching.logged(),
     )
     database = logdb.create_log(path / "log.db", vault_id)
     log = AuditLog.create(

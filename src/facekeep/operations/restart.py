@@ -253,6 +253,7 @@ def _begin(
         seen=seen,
         by=by,
         time_ms=remains.clock.now_ms(),
+        matching=settings.matching.logged(),
     )
     database = logdb.create_log(path / _NEW, settings.vault_id)
     key = tree.slot_key(LOG_KEY_SLOT)

@@ -6,9 +6,10 @@ vault.toml.new, the log's entry, the new name. In between, the log knows which o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
@@ -45,8 +46,13 @@ def change(
     regions: Sequence[str] | None = None,
     copies: Sequence[Path] | None = None,
     schedule: Sequence[str] = (),
+    matching: Sequence[str] = (),
+    thresholds: Mapping[str, str | None] = MappingProxyType({}),
 ) -> SettingsChange:
     """Change the region, the list of further ones, that of copy directories, the schedule (``root_days=7``).
+
+    ``matching`` has limits on matching (``top=3``), ``thresholds`` by model id the JSON text of one to
+    register, or None.
 
     New copy directories get their live copies at once.
 
@@ -55,6 +61,7 @@ def change(
     with writing(core, session, Action.SETTINGS):
         old = core.settings
         new = _scheduled(_stored(core, _placed(core.settings, region, regions), copies), schedule)
+        new = _limited(new, matching, thresholds)
         if new == old:
             return SettingsChange(old, None)
         added = tuple(each for each in new.copies if each not in old.copies)
@@ -69,7 +76,13 @@ def change(
             settingsfile.stage(core.path, new)
             reached("settings.staged")
             undo.pop_all()  # from here on nobody knows whether the entry is on disk
-        entry = entries.settings(new.digest(), old.digest(), by=session.by, time_ms=core.clock.now_ms())
+        entry = entries.settings(
+            new.digest(),
+            old.digest(),
+            by=session.by,
+            time_ms=core.clock.now_ms(),
+            matching=new.matching.logged(),
+        )
         index = core.log.append([entry])[0]
         reached("settings.announced")
         settingsfile.promote(core.path)
@@ -111,6 +124,18 @@ def _scheduled(settings: Settings, words: Sequence[str]) -> Settings:
     if schedule.checkpoints and not Path(schedule.checkpoints).is_absolute():
         raise UsageError("checkpoints is not an absolute path", next="name the directory from / on")
     return replace(settings, schedule=schedule)
+
+
+def _limited(settings: Settings, words: Sequence[str], thresholds: Mapping[str, str | None]) -> Settings:
+    matching = settings.matching
+    try:
+        for model_id, text in thresholds.items():
+            matching = matching.without_threshold(model_id)
+            matching = matching if text is None else matching.with_threshold(text)
+        matching = matching.changed(tuple(words))
+    except FormatError as error:
+        raise UsageError(str(error), next="correct the limits on matching; nothing was changed") from None
+    return replace(settings, matching=matching)
 
 
 def _check_directory(core: Core, directory: Path) -> None:

@@ -1,0 +1,44 @@
+"""Limits on matching, and decisions held to them (SPEC.md §9.3, §11 R36)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from facekeep.audit.report import RuleBroken
+
+
+class MatchingLimits:
+    """What the last entry that names limits on matching allows; a log without one has no rule."""
+
+    def __init__(self) -> None:
+        """Start before the first entry."""
+        self._limits: Mapping[str, Any] | None = None
+        self._thresholds: dict[str, tuple[int, int]] = {}
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        """Take up limits that an entry names."""
+        if "matching" in entry:
+            self._limits = entry["matching"]
+            self._thresholds = {model: (one, mean) for model, one, mean in entry["matching"]["thresholds"]}
+
+    @property
+    def are_known(self) -> bool:
+        """Whether any entry named limits."""
+        return self._limits is not None
+
+    def check(self, index: int, entry: Mapping[str, Any], *, mean: bool) -> None:
+        """Judge an allowed decision of somebody bound; ``mean``: a 1:1 reference of several photographs."""
+        limits = self._limits
+        if limits is None:
+            return
+        allowed = self._thresholds.get(entry["model"])
+        used = (entry["threshold_e6"], entry.get("mean_e6", entry["threshold_e6"]))
+        if entry["op"] == "verify" and allowed is not None:
+            allowed, used = (allowed[mean],) * 2, (used[0],) * 2
+        if used != allowed:  # SPEC.md §11 R36
+            raise RuleBroken("R36", index, f"it was judged by {used[0]}, which is not allowed for its model")
+        if "score" in entry and not limits["scores"]:  # SPEC.md §11 R36
+            raise RuleBroken("R36", index, "a distance left, and none may")
+        if len(entry["candidates"] or ()) > limits["top"]:  # SPEC.md §11 R36
+            raise RuleBroken("R36", index, f"it names more than {limits['top']} candidates")
