@@ -3,6 +3,7 @@
 #   make demo [PHOTOS=dir] [KEEP=dir]    install into .venv, run the demonstration
 #   make test [PYTEST_ARGS=...]          install into .venv, run every check
 #   make lint | types | layers | cover   one check alone
+#   make pins [UPGRADE=--upgrade]        write requirements/ anew from pyproject.toml
 #   make clean                           remove .venv and what the checks leave behind
 #
 # PYTHON=/path/to/python chooses the interpreter.
@@ -38,22 +39,31 @@ ifeq ($(shell $(BIN)/pip --version 2>/dev/null),)
 .PHONY: .venv/installed-demo .venv/installed-test
 endif
 
-# uv installs in seconds what takes pip half a minute. It does not read pip's configuration, so a private
-# index set there is left to pip; so is any trouble with uv.
+# Everything comes by the version and hash that stand in requirements/, whoever serves it; the backend that
+# builds facekeep itself does, too. uv installs in seconds what takes pip half a minute. It does not read pip's
+# configuration, so a private index set there is left to pip; so is any trouble with uv.
 define INSTALL
 	@$(BIN)/pip --version >/dev/null 2>&1 || { \
 	  echo "making .venv with $(or $(PYTHON),$(error $(NO_PYTHON)))"; \
 	  "$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }; }
 	@echo "installing facekeep[$(1)] into .venv"
-	@if ! $(BIN)/pip config list | grep -q '[.]index' && $(BIN)/pip install --quiet uv 2>/dev/null \
-	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --only-binary :all: --editable '.[$(1)]'; then :; \
-	else echo "installing with pip"; $(BIN)/pip install --quiet --editable '.[$(1)]'; fi
+	@$(BIN)/pip install --quiet --require-hashes -r requirements/tools.txt
+	@if ! $(BIN)/pip config list | grep -q '[.]index' && $(BIN)/uv pip install --quiet \
+	  --python $(BIN)/python --only-binary :all: --require-hashes -r requirements/$(1).txt; then :; \
+	else echo "installing with pip"; $(BIN)/pip install --quiet --require-hashes -r requirements/$(1).txt; fi
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 endef
 
-.PHONY: demo test lint types layers cover clean help
+# Files for pip and uv that name no registry: one resolution for all Pythons and systems, `test` first, and
+# the others by its versions. Without UPGRADE what is pinned stays, where pyproject.toml still allows it.
+UPGRADE ?=
+PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes \
+	--no-annotate --custom-compile-command 'make pins' $(UPGRADE)
+
+.PHONY: demo test lint types layers cover pins clean help
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,8p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,9p' Makefile
 
 demo: .venv/installed-demo
 	@$(BIN)/facekeep demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(KEEP),--keep "$(KEEP)")
@@ -77,12 +87,18 @@ cover: .venv/installed-test
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(strip $(PYTEST_ARGS)),--fail-under=0)
 
-.venv/installed-demo: pyproject.toml
+pins:
+	$(PIN) --extra test pyproject.toml -o requirements/test.txt
+	$(PIN) -c requirements/test.txt --extra demo pyproject.toml -o requirements/demo.txt
+	$(PIN) -c requirements/test.txt pyproject.toml -o requirements/core.txt
+	$(PIN) -c requirements/test.txt requirements/tools.in -o requirements/tools.txt
+
+.venv/installed-demo: pyproject.toml requirements/demo.txt requirements/tools.txt
 	$(call INSTALL,demo)
 	@touch $@
 
 # The test extra includes the demo's.
-.venv/installed-test: pyproject.toml
+.venv/installed-test: pyproject.toml requirements/test.txt requirements/tools.txt
 	$(call INSTALL,test)
 	@touch .venv/installed-demo $@
 

@@ -27,6 +27,7 @@ def checkout(tmp_path: Path) -> Path:
     tree.mkdir()
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tree)
+    shutil.copytree(ROOT / "requirements", tree / "requirements")
     return tree
 
 
