@@ -15,7 +15,7 @@ from vaultlab import DAY, IDENTIFY, MODEL, NOW, VERIFY, Lab, core, identify, log
 EXPIRES = NOW + 30 * DAY
 #: kind of file -> which needles may be in it: the table of docs/THREATS.md
 TOLD: dict[str, set[str]] = {
-    "vault.toml": {"vault", "region"},
+    "vault.toml": {"vault", "region", "model"},
     "vault.db": {"vault", "model", "tag", "packed regions", "packed expiry"},
     "keys.db": {"vault", "packed principal", "root fingerprint"},
     "log.db": {"vault"},
