@@ -19,7 +19,7 @@ TOLD: dict[str, set[str]] = {
     "vault.db": {"vault", "model", "tag", "packed regions", "packed expiry"},
     "keys.db": {"vault", "packed principal", "root fingerprint"},
     "log.db": {"vault"},
-    "backup": {"vault", "model", "tag", "packed regions", "packed expiry", "scope", "time", "key"},
+    "backup": {"vault", "model", "tag", "packed regions", "packed expiry"},
     "checkpoint": {"vault"},
     "vault.lock": set(),
 }

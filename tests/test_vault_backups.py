@@ -44,8 +44,8 @@ def test_the_manifest_says_what_the_backup_holds(lab: Lab) -> None:
         assert manifest.models == {"raw:lab/1": 6}
         assert manifest.scopes == {"verify": 3, "identify": 3}
         assert made.sha256 == hashlib.sha256((lab.base / "backup").read_bytes()).hexdigest()
-    body = sql(lab.base / "backup", "SELECT value FROM meta WHERE key = 'manifest'")[0][0]
-    assert Manifest.decode(body) == manifest
+        sealed = sql(lab.base / "backup", "SELECT value FROM meta WHERE key = 'manifest'")[0][0]
+        assert Manifest.decode(core(vault).log.manifests.open(sealed)) == manifest
     assert b"alice" not in (lab.base / "backup").read_bytes()
 
 
@@ -87,11 +87,12 @@ def test_what_a_backup_is_worth(lab: Lab) -> None:
 ALTERED: dict[str, str] = {
     "a row taken out": "DELETE FROM grants WHERE slot = (SELECT min(slot) FROM grants)",
     "a column changed": "UPDATE grants SET record = templates",
-    "the manifest changed": "UPDATE meta SET value = replace(CAST(value AS TEXT), '\"rows\":6', '\"rows\":5')"
-    " WHERE key = 'manifest'",
-    "its authenticator changed": "UPDATE meta SET value = zeroblob(32) WHERE key = 'manifest_mac'",
-    "its authenticator taken out": "DELETE FROM meta WHERE key = 'manifest_mac'",
-    "both taken out": "DELETE FROM meta WHERE key LIKE 'manifest%'",
+    "the manifest changed": "UPDATE meta"
+    " SET value = CAST(substr(value, 1, 40) || x'01020304' || substr(value, 45) AS BLOB) WHERE key = 'manifest'",
+    "the manifest is empty": "UPDATE meta SET value = x'' WHERE key = 'manifest'",
+    "the manifest is a record": "UPDATE meta SET value = (SELECT record FROM grants) WHERE key = 'manifest'",
+    "the manifest is text": "UPDATE meta SET value = 'none' WHERE key = 'manifest'",
+    "the manifest taken out": "DELETE FROM meta WHERE key = 'manifest'",
 }
 
 
@@ -109,9 +110,8 @@ def test_a_manifest_of_another_backup_is_found_out(lab: Lab) -> None:
         vault.backup(lab.base / "one")
         vault.enroll_many([lab.enrolment("dave")])
         vault.backup(lab.base / "two")
-        for key in ("manifest", "manifest_mac"):
-            value = sql(lab.base / "two", "SELECT value FROM meta WHERE key = ?", (key,))[0][0]
-            sql(lab.base / "one", "UPDATE meta SET value = ? WHERE key = ?", (value, key))
+        value = sql(lab.base / "two", "SELECT value FROM meta WHERE key = 'manifest'")[0]
+        sql(lab.base / "one", "UPDATE meta SET value = ? WHERE key = 'manifest'", value)
         with pytest.raises(IntegrityError, match="not those that its manifest names"):
             vault.check_backup(lab.base / "one")
 
@@ -271,4 +271,4 @@ def test_a_backup_is_a_file_that_sqlite_reads(lab: Lab) -> None:
     lab.do(lambda vault: vault.backup(lab.base / "backup"))
     with sqlite3.connect(lab.base / "backup") as connection:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
-    assert set(meta) == {"vault", "file", "manifest", "manifest_mac"}
+    assert set(meta) == {"vault", "file", "manifest"}

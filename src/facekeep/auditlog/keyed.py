@@ -1,6 +1,7 @@
 """What only a holder of the log key can compute or open (SPEC.md §6.3): chain values, and what stands sealed.
 
-In log.db these are the entries, the head, the pages of the ledger and the state of the tiles.
+In log.db these are the entries, the head, the pages of the ledger and the state of the tiles; in a backup its
+manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from facekeep.store.logdb import Row
 
 _START = p.domain("log-start")
 _CONTROL = p.domain("log-control")
-_MANIFEST = p.domain("backup-manifest")
 
 #: Entries are padded to a multiple of so many bytes: no decision is then told from another by its length.
 PADDED: Final = 512
@@ -47,18 +47,18 @@ class Kind:
 class LogKey:
     """The log key of one vault."""
 
-    __slots__ = ("_entries", "_heads", "_key", "_mac", "_vault_id", "pages", "start", "tiles")
+    __slots__ = ("_entries", "_heads", "_key", "_mac", "manifests", "pages", "start", "tiles")
 
     def __init__(self, key: bytes, vault_id: bytes) -> None:
         """Take the 32-byte key (slot 0 of the system branch) and the 16-byte vault id."""
         self._key = key
         self._mac = p.Mac(key)
-        self._vault_id = vault_id
         self.start = self._mac(_START, vault_id)
         self._entries = Kind(key, vault_id, "log-entry")
         self._heads = Kind(key, vault_id, "log-head")
         self.pages = Kind(key, vault_id, "log-page")
         self.tiles = Kind(key, vault_id, "log-tiles")
+        self.manifests = Kind(key, vault_id, "backup-manifest")
 
     def is_key(self, key: bytes) -> bool:
         """Whether this is the key."""
@@ -71,10 +71,6 @@ class LogKey:
     def control(self, index: int, previous: bytes, leaf: bytes) -> bytes:
         """Control chain after control entry ``index``; 32 zero bytes stand before the first."""
         return self._mac(_CONTROL, index.to_bytes(8, "big"), previous, leaf)
-
-    def manifest_mac(self, body: bytes) -> bytes:
-        """Return the authenticator of a backup's manifest (SPEC.md §8.2)."""
-        return self._mac(_MANIFEST, self._vault_id, body)
 
     def seal_head(self, head: Head) -> bytes:
         """Return a head as it is stored."""

@@ -18,7 +18,7 @@ from facekeep.auditlog.brake import Asked, Brake
 from facekeep.auditlog.copies import Copies, CopyState
 from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionRequest, Group
 from facekeep.auditlog.head import Head, Open
-from facekeep.auditlog.keyed import LogKey
+from facekeep.auditlog.keyed import Kind, LogKey
 from facekeep.auditlog.mending import mend_copy
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.pages import Pages
@@ -237,9 +237,10 @@ class AuditLog:
         """Yield (index, canonical bytes, control chain); see ``Reader.control_after``."""
         return self._reader.control_after(idx, mark)
 
-    def manifest_mac(self, body: bytes) -> bytes:
-        """Return the authenticator of a backup's manifest, under the log key."""
-        return self._key.manifest_mac(body)
+    @property
+    def manifests(self) -> Kind:
+        """What seals and opens the manifests of backups, under the log key (SPEC.md §8.2)."""
+        return self._key.manifests
 
     def check_pin(self, size: int, root: bytes, chain: bytes) -> None:
         """Check that the log passed through a pin: its size and chain now, its root in ``verify``.

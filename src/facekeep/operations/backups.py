@@ -1,6 +1,6 @@
 """Data backups: written while the vault is in use, read back before they get their name, checked later.
 
-A backup says itself what it holds, in a manifest under the log key (SPEC.md §8.2).
+A backup says itself what it holds, in a manifest, sealed under the log key (SPEC.md §8.2).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.crypto.primitives import SUITE, compare, domain
+from facekeep.crypto.primitives import SUITE, domain
 from facekeep.errors import FormatError, IntegrityError, StoreError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -38,7 +38,7 @@ from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
 Progress = Callable[[int, int], None]
 CHUNK: Final = 1_000
 _FIRST_SCOPE: Final = 2  # number of the first scope in packed terms (SPEC.md §5.3)
-_BODY, _MAC = "manifest", "manifest_mac"  # rows of a backup's meta table
+_MANIFEST = "manifest"  # row of a backup's meta table
 _BACKUP: Final = b'"type":"backup"'
 _ANOTHER: Final = "keep this file apart, and take another backup"
 
@@ -103,8 +103,7 @@ def backup(core: Core, session: Session, target: Path, progress: Progress | None
         os.close(descriptor)
         try:
             manifest = _describe(core, view, progress)
-            body = manifest.encode()
-            core.data.copy_to(temporary, {_BODY: body, _MAC: core.log.manifest_mac(body)})
+            core.data.copy_to(temporary, {_MANIFEST: core.log.manifests.seal(manifest.encode())})
             digest = file_digest(temporary, sync=True)
             reached("backup.written")
             _read_back(core, temporary, manifest, digest, progress)
@@ -243,12 +242,13 @@ def _read_back(core: Core, path: Path, manifest: Manifest, digest: bytes, progre
 
 def _authentic(core: Core, stored: VaultStore) -> Manifest | None:
     """Return the manifest of a backup, None where it has none; raises IntegrityError for an altered one."""
-    body, mac = stored.meta(_BODY), stored.meta(_MAC)
-    if body is None and mac is None:
+    sealed = stored.meta(_MANIFEST)
+    if sealed is None:
         return None
-    if body is None or mac is None or not compare(core.log.manifest_mac(body), mac):
-        raise IntegrityError("the backup's manifest was altered", next=_ANOTHER)
-    return Manifest.decode(body)
+    try:
+        return Manifest.decode(core.log.manifests.open(sealed))
+    except IntegrityError as error:
+        raise IntegrityError("the backup's manifest was altered", next=_ANOTHER) from error
 
 
 def check_backup(core: Core, session: Session, source: Path, progress: Progress | None = None) -> BackupCheck:
