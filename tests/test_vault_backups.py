@@ -88,7 +88,7 @@ ALTERED: dict[str, str] = {
     "a row taken out": "DELETE FROM grants WHERE slot = (SELECT min(slot) FROM grants)",
     "a column changed": "UPDATE grants SET record = templates",
     "the manifest changed": "UPDATE meta"
-    " SET value = CAST(substr(value, 1, 40) || x'01020304' || substr(value, 45) AS BLOB) WHERE key = 'manifest'",
+    " SET value = CAST(substr(value, 1, 40) || x'0102' || substr(value, 43) AS BLOB) WHERE key = 'manifest'",
     "the manifest is empty": "UPDATE meta SET value = x'' WHERE key = 'manifest'",
     "the manifest is a record": "UPDATE meta SET value = (SELECT record FROM grants) WHERE key = 'manifest'",
     "the manifest is text": "UPDATE meta SET value = 'none' WHERE key = 'manifest'",
