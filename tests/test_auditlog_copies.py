@@ -171,7 +171,7 @@ def test_a_copy_is_not_the_log_itself(lab: Lab) -> None:
         AuditLog(logdb.open_log(lab.path, VAULT), [lab.path], KEY, VAULT, lab.clock)
     linked = lab.path.with_name("linked.db")
     linked.hardlink_to(lab.path)
-    with pytest.raises(UsageError):
+    with pytest.raises(IntegrityError, match="hard link"):
         AuditLog(logdb.open_log(lab.path, VAULT), [linked], KEY, VAULT, lab.clock)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from facekeep.errors import IntegrityError
 from facekeep.store import logdb
-from facekeep.store.logdb import Row, Sidecars
+from facekeep.store.logdb import Row
 from facekeep.store.sqlite import Database
 
 VAULT = b"v" * 16
@@ -72,12 +72,11 @@ def test_slots_are_unique(database: Database) -> None:
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_a_removed_or_replaced_sidecar_is_noticed(database: Database, suffix: str) -> None:
-    sidecars = Sidecars(database)
-    sidecars.check()
+    database.check_sidecars()
     path = database.path.with_name(database.path.name + suffix)
     moved = path.rename(path.with_name("moved"))
     with pytest.raises(IntegrityError, match=f"log.db{suffix} was removed"):
-        sidecars.check()
+        database.check_sidecars()
     path.write_bytes(moved.read_bytes())
     with pytest.raises(IntegrityError, match="replaced"):
-        sidecars.check()
+        database.check_sidecars()

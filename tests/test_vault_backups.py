@@ -144,12 +144,15 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 def test_what_a_disk_does_not_give_back_is_no_backup(lab: Lab, what: str) -> None:
-    partial = lab.base / "backup.partial"
-    with lab.open() as vault, calling("backup.written", lambda: DAMAGES[what](partial)):
+    def damage() -> None:
+        (unfinished,) = lab.base.glob(".backup.*.new")
+        DAMAGES[what](unfinished)
+
+    with lab.open() as vault, calling("backup.written", damage):
         with pytest.raises((IntegrityError, StoreError)):
             vault.backup(lab.base / "backup")
         assert not (lab.base / "backup").exists()
-        assert not partial.exists()
+        assert not list(lab.base.glob(".backup.*"))
         assert vault.status()["backup"] is None
 
 

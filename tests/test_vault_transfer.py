@@ -86,7 +86,7 @@ def test_a_backup_is_private_and_overwrites_nothing(lab: Lab) -> None:
             vault.backup(lab.base / "backup")
         with pytest.raises(FacekeepError):
             vault.backup(lab.base / "no such directory" / "backup")
-        assert [path.name for path in lab.base.iterdir() if "partial" in path.name] == []
+        assert [path.name for path in lab.base.iterdir() if path.name.endswith(".new")] == []
     lab.clean()
 
 

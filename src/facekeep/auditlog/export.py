@@ -21,10 +21,11 @@ from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.newfiles import TEMPORARY, NewFiles, place
 from facekeep.auditlog.tree import Progress, Snapshot
 from facekeep.errors import Busy, IntegrityError, UsageError
+from facekeep.files import sync_directory
 from facekeep.formats import tiles
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.tiles import WIDTH, Tile
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def export(
             _tiles(files, snapshot, before)
         ExportedTree(ExportDirectory(directory), checkpoint)
         place(directory, directory / CHECKPOINT, note)
-        fsync_directory(directory)
+        sync_directory(directory)
         return Exported(checkpoint, before, files.written)
 
 

@@ -76,7 +76,7 @@ class AuditLog:
         self._spans: dict[Open, list[tuple[int, int]]] = {}
         self._pending_guard = threading.Lock()
         with self._snapshot():
-            self._watch.guard_sidecars()
+            self._watch.writable()
 
     @classmethod
     def create(
@@ -142,6 +142,7 @@ class AuditLog:
         """``append`` of entries that are encoded already, by ``formats.grantparts``."""
         if not parts:
             return []
+        self._watch.alive()  # in a forked child a lock may be held for ever
         first = self._group.submit(ControlRequest(parts))
         return list(range(first, first + len(parts)))
 
@@ -166,6 +167,7 @@ class AuditLog:
         time_ms = entries.decision_time_ms(body)
         if entries.decision_allow(body) is not allow:
             raise UsageError("a decision's bytes and its caller do not agree on allow")
+        self._watch.alive()  # in a forked child a lock may be held for ever
         return self._group.submit(DecisionRequest(body, time_ms, allow, control_seq, valid_until_ms, asked))
 
     def pending(self, head: Head | None = None) -> Pending:
@@ -330,7 +332,9 @@ class AuditLog:
                 copies.close()
 
     def close(self) -> None:
-        """Close log.db and its copies."""
+        """Close log.db and its copies; in a forked child they are left alone."""
+        if self._database.is_inherited:
+            return
         with self._writer.exclusive:
             self._copies.close()
             self._own.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from facekeep.errors import IntegrityError
-from facekeep.store.sqlite import fsync_directory
+from facekeep.files import sync_directory
 
 TEMPORARY: Final = ".new-"  # prefix; a leftover is removed by the next run
 _WRITERS: Final = 8  # threads: an fsync waits for the disk, not for us
@@ -44,7 +44,7 @@ class NewFiles:
             self._pool.shutdown()
         if kind is None:
             for path in sorted(self._touched, reverse=True):
-                fsync_directory(path)
+                sync_directory(path)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, or check that the one that is there has the same bytes (IntegrityError)."""

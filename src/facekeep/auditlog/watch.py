@@ -10,7 +10,6 @@ from facekeep.auditlog.head import Head
 from facekeep.auditlog.keyed import LogKey
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.store import logdb
-from facekeep.store.logdb import Sidecars
 from facekeep.store.sqlite import Database
 
 
@@ -29,7 +28,6 @@ class Watch:
         """Watch an open log.db; nothing was seen yet."""
         self._database = database
         self._key = key
-        self._sidecars: Sidecars | None = None
         self._seen: Seen | None = None
         self._prepared: Seen | None = None
         self._guard = threading.Lock()
@@ -49,11 +47,10 @@ class Watch:
             raise
 
     def writable(self) -> None:
-        """``alive``, and what is about to be appended will be seen by others: before every commit."""
+        """``alive``, and what is appended is seen by others: before every commit, and again after it."""
         self.alive()
         try:
-            if self._sidecars is not None:
-                self._sidecars.check()
+            self._database.check_sidecars()
         except IntegrityError as error:
             self.stop(error)
             raise
@@ -62,10 +59,6 @@ class Watch:
         """Answer nothing more until the log is opened again."""
         if self._stopped is None:
             self._stopped = error
-
-    def guard_sidecars(self) -> None:
-        """From now on notice a removed WAL, too; the database must have been read once."""
-        self._sidecars = Sidecars(self._database)
 
     def head(self, connection: sqlite3.Connection) -> Seen:
         """Return the stored head: by comparison if it is one we know, else authenticated and compared."""

@@ -82,7 +82,7 @@ class Writer:
             self._watch.stop(error)
             raise
         except FacekeepError as error:
-            self._watch.stop(error)
+            self._abort(error)
             raise
 
     def _abort(self, error: BaseException) -> None:
@@ -123,6 +123,7 @@ class Writer:
             seen = self._write(pass_)
             waiting()
             self._connection.execute("COMMIT")
+            self._watch.writable()
             self._watch.advance(seen)
         for request, first in placed:
             request.first = first

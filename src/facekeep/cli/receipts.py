@@ -12,7 +12,7 @@ from typing import Self
 
 from facekeep.cli import output
 from facekeep.errors import StoreError, UsageError
-from facekeep.store.sqlite import fsync_directory
+from facekeep.files import sync_directory
 from facekeep.vault import Receipt
 
 
@@ -26,7 +26,7 @@ class Receipts:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._file = os.fdopen(descriptor, "wb")
-            fsync_directory(path.absolute().parent)
+            sync_directory(path.absolute().parent)
         except FileExistsError:
             raise UsageError(
                 f"{path.name} already exists", next="choose another name; nothing was overwritten"

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from facekeep.errors import FormatError, RootError, StoreError, UsageError, VaultExists
+from facekeep.files import sync_directory
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider, inode_of
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import translated
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MISSING: Final = "put the root file back at the path named in vault.toml; without it nothing can be opened"
@@ -80,7 +81,7 @@ class FileProvider(RootProvider):
                 for number, data in enumerate(content):
                     _pwrite(descriptor, data, number)
                 os.fsync(descriptor)
-                fsync_directory(self.path.parent)
+                sync_directory(self.path.parent)
             except BaseException:
                 self.path.unlink(missing_ok=True)
                 raise
@@ -93,7 +94,7 @@ class FileProvider(RootProvider):
             self.drop(candidate.fingerprint)
         with translated(str(self.path)):
             self.path.unlink()
-            fsync_directory(self.path.parent)
+            sync_directory(self.path.parent)
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Roots in readable slots, the current one first. open(O_RDONLY|O_NOFOLLOW), flock, pread."""

@@ -23,6 +23,7 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.crypto.primitives import SUITE, domain
 from facekeep.errors import FormatError, IntegrityError, StoreError, UsageError
+from facekeep.files import remove_leftovers, rename, temporary
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import SCOPES
@@ -32,7 +33,7 @@ from facekeep.formats.terms import TERMS_LEN
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import vaultdb
-from facekeep.store.sqlite import Database, fsync_directory, translated
+from facekeep.store.sqlite import Database, translated
 from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
 
 Progress = Callable[[int, int], None]
@@ -96,23 +97,20 @@ def backup(core: Core, session: Session, target: Path, progress: Progress | None
     session.require(Action.BACKUP)
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target.name} already exists", next="choose another name; nothing was overwritten")
-    temporary = target.with_name(target.name + ".partial")
+    unfinished = target.with_name(temporary(target.name))
     with writing(core, session, Action.BACKUP) as view, translated(target.name):
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.close(descriptor)
+        remove_leftovers(target)
         try:
             manifest = _describe(core, view, progress)
-            core.data.copy_to(temporary, {_MANIFEST: core.log.manifests.seal(manifest.encode())})
-            digest = file_digest(temporary, sync=True)
+            core.data.copy_to(unfinished, {_MANIFEST: core.log.manifests.seal(manifest.encode())})
+            digest = file_digest(unfinished, sync=True)
             reached("backup.written")
-            _read_back(core, temporary, manifest, digest, progress)
+            _read_back(core, unfinished, manifest, digest, progress)
             reached("backup.verified")
-            temporary.rename(target)
-            fsync_directory(target.parent)
+            rename(unfinished, target)
             reached("backup.named")
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
         core.log.append(
             [

@@ -11,6 +11,7 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, UsageError
+from facekeep.files import sync_directory
 from facekeep.keys.secrets import Secrets
 from facekeep.operations.backups import chunks
 from facekeep.operations.missing import DATA_FILE, SIDECARS, left_of
@@ -18,7 +19,7 @@ from facekeep.operations.opening import open_core
 from facekeep.operations.steps import reached
 from facekeep.store import settingsfile, vaultdb
 from facekeep.store.lock import WriterLock
-from facekeep.store.sqlite import Database, fsync_directory, translated
+from facekeep.store.sqlite import Database, translated
 
 NEW_DATA: Final = DATA_FILE + ".new"
 _BOTH: Final = (
@@ -47,7 +48,7 @@ def make_data(path: Path, token: str, clock: Clock, secrets: Secrets) -> None:
         except BaseException:
             discard(path)
             raise
-        fsync_directory(path)
+        sync_directory(path)
         reached("lost.named")
 
 

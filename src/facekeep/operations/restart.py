@@ -24,6 +24,7 @@ from facekeep.auditlog.rotation import signing_entry
 from facekeep.auditlog.signed import open_checkpoint
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, UsageError
+from facekeep.files import sync_directory
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
@@ -51,7 +52,7 @@ from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import logdb, settingsfile
 from facekeep.store.lock import WriterLock
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import translated
 
 Progress = Callable[[int, int], None]
 LOG_FILE: Final = "log.db"
@@ -152,7 +153,7 @@ def restart(
         except BaseException:
             _discard(path)
             raise
-        fsync_directory(path)
+        sync_directory(path)
         reached("restart.named")
     return done
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.mending import mend_rows
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError
+from facekeep.files import sync_directory
 from facekeep.formats.settings import Settings
 from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate
@@ -34,8 +34,9 @@ from facekeep.operations.steps import reached
 from facekeep.store import logdb, settingsfile
 from facekeep.store.aside import SIDECARS, move_aside
 from facekeep.store.keysdb import KeysStore
+from facekeep.store.keysrows import MIGRATIONS
 from facekeep.store.lock import WriterLock
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import Database, translated
 
 _NEW: Final = ".new"
 
@@ -68,11 +69,11 @@ def salvage(path: Path, token: str, clock: Clock, secrets: Secrets) -> list[Repa
         try:
             keys = path / ("keys.db" + _NEW) if keys_why else path / "keys.db"
             if keys_why:
-                _copy(_best_keys(place, keys_why), keys)
+                _copy(Database(_best_keys(place, keys_why), "keys", vault_id, MIGRATIONS), keys)
             log_key = _log_key(keys, vault_id, place.roots)
             log_why = _log_trouble(path / "log.db", vault_id, log_key)
             if log_why:
-                _copy(_best_log(place, log_key, log_why), path / ("log.db" + _NEW))
+                _copy(logdb.open_log(_best_log(place, log_key, log_why), vault_id), path / ("log.db" + _NEW))
             mended = [] if log_why else _mend_log(place, log_key)
             if not keys_why and not log_why:
                 return mended
@@ -200,20 +201,15 @@ def _best_log(place: _Place, key: LogKey, why: str) -> Path:
     return max(found)[1]
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Write a consistent copy of a database that may have a WAL: create 0600, backup, fsync."""
+def _copy(source: Database, target: Path) -> None:
+    """Write a consistent copy of a database that may have a WAL: a new file, in one transaction."""
     _discard(target)
-    with translated(target.name):
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            with (
-                contextlib.closing(sqlite3.connect(source)) as read,
-                contextlib.closing(sqlite3.connect(target)) as write,
-            ):
-                read.backup(write)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with (
+        translated(target.name),
+        contextlib.closing(source),
+        contextlib.closing(source.create_like(target)) as made,
+    ):
+        source.connection().backup(made.connection())
 
 
 def _try_out(
@@ -240,7 +236,7 @@ def _put(path: Path, name: str, why: str) -> Repair:
     aside = f"; what was there is {move_aside(path / name).name} now" if left else ""
     with translated(name):
         (path / (name + _NEW)).rename(path / name)
-        fsync_directory(path)
+        sync_directory(path)
     reached("salvage.named")
     return Repair(name, f"{why}: a live copy was put in its place{aside}")
 

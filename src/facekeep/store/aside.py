@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.files import sync_directory
+from facekeep.store.sqlite import translated
 
 SIDECARS: Final = ("-wal", "-shm", "-journal")
 _MOST: Final = 1_000  # damaged files of one name
@@ -27,7 +28,7 @@ def move_aside(path: Path) -> Path:
         for beside, new in zip(_files(path), _files(target), strict=True):
             if beside.is_file():
                 beside.rename(new)
-        fsync_directory(path.parent)
+        sync_directory(path.parent)
     return target
 
 

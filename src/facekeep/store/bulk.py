@@ -7,6 +7,7 @@ time. Here the columns are bound whole, and SQLite cuts the rows out of them its
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
@@ -14,11 +15,17 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.errors import IntegrityError
+
 MANY: Final = 32  # rows from which it pays
 _MOST: Final = 1 << 28  # bytes bound at once: far below SQLITE_MAX_LENGTH
 _DIGITS: Final = 16  # of a whole number below 10^16
-#: Rows 0 to ``:count`` - 1 of a table ``n``.
-COUNTER: Final = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count) "
+#: Name of the table that ``COUNTER`` makes: nothing planted in a file can have it.
+COUNTED: Final = f"n{os.urandom(8).hex()}"
+#: Rows 0 to ``:count`` - 1 of a table ``COUNTED``.
+COUNTER: Final = (
+    f"WITH RECURSIVE {COUNTED}(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM {COUNTED} WHERE i + 1 < :count) "
+)
 
 #: One value a row: as they are, uint8 of shape (n, w) for n blobs of w bytes, or int64 of shape (n,).
 Column: TypeAlias = Sequence[object] | npt.NDArray[np.uint8] | npt.NDArray[np.int64]
@@ -45,6 +52,13 @@ def insert_columns(connection: sqlite3.Connection, into: str, given: Sequence[Co
     count = len(given[0])
     if not count:
         return
+    before = connection.total_changes
+    _insert(connection, into, given, count)
+    if connection.total_changes - before != count:
+        raise IntegrityError("rows were not written as they were given: the file's schema was changed")
+
+
+def _insert(connection: sqlite3.Connection, into: str, given: Sequence[Column], count: int) -> None:
     columns = _columns(given) if count >= MANY else None
     if columns is None:
         rows = zip(*map(_singly, given), strict=True)
@@ -54,7 +68,7 @@ def insert_columns(connection: sqlite3.Connection, into: str, given: Sequence[Co
     values: dict[str, object] = {"count": count}
     for column in columns:
         values |= column.values
-    connection.execute(f"{COUNTER}{into} SELECT {select} FROM n", values)
+    connection.execute(f"{COUNTER}{into} SELECT {select} FROM {COUNTED}", values)
 
 
 def _singly(column: Column) -> Sequence[object]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import FormatError, RootError, VaultExists
+from facekeep.files import sync_directory
 from facekeep.formats.holderfile import MAX_BYTES, HolderRecord, decode_holder, encode_holder
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import translated
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -78,10 +79,10 @@ class HolderFile:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self.path)
-            fsync_directory(self.path.parent)
+            sync_directory(self.path.parent)
 
     def remove(self) -> None:
         """Remove the file: unlink, fsync of the directory."""
         with translated(str(self.path)):
             self.path.unlink(missing_ok=True)
-            fsync_directory(self.path.parent)
+            sync_directory(self.path.parent)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
-from facekeep.store.sqlite import Database, fsync_directory, translated
+from facekeep.files import sync_directory
+from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal[
     "current",  # the same as the primary
@@ -172,17 +173,12 @@ class Copies:
         with translated(str(path)):
             for name in (temporary, *_beside(temporary), *_beside(path)):
                 name.unlink(missing_ok=True)  # leftovers; a stale -wal would be replayed into the new file
-            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            try:
-                with contextlib.closing(sqlite3.connect(temporary)) as target:
-                    self._primary.connection().backup(target)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with contextlib.closing(self._primary.create_like(temporary)) as target:
+                self._primary.connection().backup(target.connection())
             if os.path.lexists(path):
                 raise StoreError(f"{path} appeared while it was being made")
             temporary.rename(path)
-            fsync_directory(path.parent)
+            sync_directory(path.parent)
 
 
 def _refusal(state: CopyState) -> IntegrityError:

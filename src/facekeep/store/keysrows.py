@@ -12,7 +12,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import IntegrityError
 from facekeep.formats.nodes import row_id, row_span
-from facekeep.store.bulk import COUNTER, insert_many
+from facekeep.store.bulk import COUNTED, COUNTER, insert_many
 from facekeep.store.sqlite import translated
 
 _BATCH: Final = 128  # node rows a statement: about half a megabyte
@@ -116,7 +116,7 @@ _SEALED_TAG: Final = _bounded("sealed", 62)  # SPEC.md §5.7, the tag and §1's 
 _NODE: Final = _bounded("blob", 4_096)
 SELECT_INDEX = f"SELECT {_SEALED_TAG} FROM subject_index WHERE hash = ?"
 SELECT_MANY = (
-    f"{COUNTER}SELECT i, {_SEALED_TAG} FROM n CROSS JOIN subject_index"
+    f"{COUNTER}SELECT i, {_SEALED_TAG} FROM {COUNTED} CROSS JOIN subject_index"
     " ON hash = substr(:hashes, 32 * i + 1, 32)"
 )
 SELECT_ALL = f"SELECT {_bounded('hash', 32)}, {_SEALED_TAG} FROM subject_index"

@@ -7,15 +7,21 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from facekeep.errors import Busy
+from facekeep.files import open_lock
 from facekeep.limits import LIMITS
+from facekeep.store.connect import refuse_inherited
 from facekeep.store.sqlite import translated
 
 _REPLACED_S: Final = 1.0  # how long a lock file that keeps being replaced is tried, besides the timeout
+
+
+_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
@@ -27,10 +33,13 @@ class WriterLock:
         self._thread_lock = threading.RLock()
         self._depth = 0
         self._descriptor = -1
+        self._pid = os.getpid()
+        _locks.add(self)
 
     @contextlib.contextmanager
     def held(self, timeout_s: float = LIMITS.writer_timeout_s) -> Iterator[bool]:
         """Hold the lock; yields True on the outermost entry; raises Busy when it cannot be had in time."""
+        refuse_inherited(self._pid, self._path.name)
         if not self._thread_lock.acquire(timeout=max(timeout_s, 0)):
             raise Busy("another thread of this process is changing the vault")
         try:
@@ -42,11 +51,16 @@ class WriterLock:
             try:
                 yield True
             finally:
-                os.close(self._descriptor)
-                self._descriptor = -1
+                self.let_go()
         finally:
             self._depth -= 1
             self._thread_lock.release()
+
+    def let_go(self) -> None:
+        """Hold it no more. A child does so, too: by flock it stands while any process has the descriptor."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def still_held(self) -> bool:
         """Whether the file at the path is the one this process has locked, not one put in its place."""
@@ -56,7 +70,7 @@ class WriterLock:
         """Open and lock the file that stands at the path; returns its descriptor."""
         while True:
             with translated(self._path.name):
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = open_lock(self._path)
             try:
                 _flock(descriptor, deadline)
                 if self._is_at_path(descriptor):
@@ -71,7 +85,7 @@ class WriterLock:
     def _is_at_path(self, descriptor: int) -> bool:
         with translated(self._path.name):
             try:
-                found = os.stat(self._path)  # noqa: PTH116 - the hot path; Path.stat costs twice as much
+                found = os.lstat(self._path)
             except FileNotFoundError:
                 return False
             return os.path.samestat(os.fstat(descriptor), found)
@@ -87,3 +101,11 @@ def _flock(descriptor: int, deadline: float) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _let_go_all() -> None:
+    for lock in tuple(_locks):
+        lock.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_all)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -192,29 +191,3 @@ def slots_between(connection: sqlite3.Connection, start: int, stop: int) -> list
 def count_slots(connection: sqlite3.Connection) -> int:
     """Count the projection's rows."""
     return int(connection.execute("SELECT count(*) FROM grant_entry").fetchone()[0])
-
-
-class Sidecars:
-    """The WAL and its index: SQLite goes on writing into a deleted one, which nobody will ever read."""
-
-    def __init__(self, database: Database) -> None:
-        """Remember the files beside an open database (it must have been read once)."""
-        self._name = database.name
-        self._paths = tuple(f"{database.path}{suffix}" for suffix in ("-wal", "-shm"))
-        self._identity = tuple(map(_inode, self._paths))
-
-    def check(self) -> None:
-        """Raise IntegrityError if one was removed or replaced."""
-        for path, identity in zip(self._paths, self._identity, strict=True):
-            if _inode(path) != identity:
-                raise IntegrityError(
-                    f"{self._name}{path[-4:]} was removed or replaced while the vault was open"
-                )
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - the hot path; Path.stat costs twice as much
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import StoreError, UsageError, VaultExists
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.files import sync_directory
+from facekeep.store.sqlite import translated
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -29,7 +30,7 @@ def write_new(path: Path, text: str, mode: int) -> None:
                 file.write(text.encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
-            fsync_directory(path.absolute().parent)
+            sync_directory(path.absolute().parent)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.files import sync_directory
+from facekeep.store.sqlite import translated
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -22,4 +23,4 @@ def replace_file(path: Path, data: bytes) -> None:
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        fsync_directory(path.parent)
+        sync_directory(path.parent)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import FacekeepError, FormatError, UsageError, VaultNotFound
+from facekeep.files import sync_directory
 from facekeep.formats.settings import Settings
-from facekeep.store.sqlite import fsync_directory, translated
+from facekeep.store.sqlite import translated
 
 NAME: Final = "vault.toml"
 STAGED: Final = "vault.toml.new"
@@ -39,14 +40,14 @@ def stage(path: Path, settings: Settings) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        fsync_directory(path)
+        sync_directory(path)
 
 
 def promote(path: Path) -> None:
     """Give vault.toml.new its name, durably."""
     with translated(NAME):
         (path / STAGED).replace(path / NAME)
-        fsync_directory(path)
+        sync_directory(path)
 
 
 def finish(path: Path, digest: bytes) -> bool:

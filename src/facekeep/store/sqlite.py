@@ -1,4 +1,4 @@
-"""One way to open a SQLite file: pragmas, identity, migrations, errors (SPEC.md §8).
+"""A SQLite file of ours: its identity, its schema, its transactions, and our errors (SPEC.md §8).
 
 Connections belong to one thread each; a ``Database`` hands every thread its own and notices when the
 file at its path is no longer the file it opened.
@@ -15,12 +15,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import ForeignFile, IntegrityError, StoreError
-from facekeep.limits import LIMITS
+from facekeep.files import PRIVATE, create
+from facekeep.store.connect import (
+    Connection,
+    Identity,
+    Link,
+    Use,
+    authorize,
+    connect,
+    open_files,
+    refuse_inherited,
+)
 
 APPLICATION_ID = 0x464B5631
 _PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closing it would drop our locks.
@@ -33,10 +43,6 @@ MEND: Final = {
     "keys.db": _LIVE_COPY,
     "log.db": _LIVE_COPY,
 }
-
-
-Use: TypeAlias = Literal["write", "look", "keep"]
-"""What a file is opened for: to be written; for a look at what proves itself; to be kept as it stands."""
 
 
 class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
@@ -69,22 +75,12 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT"
-
-
-class _Holder:
-    """A thread's connection: closed with the thread."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __del__(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.close()
+_SIDECARS: Final = ("-wal", "-shm")
+_META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT"
 
 
 class Database:
-    """A SQLite file in WAL mode with ``synchronous=FULL``; one connection a thread.
+    """A SQLite file in WAL mode with ``synchronous=FULL``; one connection a thread, and none after a fork.
 
     ``kind`` is the word in its meta table (vault, keys, log, backup); ``vault_id`` 16 bytes.
     """
@@ -98,19 +94,23 @@ class Database:
         *,
         use: Use = "write",
     ) -> None:
-        """Open an existing file, check whose it is, bring its schema up to date if it is to be written.
+        """Open an existing file, and check whose it is and that its schema is ours.
 
         For a look it is not checked whose it is: what is read there has to open under a key in any case.
         """
         self._use = use
-        self.path = path
+        self.path = path.absolute()
         self.kind = kind
         self.name = f"the backup {path.name}" if kind == "backup" else path.name
+        self.vault_id = vault_id
+        self._migrations = tuple(migrations)
         self._local = threading.local()
-        self._all: weakref.WeakSet[_Holder] = weakref.WeakSet()
+        self._all: weakref.WeakSet[Link] = weakref.WeakSet()
         self._guard = threading.Lock()
-        self._shared: _Holder | None = None
+        self._shared: Link | None = None
         self._closed = False
+        self._pid = os.getpid()
+        self._sidecars: tuple[Identity | None, ...] = ()
         with translated(self.name):
             if not path.exists():
                 raise IntegrityError(
@@ -120,50 +120,44 @@ class Database:
             self._identity = (status.st_dev, status.st_ino)
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
                 raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
-            connection = self.connection()
-            if use != "look":
-                self._check_owner(connection, vault_id)
-            self._expected = _schema_after(tuple(migrations[: self._migrated(connection, migrations)]))
-            self._schema_version = -1
-            self.check_schema(connection)
+            self.connection()
+            self.check_identity()
+            if use == "write":
+                self._sidecars = self._opened_sidecars()
 
     @staticmethod
     def create(path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> Database:
-        """Make a new file (mode 0600) with all migrations applied, and open it."""
+        """Make a new file (mode 0600), and open it. Its first bytes are made in memory, not by SQLite."""
         with translated(path.name):
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            os.close(descriptor)
-            connection = _connect(path, "create")
-            with contextlib.closing(connection):
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(_META)
-                connection.execute("INSERT INTO meta VALUES ('vault', ?), ('file', ?)", (vault_id, kind))
-                connection.execute("COMMIT")
-            fsync_directory(path.parent)
+            create(path, _image(kind, vault_id, tuple(migrations), wal=True), PRIVATE)
         return Database(path, kind, vault_id, migrations)
 
-    def connection(self) -> sqlite3.Connection:
+    def create_like(self, path: Path) -> Database:
+        """Make a new, empty file of the same kind and vault."""
+        return Database.create(path, self.kind, self.vault_id, self._migrations)
+
+    def connection(self) -> Connection:
         """Return this thread's connection (autocommit; use ``transaction`` to write)."""
-        existing: _Holder | None = getattr(self._local, "holder", None)
+        refuse_inherited(self._pid, self.name)
+        existing: Link | None = getattr(self._local, "link", None)
         if existing is not None:
             return existing.connection
         if self._closed:
             raise StoreError(f"{self.name} is closed")
-        connection = _connect(self.path, self._use)
-        holder = _Holder(connection)
-        self._local.holder = holder
+        link = self._link()
+        self._local.link = link
         with self._guard:
-            self._all.add(holder)
-        return connection
+            self._all.add(link)
+        return link.connection
 
-    def shared(self) -> sqlite3.Connection:
+    def shared(self) -> Connection:
         """Return a connection of no thread, always the same; callers take care of each other."""
+        refuse_inherited(self._pid, self.name)
         with self._guard:
             if self._shared is None:
                 if self._closed:
                     raise StoreError(f"{self.name} is closed")
-                self._shared = _Holder(_connect(self.path, self._use))
+                self._shared = self._link()
                 self._all.add(self._shared)
             return self._shared.connection
 
@@ -175,21 +169,21 @@ class Database:
         """
         self.connection()
         local = self._local
-        holder: _Holder = local.holder
+        link: Link = local.link
 
         @contextlib.contextmanager
         def borrowed() -> Iterator[None]:
-            local.holder = holder
+            local.link = link
             try:
                 yield
             finally:
-                del local.holder
+                del local.link
 
         return borrowed
 
     @contextlib.contextmanager
     def transaction(self, shared: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
-        """BEGIN IMMEDIATE .. COMMIT, durable on return; rolled back on any error.
+        """BEGIN IMMEDIATE .. COMMIT, durable on return where others see it; rolled back on any error.
 
         On the thread's connection, or on the ``shared`` one.
         """
@@ -206,6 +200,8 @@ class Database:
                     with contextlib.suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
                 raise
+        self.check_identity()
+        self.check_sidecars()
 
     @contextlib.contextmanager
     def unhurried(self) -> Iterator[sqlite3.Connection]:
@@ -221,64 +217,111 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
 
     def check_identity(self) -> None:
-        """Raise IntegrityError if the path no longer leads to the file that was opened."""
+        """Raise IntegrityError if the path leads to another file than was opened, StoreError in a child."""
+        refuse_inherited(self._pid, self.name)
         try:
-            status = os.stat(self.path)  # noqa: PTH116 - the hot path; Path.stat costs twice as much
+            status = os.lstat(self.path)
         except OSError as error:
             raise IntegrityError(f"{self.name} was removed while the vault was open") from error
         if (status.st_dev, status.st_ino) != self._identity:
             raise IntegrityError(f"{self.name} was replaced while the vault was open")
 
     def close(self) -> None:
-        """Close every thread's connection."""
+        """Close every thread's connection; those that a child has inherited are not its own to close."""
         self._closed = True
+        if self.is_inherited:
+            return
         with self._guard:
-            for holder in tuple(self._all):
-                with contextlib.suppress(sqlite3.Error):
-                    holder.connection.close()
+            for link in tuple(self._all):
+                link.close()
         self._local = threading.local()
 
-    def check_schema(self, connection: sqlite3.Connection) -> None:
-        """Raise IntegrityError unless the tables are exactly ours: a planted trigger or view is refused.
+    @property
+    def is_inherited(self) -> bool:
+        """Whether another process opened it, of which this one is a child."""
+        return self._pid != os.getpid()
 
-        Inside a write transaction nobody can change it any more. Cheap while ``schema_version`` stands.
+    def check_sidecars(self) -> None:
+        """Raise IntegrityError if the WAL or its index was removed or replaced.
+
+        SQLite goes on writing into a deleted one, which nobody will ever read.
+        """
+        for end, identity in zip(_SIDECARS, self._sidecars, strict=False):
+            if _inode(f"{self.path}{end}") != identity:
+                raise IntegrityError(f"{self.name}{end} was removed or replaced while the vault was open")
+
+    def _opened_sidecars(self) -> tuple[Identity | None, ...]:
+        """Return what stands at their names, if that is what SQLite has open."""
+        found = tuple(_inode(f"{self.path}{end}") for end in _SIDECARS)
+        opened = open_files()
+        if opened is not None and not {each[1:] for each in opened}.issuperset(found):
+            raise IntegrityError(f"{self.name}-wal was removed or replaced while the vault was opened")
+        return found
+
+    def check_schema(self, connection: sqlite3.Connection) -> None:
+        """Raise IntegrityError unless the schema is the one that the connection began with.
+
+        Inside a write transaction nobody can change it.
         """
         version = connection.execute("PRAGMA schema_version").fetchone()[0]
-        if version == self._schema_version:
-            return
-        if _schema(connection) != self._expected:
-            raise IntegrityError(
-                f"{self.name} has tables, triggers or views that are not facekeep's",
-                next=MEND.get(self.name),
-            )
-        self._schema_version = version
+        if version != getattr(connection, "cookie", None):
+            raise self._strange()
 
-    def _check_owner(self, connection: sqlite3.Connection, vault_id: bytes) -> None:
+    def _link(self) -> Link:
+        """Make a connection; what it goes by is looked at in the transaction in which it was read."""
+        link = connect(self.path, self._use)
+        connection = link.connection
+        try:
+            connection.execute("BEGIN")
+            self._admit(connection)
+            connection.execute("COMMIT")
+            if self._use == "write":
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
+                connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB
+                connection.execute("PRAGMA secure_delete=ON")
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _admit(self, connection: Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != len(self._migrations):
+            raise IntegrityError(
+                f"{self.name} was written by another version of facekeep", next="install that version"
+            )
+        if _schema(connection) != _expected(self._migrations):
+            raise self._strange()
+        connection.cookie = connection.execute("PRAGMA schema_version").fetchone()[0]
+        authorize(connection)
+        if self._use != "keep" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            raise IntegrityError(f"{self.name} is not in WAL mode", next=MEND.get(self.name))
+        if self._use != "look":
+            self._check_owner(connection)
+
+    def _strange(self) -> IntegrityError:
+        return IntegrityError(
+            f"{self.name} has tables, triggers or views that are not facekeep's", next=MEND.get(self.name)
+        )
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("file") != self.kind:
             raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=MEND.get(self.name))
-        if meta.get("vault") != vault_id:
+        if meta.get("vault") != self.vault_id:
             raise ForeignFile(f"{self.name} belongs to another vault")
 
-    def _migrated(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> int:
-        """Return the version of the schema; that of a file to be written is brought up to date first."""
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(migrations) or version < 0:
-            raise IntegrityError(
-                f"{self.name} was written by a newer facekeep", next="install the newer facekeep"
-            )
-        if version == len(migrations):
-            return version
-        if self._use != "write":
-            if not version:
-                raise IntegrityError(f"{self.name} has an unknown schema version", next=MEND.get(self.name))
-            return version
-        connection.execute("BEGIN IMMEDIATE")
-        for step in migrations[version:]:
-            step(SqliteUtils(connection))
-        connection.execute(f"PRAGMA user_version={len(migrations)}")
-        connection.execute("COMMIT")
-        return len(migrations)
+
+def _inode(path: str) -> Identity | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _schema(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
@@ -286,46 +329,39 @@ def _schema(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
 
 
 @cache
-def _schema_after(migrations: tuple[Migration, ...]) -> frozenset[tuple[object, ...]]:
-    """Return the schema that a file has after these migrations."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.execute(_META)
-        for step in migrations:
-            step(SqliteUtils(connection))
+def _expected(migrations: tuple[Migration, ...]) -> frozenset[tuple[object, ...]]:
+    with _memory("", b"", migrations) as connection:
         return _schema(connection)
 
 
-def _connect(path: Path, use: Use | Literal["create"]) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path.absolute().as_uri() + ("?mode=ro&immutable=1" if use == "keep" else "?mode=rw"),
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=LIMITS.busy_timeout_ms / 1000,
-        cached_statements=256,
-    )
-    if use != "create" and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        connection.close()  # before any pragma that would change somebody else's file
-        raise IntegrityError(f"{path.name} is not a facekeep file", next=MEND.get(path.name))
-    connection.execute("PRAGMA trusted_schema=OFF")
-    connection.execute("PRAGMA cell_size_check=ON")
-    if use == "look":
-        return connection
-    if use != "keep":
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
-        connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB, one sync less for each 4 MiB
-        connection.execute("PRAGMA secure_delete=ON")
-    connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA cache_size=-65536")
-    return connection
+@contextlib.contextmanager
+def _memory(kind: str, vault_id: bytes, migrations: tuple[Migration, ...]) -> Iterator[sqlite3.Connection]:
+    """Give an empty database of a kind, in memory."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(_META)
+        connection.execute("INSERT INTO meta VALUES ('vault', ?), ('file', ?)", (vault_id, kind))
+        for step in migrations:
+            step(SqliteUtils(connection))
+        connection.execute(f"PRAGMA user_version={len(migrations)}")
+        yield connection
 
 
-def fsync_directory(path: Path) -> None:
-    """Make a created, renamed or removed name durable: open(O_DIRECTORY), fsync, close."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _image(kind: str, vault_id: bytes, migrations: tuple[Migration, ...], *, wal: bool) -> bytes:
+    """Bytes of an empty database file; with ``wal`` its header says that it is in WAL mode."""
+    with _memory(kind, vault_id, migrations) as connection:
+        image = bytearray(connection.serialize())
+    if wal:
+        image[18:20] = b"\2\2"  # the file format's write and read version
+    return bytes(image)
+
+
+@contextlib.contextmanager
+def filled(path: Path, kind: str, vault_id: bytes, migrations: Sequence[Migration]) -> Iterator[Connection]:
+    """Make a new file (mode 0600) and give the only connection to it; the caller makes it durable.
+
+    For what is written once and read afterwards: it has no journal and no WAL.
+    """
+    create(path, _image(kind, vault_id, tuple(migrations), wal=False), PRIVATE)
+    with contextlib.closing(connect(path, "fill")) as link:
+        yield link.connection
