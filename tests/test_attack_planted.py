@@ -73,7 +73,7 @@ EDITS = [
     ("log.db", "leaf BLOB NOT NULL", "leaf BLOB NOT NULL UNIQUE ON CONFLICT IGNORE"),
     ("log.db", "control INTEGER NOT NULL", "control INTEGER NOT NULL UNIQUE ON CONFLICT IGNORE"),
     ("log.db", "WHERE control = 1", "WHERE control = 2"),
-    ("log.db", "chain BLOB NOT NULL)", "chain BLOB NOT NULL, d AS (body))"),
+    ("log.db", "chain BLOB NOT NULL)", "chain BLOB NOT NULL, d AS (leaf))"),
     ("keys.db", "STRICT", ""),
     ("vault.db", "STRICT", ""),
 ]
@@ -167,7 +167,7 @@ def test_a_conflict_clause_in_a_parsed_schema_swallows_no_row(tmp_path: Path) ->
         with pytest.raises(IntegrityError, match="schema was changed"):
             insert_many(
                 connection,
-                "INSERT OR IGNORE INTO entry (idx, control, body, leaf, chain)",
+                "INSERT OR IGNORE INTO entry (idx, control, sealed, leaf, chain)",
                 [row._replace(idx=1)],
             )
 

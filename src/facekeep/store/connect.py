@@ -40,7 +40,7 @@ FORKED: Final = "open the vault after forking; or start the other process by spa
 _RESERVED: Final = 0x40000001  # sqlite3's PENDING_BYTE + 1
 _LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)  # a lock of a descriptor: Linux
 _DESCRIPTORS: Final = "/dev/fd"
-_TRIES: Final = 100
+_TRIES: Final = 10
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -103,6 +103,8 @@ def connect(path: Path, use: Use) -> Link:
         return Link(_open(path.absolute(), "mode=ro&immutable=1"), None)
     place = path.absolute().parent.resolve() / path.name
     with _busy():
+        for each in [each for each, file in _files.items() if not file.connections]:
+            _let_go(each)
         _refuse_journal(place)
         identity = _guard(place)
         file = _files[identity]
@@ -223,8 +225,8 @@ def _lock(descriptor: int, kind: int) -> None:
 def _same_file(place: Path, identity: Identity) -> Connection:
     """Connect to ``place``, and see that SQLite opened the file that is guarded, before any statement.
 
-    It may take up a descriptor that an earlier connection left behind, which proves nothing: such a
-    connection is kept until there is one with a descriptor of its own.
+    It opens none where it has a descriptor left from an earlier connection to the file at ``place``: that is
+    then one that is guarded, since all are that SQLite has open.
     """
     others: list[Connection] = []
     try:
@@ -235,9 +237,13 @@ def _same_file(place: Path, identity: Identity) -> Connection:
             if before is None or after is None:
                 if _identity(os.lstat(place)) == identity:
                     return connection
-            elif identity in {each[1:] for each in after - before}:
-                return connection
-            others.append(connection)
+            else:
+                new = {each[1:] for each in after - before}
+                if identity in new or (
+                    not new and _count(before, identity) > len(_files[identity].descriptors)
+                ):
+                    return connection
+            others.append(connection)  # replaced, or another thread opened a file at this moment
     finally:
         for each in others:
             each.close()
@@ -277,12 +283,17 @@ def _own(connection: Connection, file: _File) -> None:
 
 
 def _let_go(identity: Identity) -> None:
-    """Close our descriptors of a file without connections."""
+    """Close our descriptors of a file that SQLite has not open: a statement may outlive its connection."""
     file = _files[identity]
-    if not file.connections:
-        del _files[identity]
-        for descriptor in file.descriptors:
-            os.close(descriptor)
+    if file.connections or _count(open_files() or set(), identity) > len(file.descriptors):
+        return
+    del _files[identity]
+    for descriptor in file.descriptors:
+        os.close(descriptor)
+
+
+def _count(files: set[tuple[int, int, int]], identity: Identity) -> int:
+    return sum(each[1:] == identity for each in files)
 
 
 def _close_all(*, wait: bool) -> None:
