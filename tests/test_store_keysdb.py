@@ -243,22 +243,33 @@ def test_a_copy_that_is_ahead_is_never_overwritten(twin: Lab) -> None:
         assert [each.state for each in store.copies_state()] == ["ahead"]
         with pytest.raises(IntegrityError, match="newer") as caught:
             store.resync_copies()
-        assert "copy this one into its place" in caught.value.next
+        assert "check --scrub" in caught.value.next
         store.index_put_many([(b"a" * 32, b"1")])
     assert content(copy) == before
 
 
-def test_a_copy_of_an_older_epoch_with_a_higher_generation_is_ahead(twin: Lab) -> None:
+def test_a_generation_decides_nothing(twin: Lab) -> None:
     copy = twin.directory / "usb" / "keys.db"
     sql(copy, "UPDATE meta SET value = value + 9 WHERE key = 'generation'")
-    assert [each.state for each in twin.store.copies_state()] == ["ahead"]
+    assert [each.state for each in twin.store.copies_state()] == ["behind"]
+    twin.shred(verify_slot(5))
+    assert [each.state for each in twin.store.copies_state()] == ["current"]
+
+
+def test_a_principal_that_only_the_copy_has_comes_back(twin: Lab) -> None:
+    copy = twin.directory / "usb" / "keys.db"
+    sql(copy, "INSERT INTO principal VALUES (99, x'00', x'01', x'02', x'03')")
+    sql(copy, "UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+    twin.store.resync_copies()
+    assert [row.slot for row in twin.store.principal_list()] == [99]
+    assert content(copy) == content(twin.path)
 
 
 def test_a_copy_of_another_history_is_never_overwritten(twin: Lab) -> None:
     copy = twin.directory / "usb" / "keys.db"
     fork = copy_file(twin.save("fork.db"), twin.directory / "fork2.db")
     twin.shred(verify_slot(5))
-    sql(fork, "UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+    sql(fork, "UPDATE top SET epoch = epoch + 1")
     shutil.copy(fork, copy)
     assert [each.state for each in twin.store.copies_state()] == ["diverged"]
     with pytest.raises(IntegrityError):

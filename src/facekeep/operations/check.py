@@ -244,9 +244,8 @@ def _row_problem(core: Core, view: View, row: GrantRow) -> str | None:
 
 
 def _carries_its_handle(core: Core, view: View, grant: LivingGrant) -> bool:
-    slots = np.array([grant.row.slot], np.int64)
-    keys, _ = core.slot_keys(view, slots)
-    handle = masked(core.sealer, slots, keys, table([grant.row.grant_id]))
+    key = np.frombuffer(core.slot_key(view, grant.row.slot), np.uint8)[None]
+    handle = masked(core.sealer, [grant.row.slot], key, table([grant.row.grant_id]))
     return handle.tobytes() == core.handles.of(grant.subject.encode("utf-8"))
 
 

@@ -17,7 +17,8 @@ from facekeep.formats import entries
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.ids import GRANT_ID_LEN, slot_id
 from facekeep.operations.allocation import next_index
-from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.destroy import Destruction
+from facekeep.operations.erase import announce, erasing
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store.keysdb import PrincipalRow
@@ -110,17 +111,18 @@ def revoke_principal(core: Core, session: Session, identity: str) -> int:
 
     The slot is the one that the log gave to that id, whatever keys.db says.
     """
-    with writing(core, session, Action.PRINCIPALS) as view:
+    with erasing(core, session, Action.PRINCIPALS):
         wanted = bytes.fromhex(identity) if _is_id(identity) else b""
+        view = core.view()
         slots = [each.slot for each in living_principals(core, view) if each.id == wanted]
         if not slots:
             raise UsageError("no principal has that id", next="see 'facekeep principal list'")
-        if not _others(core, view, wanted):
+        if wanted == session.principal_id and not _others(core, view, wanted):
             raise UsageError(
                 "that is the last principal who may manage principals",
                 next="add another operator first: facekeep principal add --role operator",
             )
-        index = destroy(core, session.by, Destruction("revoke", slots))
+        index = announce(core, session.by, [Destruction("revoke", slots)])[0]
         left = core.keys.principal_get(wanted)
         if left is not None:  # it stood at another slot than the log's
             core.keys.principal_delete([left.slot])

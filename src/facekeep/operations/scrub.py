@@ -17,13 +17,14 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.mending import OtherHistory
 from facekeep.auditlog.prints import LoggedPrincipal
-from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
+from facekeep.errors import ErasurePending, FacekeepError, IntegrityError, RootError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.holders import held
 from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import placeholder
 from facekeep.keys.settle import settle
+from facekeep.keys.tree import open_tree
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
@@ -172,32 +173,44 @@ def _keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:
     path, copies = state.path, core.keys.copies
     if state.state == "current" and copies.agrees(path):
         return
-    if state.state == "damaged":
-        _renew(core.keys.resync_copies, path, report, "keys.db")
-    elif state.state in ("behind", "missing"):
+    if state.state in ("behind", "missing"):
         core.keys.resync_copies()
         report.mended("keys.db", f"the copy at {path}, which was {state.state}, was brought up to date")
-    elif state.state not in {"foreign", "away"} and copies.is_no_newer(path):
-        try:
-            copies.overwrite(path)
-        except FacekeepError:  # its pages are damaged
-            _renew(core.keys.resync_copies, path, report, "keys.db")
-            return
-        report.mended("keys.db", f"the copy at {path} had damaged rows: it was written anew from keys.db")
-    elif state.state == "current":  # it cannot be read where its rows stand
-        _renew(core.keys.resync_copies, path, report, "keys.db")
     elif state.state == "away":
         raise ErasurePending(f"the copy of keys.db at {path} is away", next="bring its directory back")
-    else:
+    elif state.state == "foreign" or _is_of_another_root(core, path):
         raise IntegrityError(
             f"the copy of keys.db at {path} is {state.state}; it was left as it is", next=_KEEP
         )
+    else:
+        _mend_keys_copy(core, state, report)
+
+
+def _mend_keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:
+    """Write a copy anew; one that no root opens proves nothing by what it says of itself, and goes aside."""
+    if state.state == "current":
+        with contextlib.suppress(FacekeepError):  # its pages are damaged
+            core.keys.copies.overwrite(state.path)
+            message = f"the copy at {state.path} had damaged rows: it was written anew from keys.db"
+            report.mended("keys.db", message)
+            return
+    _renew(core.keys.resync_copies, state.path, report, "keys.db")
+
+
+def _is_of_another_root(core: Core, path: Path) -> bool:
+    """Whether a root that is held, other than the vault's, opens a copy of keys.db."""
+    try:
+        with KeysStore.open(path, core.vault_id) as store:
+            tree, _ = open_tree(store, core.vault_id, held(core.readers))
+            return tree.fingerprint != core.view().tree.fingerprint
+    except (IntegrityError, RootError):
+        return False
 
 
 def _renew(resync: Callable[[], object], path: Path, report: ScrubReport, file: str) -> None:
     aside = move_aside(path)
     resync()
-    report.mended(file, f"the copy at {path} could not be read: it is {aside.name} now, and was made anew")
+    report.mended(file, f"the copy at {path} could not be used: it is {aside.name} now, and was made anew")
 
 
 def _log(core: Core, report: ScrubReport) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core, View
-from facekeep.access.gate import is_logged
 from facekeep.access.owners import KeysOf
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.columns import each_row
 from facekeep.formats.ids import from_ranges
 from facekeep.keys.index import SubjectIndex
+from facekeep.operations.rows import living
 
 Progress = Callable[[int, int], None]
 _PIECE: Final = 4_096  # rows sealed together
@@ -108,7 +108,7 @@ def _whole(core: Core, view: View, held: Held, doubt: FacekeepError | None) -> H
             slots.update(core.ledger.slots_of(tag))
         except FacekeepError as error:
             doubt = doubt or error
-            slots.update(_found_by_gate(core, tag))
+            slots.update(_found_by_gate(core, held.handle, tag))
     try:
         living = _alive(view, sorted(slots))
     except FacekeepError as error:
@@ -116,7 +116,9 @@ def _whole(core: Core, view: View, held: Held, doubt: FacekeepError | None) -> H
         living = sorted(slots - _destroyed(core))
     if not living:
         return Held(held.handle, doubt=doubt)
-    known = set(held.tags) | {tag for tag in tags if not set(living).isdisjoint(_slots_of(core, tag))}
+    known = set(held.tags) | {
+        tag for tag in tags if not set(living).isdisjoint(_slots_of(core, held.handle, tag))
+    }
     return Held(held.handle, tuple(living), tuple(sorted(known)), doubt)
 
 
@@ -125,20 +127,22 @@ def _alive(view: View, slots: Sequence[int]) -> list[int]:
     return cast("list[int]", array[view.tree.alive(array)].tolist())
 
 
-def _slots_of(core: Core, tag: bytes) -> list[int]:
+def _slots_of(core: Core, handle: bytes, tag: bytes) -> list[int]:
     try:
         return core.ledger.slots_of(tag)
     except FacekeepError:
-        return _found_by_gate(core, tag)
+        return _found_by_gate(core, handle, tag)
 
 
-def _found_by_gate(core: Core, tag: bytes) -> list[int]:
-    """Slots of the rows of a tag that are the log's: what a decision would be made on."""
+def _found_by_gate(core: Core, handle: bytes, tag: bytes) -> list[int]:
+    """Slots of the rows of a tag that open as this subject's: what a decision may go by."""
     found = []
+    view = core.recent_view()
     with contextlib.suppress(FacekeepError):
-        for row in core.rows_of(core.recent_view(), tag):
+        for row in core.rows_of(view, tag):
             with contextlib.suppress(FacekeepError):
-                if is_logged(core, row):
+                grant = living(core, view, row)
+                if grant is not None and core.handles.of(grant.subject.encode("utf-8")) == handle:
                     found.append(row.slot)
     return found
 

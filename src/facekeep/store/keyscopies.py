@@ -17,10 +17,10 @@ from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal[
     "current",  # the same as the primary
-    "behind",  # missed writes: resync mends it
+    "behind",  # of an older epoch, or of this one with other rows: resync mends it
     "missing",  # the directory is there, the file is not: resync makes it
     "away",  # the directory is not there
-    "ahead",  # newer than the primary: never overwritten
+    "ahead",  # of a newer epoch than the primary: never overwritten
     "diverged",  # of another history: never overwritten
     "foreign",  # of another vault: never overwritten
     "damaged",  # unreadable: never overwritten
@@ -28,12 +28,12 @@ State: TypeAlias = Literal[
 
 _REFUSED: Final = {
     "ahead": (
-        "is newer than keys.db, which was rolled back",
-        "stop the vault, move the older keys.db aside and copy this one into its place",
+        "says that it is newer than keys.db, which may have been rolled back",
+        "run 'facekeep check --scrub': it says whether a root opens the copy, and keeps what is true",
     ),
     "diverged": (
-        "has the count of keys.db but another content",
-        "keep both files; the one the current root opens is the true one: put it in both places",
+        "is of another root than keys.db",
+        "run 'facekeep check --scrub': it keeps the one that the root opens, and moves the other aside",
     ),
     "damaged": ("is damaged or cannot be read", "run 'facekeep check --scrub': it is made anew"),
 }
@@ -131,21 +131,8 @@ class Copies:
         except FacekeepError:
             return False
 
-    def is_no_newer(self, path: Path) -> bool:
-        """Whether a copy shows the primary's tree, or what is left of it, and has seen no more writes.
-
-        One root seals one root node, so rows that name the present root only are of no other tree.
-        """
-        try:
-            with contextlib.closing(self._opener(path)) as database, translated(str(path)):
-                theirs, mine = database.connection(), stand_of(self._primary.connection())
-                marks = {row[0] for row in theirs.execute("SELECT fingerprint FROM top")}
-                return marks <= {mine.fingerprint} and stand_of(theirs).generation <= mine.generation
-        except FacekeepError:
-            return False
-
     def overwrite(self, path: Path) -> None:
-        """Give a copy the primary's content; only for one that is damaged, and no newer."""
+        """Give a copy the primary's content; only for one that is damaged, and of the same root."""
         self._overwrite(path)
 
     def _state(self, path: Path, mine: Stand) -> CopyState:
@@ -163,9 +150,22 @@ class Copies:
         return CopyState(path, _compare(mine, theirs), theirs.generation, theirs.epoch)
 
     def _overwrite(self, path: Path) -> None:
-        """Replace the content inside one transaction of the copy: an interruption leaves it as it was."""
+        """Replace the content inside one transaction of the copy: an interruption leaves it as it was.
+
+        Principals that the primary lacks come over first: a row opens under its key, or for nobody.
+        """
         with contextlib.closing(self._opener(path)) as database, translated(str(path)):
-            self._primary.connection().backup(database.connection())
+            theirs = database.connection()
+            if stand_of(theirs).generation > stand_of(self._primary.connection()).generation:
+                with contextlib.suppress(FacekeepError):
+                    self._take_over(theirs)
+            self._primary.connection().backup(theirs)
+
+    def _take_over(self, theirs: sqlite3.Connection) -> None:
+        """Add the principals that only a copy has to the primary."""
+        with self._primary.transaction() as connection:
+            rows = theirs.execute("SELECT * FROM principal ORDER BY slot LIMIT ?", (_MOST_TAKEN,))
+            connection.executemany("INSERT OR IGNORE INTO principal VALUES (?, ?, ?, ?, ?)", rows)
 
     def _make(self, path: Path) -> None:
         """Write a temporary name, fsync it, rename it, fsync the directory."""
@@ -202,15 +202,12 @@ def stand_of(connection: sqlite3.Connection) -> Stand:
 def _compare(mine: Stand, theirs: Stand) -> State:
     if theirs == mine:
         return "current"
-    if theirs.generation > mine.generation or theirs.epoch > mine.epoch:
-        return "ahead"
-    if theirs.generation == mine.generation or (
-        theirs.epoch == mine.epoch and theirs.fingerprint != mine.fingerprint
-    ):
-        return "diverged"
-    return "behind"
+    if theirs.fingerprint == mine.fingerprint or theirs.epoch < mine.epoch:
+        return "behind"
+    return "ahead" if theirs.epoch > mine.epoch else "diverged"
 
 
+_MOST_TAKEN: Final = 10_000  # principals
 _TABLES: Final = (
     "SELECT key, value FROM meta ORDER BY key",
     "SELECT copy, epoch, fingerprint, blob FROM top ORDER BY copy",
