@@ -10,7 +10,7 @@ import pytest
 from facekeep.auditlog.keyed import PADDED, LogKey
 from facekeep.crypto.primitives import BLOB_OVERHEAD
 from facekeep.errors import FacekeepError, IntegrityError
-from facekeep.vault import Vault
+from facekeep.vault import Role, Vault
 from vaultlab import IDENTIFY, VERIFY, Lab, core, identify, log_entries, matches, reason, slots, sql
 
 _COLUMNS = "control, sealed, leaf, chain"
@@ -157,3 +157,34 @@ def test_a_slot_leads_to_another_entry(lab: Lab) -> None:
         lab.sql("log.db", "UPDATE grant_entry SET idx = ? WHERE slot = ?", (at, slot))
         with pytest.raises(IntegrityError, match=f"leads from slot {slot}"):
             core(vault).log.entry_of_slot(slot)
+
+
+@pytest.mark.parametrize("where", ["vault", "copy", "both"])
+def test_slots_to_come_are_planted_and_nothing_stops(lab: Lab, where: str) -> None:
+    """The list of slots says nothing that counts: a row in the place of the next one gives way."""
+    for (slot,) in lab.sql("log.db", "SELECT max(slot) FROM grant_entry GROUP BY slot >> 21"):
+        for part in ("vault", "copy") if where == "both" else (where,):
+            for more in range(1, 6):
+                sql(lab.base / part / "log.db", "INSERT INTO grant_entry VALUES (?, 0)", (slot + more,))
+    lab.enrol("carol")
+    lab.add_principal(Role.SERVICE)
+    with lab.open() as vault:
+        held = list(slots(vault, "alice").values())
+        assert vault.shred("alice").slots == 2
+        assert not core(vault).view().tree.alive(held).any()
+        assert matches(vault, "carol")
+        assert [state.state for state in core(vault).log.copies_state()] == ["current"]
+    Vault.scrub(lab.path, token=lab.token, clock=lab.clock)
+    lab.clean()
+
+
+def test_the_list_of_slots_is_bent_while_the_copy_is_away(lab: Lab) -> None:
+    """What the copy is then given of it is in nobody's way, and a scrub makes both lists anew."""
+    away = lab.copy_dir.rename(lab.base / "away")
+    lab.enrol("carol")
+    lab.sql("log.db", "UPDATE grant_entry SET idx = (SELECT max(idx) FROM entry) WHERE slot > 99")
+    away.rename(lab.copy_dir)
+    with lab.open() as vault:
+        assert vault.shred("alice").slots == 2
+    Vault.scrub(lab.path, token=lab.token, clock=lab.clock)
+    lab.clean()

@@ -112,8 +112,8 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Sequence[object]]
 
 
 def insert_slots(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
-    """Append (slot, idx) pairs to the projection."""
-    insert_many(connection, "INSERT INTO grant_entry (slot, idx)", pairs)
+    """Append (slot, idx) pairs to the projection. A planted row in their place gives way: it stops nobody."""
+    insert_many(connection, "INSERT OR REPLACE INTO grant_entry (slot, idx)", pairs)
 
 
 def row_at(connection: sqlite3.Connection, idx: int) -> Row | None:
