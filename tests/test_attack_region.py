@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from audit_help import ALICE, OPERATOR, Book, expect, founded, honest, i, item, v
+from facekeep.audit.replay import replay
 from facekeep.errors import Denied, FormatError, IntegrityError, SettingsChanged, UsageError
+from facekeep.formats import entries
 from facekeep.formats.settings import Settings
 from facekeep.vault import Role, Vault
 from vaultlab import (
@@ -166,3 +169,64 @@ def test_enrolling_is_not_bound_to_the_vaults_region(lab: Lab) -> None:
         assert identify(vault, "bob") == ["bob"]
         with pytest.raises(Denied):
             matches(vault, "alice")
+
+
+# -- what an auditor sees of it
+
+
+def regional(*regions: str) -> Book:
+    """A vault whose genesis names regions, and a person who consented to Germany."""
+    book = founded()
+    book.entries[0]["regions"] = list(regions)
+    book.grant("enroll", item(v(0), ALICE), item(i(0), ALICE))
+    return book
+
+
+def test_the_log_names_the_regions_from_the_first_entry_on(lab: Lab) -> None:
+    with lab.open() as vault:
+        vault.change_settings(regions=["DE"])
+        named = [each["regions"] for each in log_entries(vault) if each["type"] in ("genesis", "settings")]
+        assert named == [["DE"], ["US"], ["DE", "US"]]
+        assert reason(vault, "alice", region="DE") == "ok"
+        assert vault.identify(face("alice"), model=MODEL, threshold=THRESHOLD, region="DE").candidates
+        replay(map(entries.encode, log_entries(vault)))
+
+
+def test_a_decision_in_another_region_than_the_settings_is_found() -> None:
+    honest(with_decisions(regional("DE", "FR")))
+    book = regional("FR", "US")
+    index = book.verify(v(0), ALICE)
+    expect(book.bodies(), "R37", index)
+
+
+def with_decisions(book: Book) -> Book:
+    book.verify(v(0), ALICE)
+    book.identify(i(0))
+    return book
+
+
+def test_a_search_in_another_region_than_the_settings_is_found() -> None:
+    book = regional("FR")
+    index = book.identify(i(0))
+    expect(book.bodies(), "R37", index)
+
+
+def test_a_region_that_was_taken_away_is_found_from_that_entry_on() -> None:
+    book = with_decisions(regional("DE"))
+    book.add(entries.settings(b"s" * 32, bytes(32), by=OPERATOR, time_ms=book.now, regions=["US"]))
+    book.add(entries.settings(b"t" * 32, b"s" * 32, by=OPERATOR, time_ms=book.now))  # a move: they stay
+    index = book.verify(v(0), ALICE)
+    expect(book.bodies(), "R37", index)
+
+
+def test_a_log_that_names_no_regions_is_held_to_none() -> None:
+    book = founded()
+    book.grant("enroll", item(v(0), ALICE), item(i(0), ALICE))
+    honest(with_decisions(book))
+
+
+@pytest.mark.parametrize("regions", [[], ["FR", "DE"], ["DE", "DE"], ["de"], "DE", None, ["DE"] * 20])
+def test_regions_of_an_entry_have_one_form(regions: object) -> None:
+    entry = founded().entries[0] | {"regions": regions}
+    with pytest.raises(FormatError):
+        entries.validate(entry)

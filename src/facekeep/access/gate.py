@@ -125,7 +125,7 @@ def admit(core: Core, session: Session, view: View, action: Action, region: str,
         return reason
     if now_ms < view.head.high_ms - LIMITS.clock_slack_ms:
         return Reason.CLOCK
-    return Reason.OK if core.settings.processes_in(region) else Reason.REGION
+    return Reason.OK if region in core.settings.all_regions else Reason.REGION
 
 
 def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes, rows: list[GrantRow]) -> Verdict:

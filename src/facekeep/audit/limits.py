@@ -1,4 +1,4 @@
-"""Limits on matching, and decisions held to them (SPEC.md §9.3, §11 R36)."""
+"""Limits on matching and its regions, and decisions held to them (SPEC.md §9, §11 R36, R37)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from facekeep.audit.report import RuleBroken
 
 
 class MatchingLimits:
-    """What the last entry that names limits on matching allows; a log without one has no rule."""
+    """What the last entries that name limits on matching, and regions, allow: none, no rule."""
 
     def __init__(self) -> None:
         """Start before the first entry."""
         self._limits: Mapping[str, Any] | None = None
         self._thresholds: dict[str, tuple[int, int]] = {}
+        self._regions: frozenset[str] | None = None
 
     def take(self, entry: Mapping[str, Any]) -> None:
-        """Take up limits that an entry names."""
+        """Take up limits and regions that an entry names."""
+        if "regions" in entry:
+            self._regions = frozenset(entry["regions"])
         if "matching" in entry:
             self._limits = entry["matching"]
             self._thresholds = {model: (one, mean) for model, one, mean in entry["matching"]["thresholds"]}
@@ -26,6 +29,11 @@ class MatchingLimits:
     def are_known(self) -> bool:
         """Whether any entry named limits."""
         return self._limits is not None
+
+    def check_region(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Judge where an allowed decision was made."""
+        if self._regions is not None and entry["region"] not in self._regions:  # SPEC.md §11 R37
+            raise RuleBroken("R37", index, f"the settings do not allow the region {entry['region']}")
 
     def check(self, index: int, entry: Mapping[str, Any], *, mean: bool) -> None:
         """Judge an allowed decision of somebody bound; ``mean``: a 1:1 reference of several photographs."""

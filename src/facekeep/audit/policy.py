@@ -61,6 +61,7 @@ class Policy:
             self._verify(index, entry)
         else:
             self._galleries.check(index, entry)
+        self._limits.check_region(index, entry)
         if "settings" not in actions:
             grant = self.register.living.get(entry["slot"])
             self._limits.check(index, entry, mean=grant is not None and grant.terms.count > 1)

@@ -55,6 +55,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "R34": "a checkpoint entry is plausible",
         "R35": "a log that does not begin with its vault says so, by whom, and what it adopts",
         "R36": "whoever may not change the limits on matching keeps to them",
+        "R37": "a decision is in a region that the settings allow",
     }
 )
 

@@ -5,6 +5,7 @@ It names what the key tree knows of the lost log, and is signed with the log's o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, cast
 
 from facekeep.auditlog.signed import LOG_TYPES, LogSigner, verify_raw
@@ -34,6 +35,7 @@ def restart_entry(
     by: str,
     time_ms: int,
     matching: JsonObject | None = None,
+    regions: Sequence[str] | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
     """Make entry 0 of a restarted log. ``pin`` and ``seen`` are (size, root) of the log that is lost.
@@ -55,7 +57,7 @@ def restart_entry(
         "pin": _tree(*pin),
         "seen": None if seen is None else _tree(*seen),
         "keys": [key.encode() for key in signer.keys],
-        **entries.matching_of(matching),
+        **entries.stated(matching, regions),
     }
     entry["signatures"] = [each.hex() for each in signer.sign_raw(_message(entry))]
     check_restart(entry)

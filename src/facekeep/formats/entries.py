@@ -43,7 +43,7 @@ __all__ = [
     "DESTROY_OPS", "GRANT_OPS", "LASTING_ROTATIONS", "PROVIDER_CLASSES", "ROTATIONS", "ROTATION_REASONS",
     "SCOPES", "Reason", "backup", "checkpoint", "clock", "decision_allow", "decision_body",
     "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries", "destroyed", "encode",
-    "genesis", "grant_entries", "grant_item", "granted", "is_decision", "matching_of", "nonce_hex", "parse",
+    "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex", "parse",
     "principal",
     "restarted", "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
 ]  # fmt: skip
@@ -106,9 +106,10 @@ def genesis(
     by: str | None = None,
     suite: int = 1,
     matching: JsonObject | None = None,
+    regions: Sequence[str] | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Entry 0 of every log. ``matching``: the limits on matching (``formats.matching``)."""
+    """Entry 0 of every log. ``matching`` and ``regions`` are as in ``settings``."""
     further: JsonObject = {
         "vault": vault_id.hex(),
         "suite": suite,
@@ -117,7 +118,7 @@ def genesis(
         "provider": {"class": provider_class, "scheme": scheme},
         "settings": settings_digest.hex(),
     }
-    return _entry("genesis", by, time_ms, nonce, further | matching_of(matching))
+    return _entry("genesis", by, time_ms, nonce, further | stated(matching, regions))
 
 
 def grant_item(
@@ -258,19 +259,21 @@ def settings(
     by: str | None,
     time_ms: int,
     matching: JsonObject | None = None,
+    regions: Sequence[str] | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
     """Vault settings changed from digest ``previous`` to ``digest`` (SPEC.md §9).
 
-    ``matching``: the limits on matching from now on, None where they stay.
+    ``matching``: the limits on matching from now on, ``regions``: where it is allowed; None where they stay.
     """
     further: JsonObject = {"digest": digest.hex(), "previous": previous.hex()}
-    return _entry("settings", by, time_ms, nonce, further | matching_of(matching))
+    return _entry("settings", by, time_ms, nonce, further | stated(matching, regions))
 
 
-def matching_of(matching: JsonObject | None) -> JsonObject:
-    """Return the key that names limits on matching, or none."""
-    return {} if matching is None else {"matching": matching}
+def stated(matching: JsonObject | None, regions: Sequence[str] | None) -> JsonObject:
+    """Return the keys that name settings which decisions are held to, those that are given."""
+    named: JsonObject = {} if matching is None else {"matching": matching}
+    return named if regions is None else named | {"regions": list(regions)}
 
 
 def clock(

@@ -287,12 +287,17 @@ _MATCHING: Final = _record(
     }
 )
 
+_STATED: Final[Mapping[str, Check]] = {
+    "matching": _MATCHING,
+    "regions": _array(_REGION, 1, LIMITS.regions + 1, rising=True),
+}
+
 #: Entry type -> keys that may be absent, which says something too (SPEC.md §6.1, §6.2).
 OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
     {
-        "genesis": {"matching": _MATCHING},
-        "restart": {"matching": _MATCHING},
-        "settings": {"matching": _MATCHING},
+        "genesis": _STATED,
+        "restart": _STATED,
+        "settings": _STATED,
         "decision": {
             "mean_e6": _COUNT, "most": _integer(1, LIMITS.candidates + 1), "score": _one_of(True),  # noqa: FBT003 - the JSON value
         },

@@ -41,9 +41,10 @@ class Settings:
     regions: tuple[str, ...] = ()
     matching: Matching = field(default_factory=Matching)
 
-    def processes_in(self, region: str) -> bool:
-        """Whether templates may be processed in a region, whatever a caller says of itself."""
-        return region == self.region or region in self.regions
+    @property
+    def all_regions(self) -> tuple[str, ...]:
+        """Where templates may be processed, whatever a caller says of itself; sorted."""
+        return tuple(sorted((self.region, *self.regions)))
 
     @property
     def holders(self) -> tuple[str, ...]:

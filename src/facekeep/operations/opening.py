@@ -171,6 +171,7 @@ def _fill(
         settings_digest=settings.digest(),
         time_ms=clock.now_ms(),
         matching=settings.matching.logged(),
+        regions=settings.all_regions,
     )
     database = logdb.create_log(path / "log.db", vault_id)
     log = AuditLog.create(

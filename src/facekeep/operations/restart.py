@@ -255,6 +255,7 @@ def _begin(
         by=by,
         time_ms=remains.clock.now_ms(),
         matching=settings.matching.logged(),
+        regions=settings.all_regions,
     )
     database = logdb.create_log(path / _NEW, settings.vault_id)
     key = tree.slot_key(LOG_KEY_SLOT)

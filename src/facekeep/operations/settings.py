@@ -82,6 +82,7 @@ def change(
             by=session.by,
             time_ms=core.clock.now_ms(),
             matching=new.matching.logged(),
+            regions=new.all_regions,
         )
         index = core.log.append([entry])[0]
         reached("settings.announced")
