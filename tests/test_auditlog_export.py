@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from auditlog_help import NOW, VAULT
+from facekeep import files as writing
 from facekeep.auditlog import export as exporting
-from facekeep.auditlog import newfiles, proofs
+from facekeep.auditlog import proofs
 from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.export import Exported, export, prune
 from facekeep.auditlog.exported import ExportDirectory, ExportedTree
@@ -277,24 +278,23 @@ def test_an_interrupted_export_keeps_its_old_checkpoint_and_goes_on(
 ) -> None:
     lab.export(300)
     lab.fill(1000)
-    place, count = newfiles.place, [0]
+    put, count = writing.put, [0]
 
-    def failing(directory: Path, path: Path, data: bytes) -> None:
+    def failing(parent: int, name: str, data: bytes, mode: int, aside: int) -> None:
         count[0] += 1
         if count[0] > at:
-            (directory / ".new-left").write_bytes(data[:1])
+            (lab.out / writing.temporary(name)).write_bytes(data[:1])
             raise OSError(28, "No space left on device")
-        place(directory, path, data)
+        put(parent, name, data, mode, aside)
 
     with monkeypatch.context() as patched:
-        patched.setattr(newfiles, "place", failing)
-        patched.setattr(exporting, "place", failing)
+        patched.setattr(writing, "put", failing)
         with pytest.raises(StoreError, match="No space"):
             lab.export()
     assert len(lab.read()) == 300
     assert lab.export().before == 300
     assert len(lab.read()) == 1000
-    assert not list(lab.out.glob(".new-*"))
+    assert not list(lab.out.glob(".*.new"))
 
 
 def test_an_interrupted_first_export_goes_on(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:

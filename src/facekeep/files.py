@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from facekeep.errors import StoreError
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o666  # what the umask leaves of it
 _SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.new", re.DOTALL)
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFE
 
 
@@ -26,24 +28,25 @@ def create(path: Path, data: bytes, mode: int) -> None:
     """Write a new file, durably. Raises FileExistsError, OSError; then nothing of it is left."""
     with _directory(path) as parent:
         _write(parent, path.name, data, mode)
+        _sync_name(parent, path.name)
+
+
+def replace(path: Path, data: bytes, mode: int) -> None:
+    """Put a file at ``path`` by renaming: readers see the old one or the new one. Raises OSError."""
+    with _directory(path) as parent:
+        put(parent, path.name, data, mode, parent)
         os.fsync(parent)
 
 
-def replace(path: Path, data: bytes, mode: int, *, sync: bool = True) -> None:
-    """Put a file at ``path`` by renaming: readers see the old one or the new one. Raises OSError.
-
-    ``sync`` False leaves the directory, and with it the name, to be made durable by the caller.
-    """
-    with _directory(path) as parent:
-        new = temporary(path.name)
-        _write(parent, new, data, mode)
-        try:
-            os.rename(new, path.name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            _unlink(parent, new)
-            raise
-        if sync:
-            os.fsync(parent)
+def put(parent: int, name: str, data: bytes, mode: int, aside: int) -> None:
+    """``replace`` in a directory that is open, by way of another one; its name is not durable yet."""
+    new = temporary(name)
+    _write(aside, new, data, mode)
+    try:
+        os.rename(new, name, src_dir_fd=aside, dst_dir_fd=parent)
+    except BaseException:
+        _unlink(aside, new)
+        raise
 
 
 def stage(path: Path, data: bytes, mode: int) -> None:
@@ -58,7 +61,11 @@ def begin(path: Path, mode: int) -> int:
     """Make a new, empty file with a durable name; return its descriptor, for writing. Raises OSError."""
     with _directory(path) as parent:
         descriptor = os.open(path.name, _NEW, mode, dir_fd=parent)
-        os.fsync(parent)
+        try:
+            _sync_name(parent, path.name)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
 
@@ -89,19 +96,51 @@ def temporary(name: str) -> str:
     return f".{name}.{os.urandom(8).hex()}.new"
 
 
+def is_temporary(name: str) -> bool:
+    """Whether ``temporary`` makes such names."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what processes left of ``path`` under temporary names; the caller knows that they are dead."""
-    left = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.new")
     with _directory(path) as parent:
-        for name in filter(left.fullmatch, os.listdir(parent)):  # noqa: PTH208 - by descriptor
+        for name in os.listdir(parent):  # noqa: PTH208 - by descriptor
+            if not is_temporary(name) or not name.startswith(f".{path.name}."):
+                continue
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=parent)
 
 
 @contextlib.contextmanager
+def below(top: Path, names: Sequence[str]) -> Iterator[int]:
+    """Open a directory in a directory in ``top``, made where there is none; no link is followed below it."""
+    descriptor = os.open(top, _FOLDER)
+    try:
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=descriptor)
+            inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_in(parent: int, name: str, limit: int) -> bytes | None:
+    """Return a file's bytes, at most ``limit``, from an open directory; None for no file. Raises OSError."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | _SAFE, dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit)
+
+
+@contextlib.contextmanager
 def _directory(path: Path) -> Iterator[int]:
     """Open the directory of ``path``."""
-    descriptor = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(path.absolute().parent, _FOLDER)
     try:
         yield descriptor
     finally:
@@ -112,9 +151,21 @@ def _write(parent: int, name: str, data: bytes, mode: int) -> None:
     descriptor = os.open(name, _NEW, mode, dir_fd=parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if mode != PUBLIC:
+                with contextlib.suppress(PermissionError):  # a file system without modes
+                    os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
+    except BaseException:
+        _unlink(parent, name)
+        raise
+
+
+def _sync_name(parent: int, name: str) -> None:
+    """Make a new name durable, or remove it."""
+    try:
+        os.fsync(parent)
     except BaseException:
         _unlink(parent, name)
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import FormatError, StoreError, UsageError
+from facekeep.files import PUBLIC, create
 from facekeep.formats.note import VerifierKey
 
 _KEYS_MAX: Final = 65_536  # bytes of a file of verifier keys
@@ -53,11 +54,7 @@ def read_keys(text: str) -> list[VerifierKey]:
 def write_new(path: Path, data: bytes) -> None:
     """Write a new file and wait for the disk; raises UsageError for one that is there, StoreError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
+        create(path, data, PUBLIC)
     except FileExistsError:
         raise UsageError(
             f"{path.name} already exists", next="choose another name; nothing was overwritten"

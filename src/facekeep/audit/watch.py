@@ -22,6 +22,7 @@ from facekeep.auditlog import proofs
 from facekeep.auditlog.exported import ExportDirectory, ExportedTree
 from facekeep.auditlog.signed import Cosigner
 from facekeep.errors import Busy, IntegrityError, StoreError
+from facekeep.files import PUBLIC, open_lock, replace
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import MAX_BYTES, Signature, VerifierKey
 
@@ -103,19 +104,8 @@ def _watch(
 
 
 def _keep(state: Path, data: bytes) -> None:
-    """Replace the state: temporary, fsync, rename, fsync of the directory."""
-    temporary = state.with_name(state.name + ".new")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(state)
-        descriptor = os.open(state.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace(state, data, PUBLIC)
     except OSError as error:
         raise StoreError(f"{state.name} cannot be written: {error.strerror}") from error
 
@@ -124,7 +114,7 @@ def _keep(state: Path, data: bytes) -> None:
 def _locked(state: Path) -> Iterator[None]:
     name = state.with_name(state.name + ".lock")
     try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_lock(name)
     except OSError as error:
         raise StoreError(f"{name.name}: {error.strerror}", next="name a state file you can write") from error
     try:

@@ -10,6 +10,7 @@ from typing import Final
 from facekeep.audit.inputs import read_file
 from facekeep.auditlog.signed import Cosigner
 from facekeep.errors import FormatError, StoreError, UsageError
+from facekeep.files import PRIVATE, create
 from facekeep.formats import text as strict
 from facekeep.formats.note import KeyType, VerifierKey
 
@@ -27,11 +28,7 @@ def make_key(name: str, path: Path, kind: KeyType = KeyType.COSIGNATURE_ED25519)
         raise UsageError(f"a witness cannot be called that: {error}") from error
     line = f"{_PREFIX}{name}+{signer.key.key_id.hex()}+{strict.encode_base64(bytes([kind]) + seed)}\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(descriptor)
+        create(path, line.encode(), PRIVATE)
     except OSError as error:
         raise StoreError(f"{path.name}: {error.strerror}", next="name a new file") from error
     return signer.key

@@ -18,10 +18,10 @@ from pathlib import Path
 from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.exported import CHECKPOINT, ExportDirectory, ExportedTree
 from facekeep.auditlog.merkle import leaf_hash
-from facekeep.auditlog.newfiles import TEMPORARY, NewFiles, place
+from facekeep.auditlog.newfiles import NewFiles
 from facekeep.auditlog.tree import Progress, Snapshot
 from facekeep.errors import Busy, IntegrityError, UsageError
-from facekeep.files import sync_directory
+from facekeep.files import PUBLIC, is_temporary, replace
 from facekeep.formats import tiles
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.tiles import WIDTH, Tile
@@ -54,8 +54,7 @@ def export(
             _entries(files, snapshot, before, progress)
             _tiles(files, snapshot, before)
         ExportedTree(ExportDirectory(directory), checkpoint)
-        place(directory, directory / CHECKPOINT, note)
-        sync_directory(directory)
+        replace(directory / CHECKPOINT, note, PUBLIC)
         return Exported(checkpoint, before, files.written)
 
 
@@ -102,7 +101,7 @@ def _tiles(files: NewFiles, snapshot: Snapshot, before: int) -> None:
 
 def _before(directory: Path, checkpoints: Checkpoints, snapshot: Snapshot) -> int:
     """Size of the export that is there, 0 in an empty directory."""
-    names = {item.name for item in directory.iterdir() if not item.name.startswith(TEMPORARY)}
+    names = {item.name for item in directory.iterdir() if not is_temporary(item.name)}
     if CHECKPOINT not in names:
         if names - {"tile"}:  # ``tile`` alone: the first run was interrupted
             raise UsageError(
@@ -118,8 +117,9 @@ def _locked(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _lock(descriptor)
-        for left in directory.glob(TEMPORARY + "*"):
-            left.unlink()
+        for left in directory.iterdir():
+            if is_temporary(left.name):
+                left.unlink()
         yield
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
 """New files in an export: written whole, durable before their names, never replaced by other bytes.
 
-open(O_CREAT | O_EXCL, temporary), write, fsync, rename; and fsync of each directory touched at the end.
+fsync of each directory touched at the end.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
+from facekeep import files
 from facekeep.errors import IntegrityError
-from facekeep.files import sync_directory
 
-TEMPORARY: Final = ".new-"  # prefix; a leftover is removed by the next run
 _WRITERS: Final = 8  # threads: an fsync waits for the disk, not for us
 _WAITING: Final = 32  # files in memory at most; a bundle can have 16 MiB
 
@@ -27,7 +26,7 @@ class NewFiles:
         """Write below ``directory``, which exists."""
         self.written = 0
         self._directory = directory
-        self._touched = {directory}
+        self._touched = {Path()}
         self._guard = threading.Lock()
         self._pool = ThreadPoolExecutor(_WRITERS)
         self._futures: deque[Future[bool]] = deque()
@@ -44,43 +43,30 @@ class NewFiles:
             self._pool.shutdown()
         if kind is None:
             for path in sorted(self._touched, reverse=True):
-                sync_directory(path)
+                with files.below(self._directory, path.parts) as touched:
+                    os.fsync(touched)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, or check that the one that is there has the same bytes (IntegrityError)."""
-        self._futures.append(self._pool.submit(self._put, self._directory / name, data))
+        self._futures.append(self._pool.submit(self._put, name, data))
         self._settle(_WAITING)
 
     def _settle(self, most: int) -> None:
         while len(self._futures) > most:
             self.written += self._futures.popleft().result()
 
-    def _put(self, path: Path, data: bytes) -> bool:
-        if path.exists():
-            if path.read_bytes() != data:
-                raise IntegrityError(
-                    f"{path.relative_to(self._directory)} in the export has other bytes than the log gives",
-                    next="keep that directory as evidence, and export to another one",
-                )
-            return False
-        self._make(path.parent)
-        place(self._directory, path, data)
-        return True
-
-    def _make(self, parent: Path) -> None:
+    def _put(self, name: str, data: bytes) -> bool:
+        *folders, last = name.split("/")
+        with files.below(self._directory, folders) as parent:
+            there = files.read_in(parent, last, len(data) + 1)
+            if there is None:
+                with files.below(self._directory, ()) as aside:
+                    files.put(parent, last, data, files.PUBLIC, aside)
+        if there is not None and there != data:
+            raise IntegrityError(
+                f"{name} in the export has other bytes than the log gives",
+                next="keep that directory as evidence, and export to another one",
+            )
         with self._guard:
-            while parent not in self._touched:
-                parent.mkdir(parents=True, exist_ok=True)
-                self._touched.add(parent)
-                parent = parent.parent
-
-
-def place(directory: Path, path: Path, data: bytes) -> None:
-    """Write ``path`` atomically by way of a temporary in ``directory``; the name is not durable yet."""
-    temporary = directory / f"{TEMPORARY}{os.urandom(8).hex()}"
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)
+            self._touched.update((self._directory / name).relative_to(self._directory).parents)
+        return there is None

@@ -12,7 +12,7 @@ from typing import Self
 
 from facekeep.cli import output
 from facekeep.errors import StoreError, UsageError
-from facekeep.files import sync_directory
+from facekeep.files import PRIVATE, begin
 from facekeep.vault import Receipt
 
 
@@ -24,9 +24,7 @@ class Receipts:
         self._path = path
         self._count = 0
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            self._file = os.fdopen(descriptor, "wb")
-            sync_directory(path.absolute().parent)
+            self._file = os.fdopen(begin(path, PRIVATE), "wb")
         except FileExistsError:
             raise UsageError(
                 f"{path.name} already exists", next="choose another name; nothing was overwritten"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from facekeep import files
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
@@ -16,7 +17,7 @@ from facekeep.cli.prometheus import render
 from facekeep.cli.times import written
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
-from facekeep.store.publish import replace_file
+from facekeep.store.sqlite import translated
 
 _LABEL = 14  # columns of the first column
 _WIDTH = 79  # columns of the screen
@@ -55,7 +56,8 @@ def command(state: State, identity: str | None, prometheus: str | None) -> None:
 def _publish(found: JsonObject, target: str) -> None:
     text = render(found)
     if target != "-":
-        replace_file(Path(target), text.encode())
+        with translated(Path(target).name):
+            files.replace(Path(target), text.encode(), files.PUBLIC)
         return
     for each in text.splitlines():
         output.line(each)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from facekeep import files
 from facekeep.errors import NotAllowed, StoreError, UsageError, VaultExists
 
 _LONGEST = 4096  # bytes of a token file
@@ -69,42 +70,41 @@ class NewTokenFile:
         """Make the file (0600) and the directory (0700); raises VaultExists, StoreError."""
         directory = token_directory() if wanted is None else wanted.absolute().parent
         self._wanted = wanted
-        self._path = wanted or directory / f".new-{os.getpid()}"
+        self._path = wanted or directory / files.temporary("token")
         with _told(self._path):
             if wanted is None:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             elif not directory.is_dir():
                 raise UsageError("the token file's directory does not exist", next="make it first")
             try:
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._descriptor = files.begin(self._path, files.PRIVATE)
             except FileExistsError:
                 raise VaultExists(f"the token file {self._path.name} already exists") from None
             try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(b"\n" * _ROOM)
-                    file.flush()
-                    os.fsync(file.fileno())
+                self._write(b"\n" * _ROOM)
             except BaseException:
                 self.discard()
+                self.close()
                 raise
 
     def keep(self, token: str, vault_id: str) -> Path:
         """Write the token durably and return its file."""
         with _told(self._path):
-            with self._path.open("r+b") as file:
-                file.write(token.encode("ascii") + b"\n")
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
+            self._write(token.encode("ascii") + b"\n")
             final = self._wanted or default_file(vault_id)
             if final != self._path:
-                self._path.rename(final)
-            descriptor = os.open(final.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                files.rename(self._path, final)
         return final
+
+    def _write(self, data: bytes) -> None:
+        """Replace the content, through the descriptor by which the file was made."""
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
 
     def discard(self) -> None:
         """Remove the file: no token came."""
@@ -121,6 +121,8 @@ def reserved(wanted: Path | None) -> Iterator[NewTokenFile]:
     except BaseException:
         place.discard()
         raise
+    finally:
+        place.close()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from facekeep.consent.consent import Consent, Notice
 from facekeep.demo.photos import Person, changed, pixels
 from facekeep.demo.search import Needles, needles, search
 from facekeep.errors import Denied, StoreError, VaultExists
+from facekeep.files import PRIVATE, create
 from facekeep.formats.terms import Scope
 from facekeep.matching.extractor import Extractor
 from facekeep.matching.model import reference_stack
@@ -275,9 +275,7 @@ def _make(home: Path) -> None:
 
 
 def _private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    create(path, text.encode(), PRIVATE)
 
 
 def _lose_rows(path: Path) -> None:

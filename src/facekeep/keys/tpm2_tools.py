@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import RootError
+from facekeep.files import open_lock
 from facekeep.keys.secrets import Secrets, check_named
 from facekeep.store.sqlite import translated
 
@@ -197,7 +198,7 @@ def sitting(tcti: str, secrets: Secrets, held: Sequence[int] = ()) -> Iterator[S
     """Have the TPM at ``tcti`` for some commands; others of this user wait. ``held``: see ``Sitting``."""
     directory = _directory(tcti)
     with translated(str(directory)):
-        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = open_lock(directory / _LOCK)
     try:
         take(lock)
         bench = Sitting(tcti, directory, (lock, *held), secrets)

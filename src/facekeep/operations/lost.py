@@ -11,13 +11,14 @@ from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, UsageError
-from facekeep.files import sync_directory
+from facekeep.files import rename
 from facekeep.keys.secrets import Secrets
 from facekeep.operations.backups import chunks
-from facekeep.operations.missing import DATA_FILE, SIDECARS, left_of
+from facekeep.operations.missing import DATA_FILE, left_of
 from facekeep.operations.opening import open_core
 from facekeep.operations.steps import reached
 from facekeep.store import settingsfile, vaultdb
+from facekeep.store.aside import discard
 from facekeep.store.lock import WriterLock
 from facekeep.store.sqlite import Database, translated
 
@@ -38,17 +39,16 @@ def make_data(path: Path, token: str, clock: Clock, secrets: Secrets) -> None:
         if os.path.lexists(path / DATA_FILE):
             return
         _check_nothing_left(path)
-        discard(path)
+        discard(path / NEW_DATA)
         try:
             Database.create(path / NEW_DATA, "vault", vault_id, vaultdb.MIGRATIONS).close()
             with contextlib.closing(open_core(path, clock, secrets, data_file=NEW_DATA)) as core:
                 Session(core, token).require(Action.RESTORE)
             reached("lost.made")
-            (path / NEW_DATA).rename(path / DATA_FILE)
+            rename(path / NEW_DATA, path / DATA_FILE)
         except BaseException:
-            discard(path)
+            discard(path / NEW_DATA)
             raise
-        sync_directory(path)
         reached("lost.named")
 
 
@@ -74,7 +74,7 @@ def _of_backup(path: Path, vault_id: bytes, backup: Path) -> None:
             next="type the command without the backup; old backups bring nobody back afterwards",
         )
     _check_nothing_left(path)
-    discard(path)
+    discard(path / NEW_DATA)
     with translated(DATA_FILE):
         _fill(path / NEW_DATA, backup, vault_id)
 
@@ -98,9 +98,3 @@ def _check_nothing_left(path: Path) -> None:
             f"{DATA_FILE} is missing, and something is left of it: {left}",
             next=f"stop the vault, move {left} aside, then type the command again",
         )
-
-
-def discard(path: Path) -> None:
-    """Remove a file that did not come to take the place of vault.db."""
-    for end in ("", *SIDECARS):
-        (path / (NEW_DATA + end)).unlink(missing_ok=True)

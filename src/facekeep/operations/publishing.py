@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from facekeep import files
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
@@ -14,7 +15,7 @@ from facekeep.formats import entries
 from facekeep.operations import auditing
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
-from facekeep.store.publish import replace_file
+from facekeep.store.sqlite import translated
 
 
 def publish(
@@ -33,8 +34,9 @@ def publish(
             next="make it, or mount its disk, then try again",
         )
     name = f"{snapshot.size:012d}.checkpoint"
-    replace_file(directory / name, note)
-    replace_file(directory / "latest.checkpoint", note)
+    for each in (name, "latest.checkpoint"):
+        with translated(each):
+            files.replace(directory / each, note, files.PUBLIC)
     reached("checkpoint.written")
     with writing(core, session, Action.MAINTAIN):
         if checkpoint_is_due(core):

@@ -24,7 +24,7 @@ from facekeep.auditlog.rotation import signing_entry
 from facekeep.auditlog.signed import open_checkpoint
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, UsageError
-from facekeep.files import sync_directory
+from facekeep.files import rename
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
@@ -51,8 +51,8 @@ from facekeep.operations.rotation import Why
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store import logdb, settingsfile
+from facekeep.store.aside import discard
 from facekeep.store.lock import WriterLock
-from facekeep.store.sqlite import translated
 
 Progress = Callable[[int, int], None]
 LOG_FILE: Final = "log.db"
@@ -118,7 +118,7 @@ def restart(
     settings = settingsfile.read(path)
     with WriterLock(path / "vault.lock").held(), contextlib.ExitStack() as stack:
         _check_lost(path, settings)
-        stack.callback(lost.discard, path)
+        stack.callback(discard, path / lost.NEW_DATA)
         data_file = lost.data_to_judge(path, settings.vault_id, backup)
         standing = None if recovered is None else recovered.holder
         remains = open_remains(stack, path, settings, clock, secrets, data_file, standing)
@@ -128,7 +128,7 @@ def restart(
         by = restorer(members, token, keys=recovered is not None)
         generation, seen = _seen(remains, checkpoint)
         adopted = judge(remains, progress)
-        _discard(path)
+        discard(path / _NEW)
         try:
             with contextlib.closing(_begin(path, remains, by, generation, seen)) as log:
                 _adopt_principals(log, remains, members)
@@ -147,13 +147,12 @@ def restart(
             reached("restart.made")
             if backup is not None:
                 remains.data.database.close()
-                (path / data_file).rename(path / DATA_FILE)
+                rename(path / data_file, path / DATA_FILE)
                 reached("restart.data")
-            (path / _NEW).rename(path / LOG_FILE)
+            rename(path / _NEW, path / LOG_FILE)
         except BaseException:
-            _discard(path)
+            discard(path / _NEW)
             raise
-        sync_directory(path)
         reached("restart.named")
     return done
 
@@ -322,9 +321,3 @@ def _end(remains: Remains, by: str, members: list[Member], done: Restarted) -> J
         by=by,
         time_ms=remains.clock.now_ms(),
     )
-
-
-def _discard(path: Path) -> None:
-    with translated(_NEW):
-        for end in ("", "-wal", "-shm"):
-            (path / (_NEW + end)).unlink(missing_ok=True)

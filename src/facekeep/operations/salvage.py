@@ -20,7 +20,7 @@ from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.mending import mend_rows
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError
-from facekeep.files import sync_directory
+from facekeep.files import rename
 from facekeep.formats.settings import Settings
 from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate
@@ -32,7 +32,7 @@ from facekeep.operations.opening import holders_of, leaving_of, open_core
 from facekeep.operations.scrub import Repair
 from facekeep.operations.steps import reached
 from facekeep.store import logdb, settingsfile
-from facekeep.store.aside import SIDECARS, move_aside
+from facekeep.store.aside import SIDECARS, discard, move_aside
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.keysrows import MIGRATIONS
 from facekeep.store.lock import WriterLock
@@ -81,7 +81,7 @@ def salvage(path: Path, token: str, clock: Clock, secrets: Secrets) -> list[Repa
             reached("salvage.tried")
         except BaseException:
             for name in ("keys.db", "log.db"):
-                _discard(path / (name + _NEW))
+                discard(path / (name + _NEW))
             raise
         broken = (("keys.db", keys_why), ("log.db", log_why))
         return [*mended, *(_put(path, name, why) for name, why in broken if why)]
@@ -203,7 +203,7 @@ def _best_log(place: _Place, key: LogKey, why: str) -> Path:
 
 def _copy(source: Database, target: Path) -> None:
     """Write a consistent copy of a database that may have a WAL: a new file, in one transaction."""
-    _discard(target)
+    discard(target)
     with (
         translated(target.name),
         contextlib.closing(source),
@@ -235,12 +235,6 @@ def _put(path: Path, name: str, why: str) -> Repair:
     left = any(os.path.lexists(path / (name + end)) for end in ("", *SIDECARS))
     aside = f"; what was there is {move_aside(path / name).name} now" if left else ""
     with translated(name):
-        (path / (name + _NEW)).rename(path / name)
-        sync_directory(path)
+        rename(path / (name + _NEW), path / name)
     reached("salvage.named")
     return Repair(name, f"{why}: a live copy was put in its place{aside}")
-
-
-def _discard(path: Path) -> None:
-    for end in ("", *SIDECARS):
-        path.with_name(path.name + end).unlink(missing_ok=True)

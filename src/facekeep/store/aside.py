@@ -1,4 +1,4 @@
-"""Moving a damaged file out of the way, for somebody to look at: it is never deleted."""
+"""Databases that go: a damaged one is moved aside, for somebody to look at, and never deleted."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def move_aside(path: Path) -> Path:
                 beside.rename(new)
         sync_directory(path.parent)
     return target
+
+
+def discard(path: Path) -> None:
+    """Remove a database that came to nothing, and what stands beside it; raises StoreError."""
+    with translated(path.name):
+        for each in _files(path):
+            each.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import FormatError, RootError, VaultExists
-from facekeep.files import sync_directory
+from facekeep.files import PRIVATE, replace, sync_directory
 from facekeep.formats.holderfile import MAX_BYTES, HolderRecord, decode_holder, encode_holder
 from facekeep.store.sqlite import translated
 
@@ -68,18 +68,10 @@ class HolderFile:
         return tuple(sorted(records, key=lambda each: each.state))
 
     def write(self, records: Sequence[HolderRecord]) -> None:
-        """Replace the file: open(FILE.new, 0600), write, fsync, rename, fsync of the directory."""
+        """Replace the file, durably."""
         data = encode_holder(self._vault_id, self._scheme, records)
-        new = self.path.with_name(self.path.name + ".new")
         with translated(str(self.path)):
-            new.unlink(missing_ok=True)
-            descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
-            sync_directory(self.path.parent)
+            replace(self.path, data, PRIVATE)
 
     def remove(self) -> None:
         """Remove the file: unlink, fsync of the directory."""

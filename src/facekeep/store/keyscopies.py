@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
-from facekeep.files import sync_directory
+from facekeep.files import rename
 from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal[
@@ -177,8 +177,7 @@ class Copies:
                 self._primary.connection().backup(target.connection())
             if os.path.lexists(path):
                 raise StoreError(f"{path} appeared while it was being made")
-            temporary.rename(path)
-            sync_directory(path.parent)
+            rename(temporary, path)
 
 
 def _refusal(state: CopyState) -> IntegrityError:

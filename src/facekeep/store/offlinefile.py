@@ -5,35 +5,22 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Final
 
 from facekeep.errors import StoreError, UsageError, VaultExists
-from facekeep.files import sync_directory
+from facekeep.files import create
 from facekeep.store.sqlite import translated
-
-_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def write_new(path: Path, text: str, mode: int) -> None:
-    """Write a new file: open(O_EXCL, mode), write, fsync, fsync of the directory.
+    """Write a new file, durably.
 
     Raises VaultExists where something has its name, StoreError; then nothing is left.
     """
     with translated(str(path)):
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, mode)
+            create(path, text.encode("ascii"), mode)
         except FileExistsError:
             raise VaultExists(f"there is already a file at {path}") from None
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
-                file.write(text.encode("ascii"))
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(path.absolute().parent)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 def read_whole(path: Path, limit: int, *, private: bool) -> bytes:

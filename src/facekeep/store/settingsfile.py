@@ -6,19 +6,17 @@ What is read is authentic only once its digest is that of the log's head.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Final
 
+from facekeep import files
 from facekeep.errors import FacekeepError, FormatError, UsageError, VaultNotFound
-from facekeep.files import sync_directory
 from facekeep.formats.settings import Settings
 from facekeep.store.sqlite import translated
 
 NAME: Final = "vault.toml"
 STAGED: Final = "vault.toml.new"
 _MAX_BYTES: Final = 65_536
-_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read(path: Path) -> Settings:
@@ -34,20 +32,13 @@ def stage(path: Path, settings: Settings) -> None:
     if len(data) > _MAX_BYTES:
         raise UsageError("the settings would be too long for vault.toml")
     with translated(STAGED):
-        (path / STAGED).unlink(missing_ok=True)
-        descriptor = os.open(path / STAGED, _NEW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_directory(path)
+        files.stage(path / STAGED, data, files.PRIVATE)
 
 
 def promote(path: Path) -> None:
     """Give vault.toml.new its name, durably."""
     with translated(NAME):
-        (path / STAGED).replace(path / NAME)
-        sync_directory(path)
+        files.rename(path / STAGED, path / NAME)
 
 
 def finish(path: Path, digest: bytes) -> bool:
