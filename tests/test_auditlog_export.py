@@ -302,7 +302,7 @@ def test_an_interrupted_first_export_goes_on(lab: ExportLab, monkeypatch: pytest
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(exporting, "place", failing)
+        patched.setattr(exporting, "replace", failing)
         with pytest.raises(StoreError):
             lab.export(300)
     assert [path.name for path in lab.out.iterdir()] == ["tile"]
@@ -352,20 +352,20 @@ def test_progress_is_told(lab: ExportLab) -> None:
 def test_the_order_on_disk(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file is synced before its name, each name before the checkpoint's file, its name at the end."""
     calls: list[str] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync, rename = os.fsync, os.rename
 
     def synced(descriptor: int) -> None:
         calls.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
-    def replaced(self: Path, target: Path) -> Path:
-        calls.append(f"{self.name} -> {target.name}")
-        return replace(self, target)
+    def renamed(source: str, target: str, **directories: int) -> None:
+        calls.append(f"{source} -> {target}")
+        rename(source, target, **directories)
 
     lab.fill(3)
     lab.checkpoints.snapshot()
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(os, "rename", renamed)
     lab.export()
     names = [call.split(" -> ")[1] for call in calls if " -> " in call]
     assert names == ["3", "3", "checkpoint"]

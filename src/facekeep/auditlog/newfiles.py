@@ -68,5 +68,5 @@ class NewFiles:
                 next="keep that directory as evidence, and export to another one",
             )
         with self._guard:
-            self._touched.update((self._directory / name).relative_to(self._directory).parents)
+            self._touched.update(Path(name).parents)
         return there is None
