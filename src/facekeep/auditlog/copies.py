@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from facekeep.auditlog.keyed import LogKey
 from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, UsageError
 from facekeep.store import logdb
 from facekeep.store.sqlite import Database, translated
@@ -52,11 +53,16 @@ class Copies:
     """The copies of one log. ``push`` and ``resync`` are called by one thread at a time."""
 
     def __init__(
-        self, primary: Database, source: sqlite3.Connection, vault_id: bytes, paths: Iterable[Path]
+        self,
+        primary: Database,
+        source: sqlite3.Connection,
+        vault_id: bytes,
+        key: LogKey,
+        paths: Iterable[Path],
     ) -> None:
         """Read missing rows through ``source``, the writer's own connection to the primary."""
         self._source = source
-        self._copies = [_Copy(path, vault_id) for path in paths]
+        self._copies = [_Copy(path, vault_id, key) for path in paths]
         for each in self._copies:
             path = each.path
             if path.resolve() == primary.path.resolve() or (path.exists() and path.samefile(primary.path)):
@@ -80,11 +86,14 @@ class Copies:
     def resync(self, *, create: bool) -> tuple[CopyState, ...]:
         """Append what the copies lack, and store the primary's head in them.
 
-        Raises IntegrityError naming a copy that is ahead, of another history, foreign or damaged.
+        Raises IntegrityError naming a copy that is ahead, of another history or foreign; one that is damaged
+        is left behind, and says so.
         """
         for each in self._copies:
             state, _ = each.stand(self._source)
-            if state in _REFUSED:
+            if state == "damaged":
+                each.leave(_REFUSED[state])
+            elif state in _REFUSED:
                 raise _refusal(each.path, state)
             if state == "missing" and create:
                 each.make()
@@ -114,8 +123,9 @@ class Copies:
 class _Copy:
     """One copy, opened when it is first needed."""
 
-    def __init__(self, path: Path, vault_id: bytes) -> None:
+    def __init__(self, path: Path, vault_id: bytes, key: LogKey) -> None:
         self.path = path
+        self._key = key
         self.note: str | None = None
         self._vault_id = vault_id
         self._database: Database | None = None
@@ -158,7 +168,10 @@ class _Copy:
         logdb.write_head(connection, batch.head)
 
     def stand(self, source: sqlite3.Connection) -> tuple[State, int | None]:
-        """How the copy's last row compares with the primary's at that index."""
+        """How the copy's last row compares with the primary's at that index.
+
+        Only an authentic row is evidence of another history: anybody can write others (SPEC.md §6.3).
+        """
         if not self.path.parent.is_dir():
             return "away", None
         if not self.path.exists():
@@ -168,11 +181,22 @@ class _Copy:
                 connection = self._open()
                 held = logdb.last_index(connection) + 1
                 own = logdb.chain_at(connection, held - 1)
+                state = _compare(held, own, source)
+                if state in ("ahead", "diverged"):
+                    self._check_last(connection, held - 1)
         except ForeignFile:
             return "foreign", None
         except FacekeepError:
             return "damaged", None
-        return _compare(held, own, source), held
+        return state, held
+
+    def _check_last(self, connection: sqlite3.Connection, index: int) -> None:
+        """Raise IntegrityError unless a row follows from the one before it."""
+        row = logdb.row_at(connection, index)
+        previous = logdb.chain_at(connection, index - 1) if index else self._key.start
+        if row is None or previous is None:
+            raise IntegrityError("its last entries are missing")
+        self._key.check_row(row, previous)
 
     def make(self) -> None:
         """Make an empty copy."""
@@ -239,6 +263,4 @@ def _refusal(path: Path, state: State) -> IntegrityError:
             "close the vault; if the copy is the true log, move log.db, log.db-wal and log.db-shm aside, "
             f"put {path} (with its -wal) in their place, and run 'facekeep check'"
         )
-    elif state == "damaged":
-        then = "run 'facekeep check --scrub': it is made anew"
     return error(f"the copy of log.db at {path} {_REFUSED[state]}", next=then)

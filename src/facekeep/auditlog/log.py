@@ -57,7 +57,7 @@ class AuditLog:
         self._own = logdb.open_log(database.path, vault_id)
         database.check_identity()
         connection = self._own.connection()
-        self._copies = Copies(database, connection, vault_id, copies)
+        self._copies = Copies(database, connection, vault_id, self._key, copies)
         self._writer = Writer(
             connection,
             database.name,
@@ -325,7 +325,7 @@ class AuditLog:
         """Give copies at paths that are not among the log's own; nothing is appended meanwhile."""
         self.head()
         with self._writer.exclusive, translated(self._database.name):
-            copies = Copies(self._database, self._own.connection(), self._vault_id, paths)
+            copies = Copies(self._database, self._own.connection(), self._vault_id, self._key, paths)
             try:
                 yield copies
             finally:

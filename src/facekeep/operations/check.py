@@ -259,15 +259,15 @@ def _check_index(core: Core, view: View, report: CheckReport) -> None:
         elif tag:
             del wanted[hashed]
     for count, what in (
-        (altered, "rows of the subject index were altered"),
-        (stale, "rows of the subject index lead to grants that are all destroyed"),
-        (len(wanted), "subjects with living grants are not in the subject index"),
+        (altered, "rows of the subject index were altered: who stands there is denied"),
+        (stale, "rows of the subject index lead to nobody who lives"),
+        (len(wanted), "subjects with living grants are not in the subject index, and denied"),
     ):
         if count:
             report.findings.append(
                 Finding(
                     "keys.db",
-                    f"{count} {what}: it denies, and hinders no erasure",
+                    f"{count} {what}; no erasure goes by it",
                     "run 'facekeep check --repair': it makes the index anew from the log",
                 )
             )

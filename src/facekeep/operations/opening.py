@@ -21,12 +21,10 @@ from facekeep.clock import Clock
 from facekeep.crypto import primitives as p
 from facekeep.errors import (
     Busy,
-    ClockError,
     FacekeepError,
     FormatError,
     IntegrityError,
     RootError,
-    StoreError,
     UsageError,
     VaultExists,
 )
@@ -339,13 +337,10 @@ def _check_together(core: Core, tree: KeyTree, *, finish: bool) -> None:
 
 
 def _recover_if_alone(core: Core) -> None:
-    """Finish open operations unless their process is still at work (it holds the lock)."""
-    if not core.log.head().operations:
-        return
-    try:
-        with core.lock.held(0):
+    """Finish open operations, unless their process is still at work (it holds the lock) or a thing is wrong.
+
+    Their slots stay denied. The next command that writes says what is in the way; an erasure can be asked for.
+    """
+    if core.log.head().operations:
+        with contextlib.suppress(FacekeepError), core.lock.held(0):
             recover(core)
-    except (Busy, ClockError):
-        return  # at work, or waiting for 'facekeep clock accept'; the slots stay denied
-    except StoreError as error:
-        raise StoreError(f"an interrupted operation could not be finished: {error}") from error
