@@ -339,7 +339,7 @@ def _check_together(core: Core, tree: KeyTree, *, finish: bool) -> None:
 def _recover_if_alone(core: Core) -> None:
     """Finish open operations, unless their process is still at work (it holds the lock) or a thing is wrong.
 
-    Their slots stay denied. The next command that writes says what is in the way; an erasure can be asked for.
+    Their slots stay denied. The next command that writes says what is in the way; erasures can be asked for.
     """
     if core.log.head().operations:
         with contextlib.suppress(FacekeepError), core.lock.held(0):
