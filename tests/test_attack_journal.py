@@ -16,7 +16,7 @@ import pytest
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.store import connect
 from facekeep.vault import Vault
-from vaultlab import MODEL, THRESHOLD, Lab, face
+from vaultlab import MODEL, THRESHOLD, Lab, core, face
 
 SOURCE = Path(__file__).parent.parent / "src/facekeep"
 MAGIC = bytes.fromhex("d9d505f920a163d7")
@@ -49,7 +49,7 @@ def plant(database: Path, victim: Path) -> None:
 def planting(monkeypatch: pytest.MonkeyPatch, victim: Path) -> list[Path]:
     """Plant a journal at the last moment, beside everything that is opened; returns what was."""
     opened: list[Path] = []
-    check, open_ = connect._refuse_journal, connect._open
+    check, open_ = connect._refuse_companions, connect._open
 
     def race(place: Path) -> None:
         place.with_name(place.name + "-journal").unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def planting(monkeypatch: pytest.MonkeyPatch, victim: Path) -> list[Path]:
         opened.append(place)
         return open_(place, how)
 
-    monkeypatch.setattr(connect, "_refuse_journal", race)
+    monkeypatch.setattr(connect, "_refuse_companions", race)
     monkeypatch.setattr(connect, "_open", watched)
     return opened
 
@@ -192,6 +192,38 @@ def test_a_wal_that_was_taken_away_lets_no_change_be_called_done(lab: Lab, name:
         (lab.path / f"{name}-wal").unlink()
         with pytest.raises(FacekeepError, match="removed or replaced"):
             vault.shred("alice") if name == "keys.db" else vault.enroll_many([lab.enrolment("bob")])
+
+
+@pytest.mark.parametrize("name", ["vault.db", "keys.db", "log.db"])
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_nothing_is_written_through_a_planted_wal_or_index(
+    lab: Lab, victim: Path, name: str, end: str, kind: str
+) -> None:
+    path = lab.path / f"{name}{end}"
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "hard link":
+        path.hardlink_to(victim)
+    else:
+        path.symlink_to(victim)
+    with pytest.raises(IntegrityError, match=f"{name}{end} is a link, or no file"):
+        lab.do(lambda vault: vault.vault_id)
+    assert victim.read_bytes() == b"x"
+
+
+def test_threads_that_come_and_go_leave_no_descriptors_behind(lab: Lab) -> None:
+    with lab.open() as vault:
+        database = core(vault).data.database
+        for _ in range(5):
+            database._link().close()
+        before = connect.open_files()
+        for _ in range(50):
+            database._link().close()
+        assert before is not None
+        assert len(connect.open_files() or ()) == len(before)
+    assert not connect._files
 
 
 def test_connections_are_made_in_one_place_only() -> None:

@@ -7,6 +7,7 @@ waited for. The directory is opened once, and every name is looked up in it: it 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
@@ -83,6 +84,13 @@ def open_lock(path: Path) -> int:
         return descriptor
     os.close(descriptor)
     raise StoreError(f"{path.name} is not a regular file", next=f"remove {path.name}: it holds nothing")
+
+
+def unlock(descriptor: int) -> None:
+    """Close a file that was locked by flock: a child that inherited the descriptor does not keep the lock."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

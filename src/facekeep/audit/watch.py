@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from facekeep.auditlog import proofs
 from facekeep.auditlog.exported import ExportDirectory, ExportedTree
 from facekeep.auditlog.signed import Cosigner
 from facekeep.errors import Busy, IntegrityError, StoreError
-from facekeep.files import PUBLIC, open_lock, replace
+from facekeep.files import PUBLIC, open_lock, replace, unlock
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import MAX_BYTES, Signature, VerifierKey
 
@@ -123,4 +122,4 @@ def _locked(state: Path) -> Iterator[None]:
     except BlockingIOError:
         raise Busy("another watcher uses the same state file") from None
     finally:
-        os.close(descriptor)
+        unlock(descriptor)

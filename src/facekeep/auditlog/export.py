@@ -21,7 +21,7 @@ from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.newfiles import NewFiles
 from facekeep.auditlog.tree import Progress, Snapshot
 from facekeep.errors import Busy, IntegrityError, UsageError
-from facekeep.files import PUBLIC, is_temporary, replace
+from facekeep.files import PUBLIC, is_temporary, replace, unlock
 from facekeep.formats import tiles
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.tiles import WIDTH, Tile
@@ -122,7 +122,7 @@ def _locked(directory: Path) -> Iterator[None]:
                 left.unlink()
         yield
     finally:
-        os.close(descriptor)
+        unlock(descriptor)
 
 
 def _lock(descriptor: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from facekeep.errors import FormatError, RootError, StoreError, UsageError, VaultExists
-from facekeep.files import sync_directory
+from facekeep.files import sync_directory, unlock
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider, inode_of
@@ -227,7 +227,7 @@ class FileProvider(RootProvider):
                 fcntl.flock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             yield descriptor
         finally:
-            os.close(descriptor)
+            unlock(descriptor)
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):

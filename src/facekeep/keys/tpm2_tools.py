@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import RootError
-from facekeep.files import open_lock
+from facekeep.files import open_lock, unlock
 from facekeep.keys.secrets import Secrets, check_named
 from facekeep.store.sqlite import translated
 
@@ -208,7 +208,7 @@ def sitting(tcti: str, secrets: Secrets, held: Sequence[int] = ()) -> Iterator[S
         finally:
             bench.flush()
     finally:
-        os.close(lock)
+        unlock(lock)
 
 
 def take(descriptor: int) -> None:

@@ -37,6 +37,7 @@ Identity: TypeAlias = tuple[int, int]
 """Device and inode."""
 
 FORKED: Final = "open the vault after forking; or start the other process by spawn or exec"
+SIDECARS: Final = ("-wal", "-shm")
 _RESERVED: Final = 0x40000001  # sqlite3's PENDING_BYTE + 1
 _LOCK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)  # a lock of a descriptor: Linux
 _DESCRIPTORS: Final = "/dev/fd"
@@ -105,7 +106,7 @@ def connect(path: Path, use: Use) -> Link:
     with _busy():
         for each in [each for each, file in _files.items() if not file.connections]:
             _let_go(each)
-        _refuse_journal(place)
+        _refuse_companions(place)
         identity = _guard(place)
         file = _files[identity]
         try:
@@ -160,8 +161,19 @@ def open_files() -> set[tuple[int, int, int]] | None:
     return found
 
 
-def _refuse_journal(place: Path) -> None:
-    """Raise where a journal is there already: an early word. One that is put there later is not hot."""
+def _refuse_companions(place: Path) -> None:
+    """Raise where a journal is there already, an early word: one that is put there later is not hot.
+
+    So, too, where the WAL or its index is something else than a file of its own: SQLite would write to it.
+    """
+    for end in SIDECARS:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(f"{place}{end}")
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise IntegrityError(
+                    f"{place.name}{end} is a link, or no file: nothing was opened",
+                    next=f"find out who put it at {place}{end}, and move it away",
+                )
     journal = place.with_name(place.name + "-journal")
     if os.path.lexists(journal):
         raise IntegrityError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import Busy
-from facekeep.files import open_lock
+from facekeep.files import open_lock, unlock
 from facekeep.limits import LIMITS
 from facekeep.store.connect import refuse_inherited
 from facekeep.store.sqlite import translated
@@ -51,13 +51,14 @@ class WriterLock:
             try:
                 yield True
             finally:
-                self.let_go()
+                descriptor, self._descriptor = self._descriptor, -1
+                unlock(descriptor)
         finally:
             self._depth -= 1
             self._thread_lock.release()
 
     def let_go(self) -> None:
-        """Hold it no more. A child does so, too: by flock it stands while any process has the descriptor."""
+        """In a forked child: the lock is the parent's, which may be killed while the child lives on."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

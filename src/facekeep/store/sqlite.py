@@ -22,6 +22,7 @@ from sqlite_utils import Database as SqliteUtils
 from facekeep.errors import ForeignFile, IntegrityError, StoreError
 from facekeep.files import PRIVATE, create
 from facekeep.store.connect import (
+    SIDECARS,
     Connection,
     Identity,
     Link,
@@ -75,7 +76,6 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-_SIDECARS: Final = ("-wal", "-shm")
 _META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT"
 
 
@@ -246,13 +246,13 @@ class Database:
 
         SQLite goes on writing into a deleted one, which nobody will ever read.
         """
-        for end, identity in zip(_SIDECARS, self._sidecars, strict=False):
+        for end, identity in zip(SIDECARS, self._sidecars, strict=False):
             if _inode(f"{self.path}{end}") != identity:
                 raise IntegrityError(f"{self.name}{end} was removed or replaced while the vault was open")
 
     def _opened_sidecars(self) -> tuple[Identity | None, ...]:
         """Return what stands at their names, if that is what SQLite has open."""
-        found = tuple(_inode(f"{self.path}{end}") for end in _SIDECARS)
+        found = tuple(_inode(f"{self.path}{end}") for end in SIDECARS)
         opened = open_files()
         if opened is not None and not {each[1:] for each in opened}.issuperset(found):
             raise IntegrityError(f"{self.name}-wal was removed or replaced while the vault was opened")
