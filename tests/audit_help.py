@@ -112,8 +112,8 @@ def limits(
     value_e6: int = 500_000, mean_e6: int = 500_000, *, scores: bool = False, top: int = 5
 ) -> JsonObject:
     """Limits on matching with those of the model that the books use."""
-    given: JsonObject = {"thresholds": [[MODEL, value_e6, mean_e6]], "scores": scores, "top": top}
-    return Matching().logged() | given
+    both: JsonObject = {key: [[MODEL, value_e6, mean_e6]] for key in ("thresholds", "search_thresholds")}
+    return Matching().logged() | both | {"scores": scores, "top": top}
 
 
 class Named(TypedDict, total=False):

@@ -122,6 +122,17 @@ def test_a_model_without_a_registered_threshold_is_for_operators(lab: Lab) -> No
     assert lab.do(lambda vault: why(vault, asked), token) == "policy"
 
 
+def test_a_search_has_a_threshold_of_its_own(lab: Lab) -> None:
+    strict = threshold(value=0.3)
+    token = lab.add_principal(Role.SERVICE)
+    lab.do(lambda vault: vault.change_settings(search_thresholds=[strict]))
+    with lab.open(token) as vault:
+        assert why(vault, search()) == why(vault, ask("alice", threshold=strict)) == "policy"
+        assert why(vault, search(threshold=strict)) == why(vault, ask("alice")) == "ok"
+        assert vault.identify(face("alice"), model=MODEL).threshold == strict
+        assert vault.verify("alice", face("alice"), model=MODEL).threshold == THRESHOLD
+
+
 def test_the_answer_outside_is_the_same_for_every_reason(service: Vault) -> None:
     fail(service, "alice", 5)
     for asked in (ask("alice"), ask("alice", threshold=WIDE), ask("nobody"), search(top=1_000)):

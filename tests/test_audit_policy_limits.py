@@ -72,6 +72,8 @@ def test_a_verification_beyond_the_limits(values: JsonObject) -> None:
     given = narrow()
     if "model" in values:
         given["thresholds"] = []
+    else:
+        given["search_thresholds"] = []
     log = book(given)
     index = log.verify(v(0), ALICE)
     log.entries[index].update(values)

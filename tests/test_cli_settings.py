@@ -49,8 +49,10 @@ def test_limits_on_matching_are_set_and_taken_back(cli: Cli) -> None:
     assert (logged["top"], logged["scores"]) == (3, True)
     assert [MODEL.id, 500_000, 500_000] in logged["thresholds"]
     assert f"threshold {MODEL.id}\t0.5\t0.5\tregistered" in cli.run("settings").out.splitlines()
+    searching = cli.ok("settings", "--search-threshold", "measured.json")["matching"]
+    assert searching["search_thresholds"] == [measured]
     back = ("--no-threshold", MODEL.id, "--matching", "top=default", "--matching", "scores=no")
-    assert cli.ok("settings", *back)["matching"]["thresholds"] == []
+    assert cli.ok("settings", *back)["matching"]["search_thresholds"] == []
     assert "[matching]" not in (cli.home / "staff.vault" / "vault.toml").read_text()
     ran = cli.run("settings", "--matching", "top=0")
     assert ran.code == 10

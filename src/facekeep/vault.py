@@ -11,6 +11,7 @@ Everything that changes the vault holds its writer lock; every answer stands in 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from facekeep.consent.consent import Consent, Notice
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
+from facekeep.formats.matching import Matching
 from facekeep.formats.note import VerifierKey
 from facekeep.formats.opening import Opening
 from facekeep.formats.settings import Settings
@@ -341,7 +343,7 @@ class Vault:
         top = self.settings.matching.top if top is None else top
         vector, model = self._probe(probe, model)
         key = (Scope.IDENTIFY, model.id, region or self.region)
-        threshold = self._threshold(model, threshold)
+        threshold = self._threshold(model, threshold, search=True)
         with self._opening:
             gallery = self._galleries.get(key)
             if gallery is None or gallery.closed:
@@ -375,9 +377,9 @@ class Vault:
             raise UsageError("a photograph is matched by the extractor's own model")
         return self.extractor.extract(probe), self.extractor.model
 
-    def _threshold(self, model: Model, threshold: Threshold | None) -> Threshold:
+    def _threshold(self, model: Model, threshold: Threshold | None, *, search: bool = False) -> Threshold:
         if threshold is None:
-            return default_threshold(model, self.settings.matching.registered(model.id))
+            return default_threshold(model, self.settings.matching.registered(model.id, search=search))
         if threshold.model_id != model.id:
             raise UsageError("the threshold was measured for another model")
         return threshold
@@ -535,6 +537,7 @@ class Vault:
         schedule: Sequence[str] = (),
         matching: Sequence[str] = (),
         thresholds: Sequence[Threshold] = (),
+        search_thresholds: Sequence[Threshold] = (),
         no_thresholds: Sequence[str] = (),
     ) -> SettingsChange:
         """Change the regions, the directories for live copies, the schedule, the limits on matching.
@@ -542,15 +545,22 @@ class Vault:
         It is logged. ``regions`` are those that callers may name besides the vault's own, ``copies`` all
         directories there are to be. ``schedule`` has changes such as ``root_days=7`` or
         ``root_days=default``, ``matching`` such as ``top=3`` or ``scores=yes``. ``thresholds`` are
-        registered, each in place of its model's; ``no_thresholds`` are models that have none any more.
+        registered, each in place of its model's, ``search_thresholds`` for searches alone;
+        ``no_thresholds`` are models that have none any more.
 
         A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
         SettingsChanged from then on, and so does a ``Gallery`` of this one: open them again.
         Raises UsageError with nothing changed.
         """
         paths = None if copies is None else [Path(copy) for copy in copies]
-        texts: dict[str, str | None] = dict.fromkeys(no_thresholds)
-        texts |= {each.model_id: each.to_text() for each in thresholds}
+
+        def limits(old: Matching) -> Matching:
+            new = functools.reduce(Matching.without_threshold, no_thresholds, old)
+            for search, given in ((False, thresholds), (True, search_thresholds)):
+                for each in given:
+                    new = new.with_threshold(each.to_text(), search=search)
+            return new.changed(tuple(matching))
+
         done = configuring.change(
             self._core,
             self._session,
@@ -558,8 +568,7 @@ class Vault:
             regions=regions,
             copies=paths,
             schedule=schedule,
-            matching=matching,
-            thresholds=texts,
+            matching=limits,
         )
         if done.entry is not None:
             self._reopen()

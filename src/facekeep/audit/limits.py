@@ -14,7 +14,7 @@ class MatchingLimits:
     def __init__(self) -> None:
         """Start before the first entry."""
         self._limits: Mapping[str, Any] | None = None
-        self._thresholds: dict[str, tuple[int, int]] = {}
+        self._thresholds: dict[str, dict[str, tuple[int, int]]] = {}  # by op and model
         self._regions: frozenset[str] | None = None
 
     def take(self, entry: Mapping[str, Any]) -> None:
@@ -23,7 +23,10 @@ class MatchingLimits:
             self._regions = frozenset(entry["regions"])
         if "matching" in entry:
             self._limits = entry["matching"]
-            self._thresholds = {model: (one, mean) for model, one, mean in entry["matching"]["thresholds"]}
+            self._thresholds = {
+                op: {model: (one, mean) for model, one, mean in entry["matching"][key]}
+                for op, key in (("verify", "thresholds"), ("identify", "search_thresholds"))
+            }
 
     @property
     def are_known(self) -> bool:
@@ -40,7 +43,7 @@ class MatchingLimits:
         limits = self._limits
         if limits is None:
             return
-        allowed = self._thresholds.get(entry["model"])
+        allowed = self._thresholds[entry["op"]].get(entry["model"])
         used = (entry["threshold_e6"], entry.get("mean_e6", entry["threshold_e6"]))
         if entry["op"] == "verify" and allowed is not None:
             allowed, used = (allowed[mean],) * 2, (used[0],) * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,7 +13,7 @@ from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.probes import read_threshold
 from facekeep.errors import UsageError
-from facekeep.formats.matching import Matching
+from facekeep.formats.matching import BOUNDS, Matching
 from facekeep.operations.settings import SettingsChange
 from facekeep.vault import Settings
 
@@ -43,6 +43,10 @@ from facekeep.vault import Settings
     help="Register a threshold, in place of its model's; repeat it.",
 )  # fmt: skip
 @click.option(
+    "--search-threshold", "search_thresholds", multiple=True, metavar="FILE.json",
+    help="Register a threshold for searches alone, most often a stricter one; repeat it.",
+)  # fmt: skip
+@click.option(
     "--no-threshold", "no_thresholds", multiple=True, metavar="MODEL",
     help="Register none for a model: its calibrated one counts, if it has one.",
 )  # fmt: skip
@@ -59,6 +63,7 @@ def command(
     schedule: tuple[str, ...],
     matching: tuple[str, ...],
     thresholds: tuple[str, ...],
+    search_thresholds: tuple[str, ...],
     no_thresholds: tuple[str, ...],
 ) -> None:
     """Show or change regions, live copies, schedule and limits on matching.
@@ -72,11 +77,14 @@ def command(
         raise UsageError("--further-region and --no-further-region contradict each other")
     regions = further if further or no_further else None
     wanted = [Path(each) for each in copies] if copies or no_copy else None
-    registered = [read_threshold(Path(each)) for each in thresholds]
+    registered, searching = (
+        [read_threshold(Path(each)) for each in given] for given in (thresholds, search_thresholds)
+    )
     change = None
     with open_vault(state) as vault:
         given = (region, regions, wanted)
-        if any((schedule, matching, registered, no_thresholds)) or any(each is not None for each in given):
+        limits = any((matching, registered, searching, no_thresholds))
+        if schedule or limits or any(each is not None for each in given):
             change = vault.change_settings(
                 region=region,
                 regions=regions,
@@ -84,6 +92,7 @@ def command(
                 schedule=schedule,
                 matching=matching,
                 thresholds=registered,
+                search_thresholds=searching,
                 no_thresholds=no_thresholds,
             )
         settings = vault.settings
@@ -95,7 +104,10 @@ def command(
             "copies": list(settings.copies),
             "schedule": asdict(settings.schedule),
             "matching": asdict(settings.matching)
-            | {"thresholds": [json.loads(text) for text in settings.matching.thresholds]},
+            | {
+                "thresholds": [json.loads(text) for text in settings.matching.thresholds],
+                "search_thresholds": [json.loads(text) for text in settings.matching.search_thresholds],
+            },
         }
         if change is not None:
             found |= {"entry": change.entry, "added": list(change.added), "removed": list(change.removed)}
@@ -124,12 +136,15 @@ def _tell(settings: Settings) -> None:
 
 
 def _tell_matching(matching: Matching) -> None:
-    for key, value in asdict(replace(matching, thresholds=())).items():
-        if key != "thresholds":
-            output.data(f"matching {key}", str(value).lower())
-    for model, limits in sorted(matching.limits.items()):
-        source = "calibrated" if matching.registered(model) is None else "registered"
-        output.data(f"threshold {model}", f"{limits.value_e6 / 1e6:g}", f"{limits.mean_e6 / 1e6:g}", source)
+    for key in ("scores", *BOUNDS):
+        output.data(f"matching {key}", str(getattr(matching, key)).lower())
+    for what, search, found in (
+        ("threshold", False, matching.limits),
+        ("search threshold", True, matching.search_limits),
+    ):
+        for model, limits in sorted(found.items()):
+            source = "calibrated" if matching.registered(model, search=search) is None else "registered"
+            output.data(f"{what} {model}", f"{limits.value_e6 / 1e6:g}", f"{limits.mean_e6 / 1e6:g}", source)
 
 
 def _tell_change(change: SettingsChange) -> None:

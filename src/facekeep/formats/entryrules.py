@@ -278,11 +278,12 @@ def _one_each(value: object, key: str) -> None:
         raise FormatError(f"a log entry's {key} name a model twice")
 
 
-_MODELS: Final = MAX_THRESHOLDS + len(CALIBRATED)
+_MODELS: Final = 2 * MAX_THRESHOLDS + len(CALIBRATED)
 _MATCHING: Final = _record(
     {
         **{key: _integer(low, high + 1) for key, (low, high) in BOUNDS.items()},
         "scores": _BOOL,
+        "search_thresholds": _one_each,
         "thresholds": _one_each,
     }
 )

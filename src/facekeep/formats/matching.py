@@ -47,7 +47,7 @@ CALIBRATED: Final[Mapping[str, Limits]] = {
 class Matching:
     """Limits on matching; they bind whoever may not change the settings. Days are those of UTC.
 
-    ``thresholds`` are registered ones as JSON text, at most one of a model, in place of the calibrated one.
+    Registered thresholds are JSON texts, at most one of a model.
     """
 
     scores: bool = False  # whether a distance may leave
@@ -58,28 +58,36 @@ class Matching:
     asks: int = 100  # answers about one person a day; 0: as many as asked
     searches: int = 1_000  # searches a day; 0: as many as asked
     thresholds: tuple[str, ...] = ()
+    search_thresholds: tuple[str, ...] = ()  # for searches, in place of those
 
     @cached_property
     def limits(self) -> Mapping[str, Limits]:
-        """Model id -> the limits that may be used, of calibrated and registered thresholds."""
+        """Model id -> the limits that may be used: of its registered threshold, or the calibrated one."""
         return {**CALIBRATED, **dict(map(_limits, self.thresholds))}
 
-    def registered(self, model_id: str) -> str | None:
-        """Return the JSON text of the threshold that is registered for a model."""
-        return next((text for text in self.thresholds if _limits(text)[0] == model_id), None)
+    @cached_property
+    def search_limits(self) -> Mapping[str, Limits]:
+        """The same for searches."""
+        return {**self.limits, **dict(map(_limits, self.search_thresholds))}
 
-    def with_threshold(self, text: str) -> Matching:
-        """Return it with a threshold registered for its model; raises FormatError."""
-        model_id = _limits(text)[0]
-        return replace(self.without_threshold(model_id), thresholds=self._sorted(model_id, text))
+    def registered(self, model_id: str, *, search: bool = False) -> str | None:
+        """Return the JSON text of the threshold that is registered for a model, or None."""
+        texts = (*(self.search_thresholds if search else ()), *self.thresholds)
+        return next((text for text in texts if _limits(text)[0] == model_id), None)
+
+    def with_threshold(self, text: str, *, search: bool = False) -> Matching:
+        """Return it with a threshold registered in place of its model's; raises FormatError."""
+        texts = self.search_thresholds if search else self.thresholds
+        new = tuple(sorted((*_without(texts, _limits(text)[0]), text), key=_limits))
+        return replace(self, search_thresholds=new) if search else replace(self, thresholds=new)
 
     def without_threshold(self, model_id: str) -> Matching:
         """Return it with no threshold registered for a model."""
-        return replace(self, thresholds=self._sorted(model_id))
-
-    def _sorted(self, model_id: str, *added: str) -> tuple[str, ...]:
-        kept = [text for text in self.thresholds if _limits(text)[0] != model_id]
-        return tuple(sorted((*kept, *added), key=_limits))
+        return replace(
+            self,
+            thresholds=_without(self.thresholds, model_id),
+            search_thresholds=_without(self.search_thresholds, model_id),
+        )
 
     def check(self) -> None:
         """Raise FormatError for a value of another type, or out of its bounds."""
@@ -89,9 +97,10 @@ class Matching:
                 raise FormatError(f"{key} is not a number from {low} to {high}")
         if type(self.scores) is not bool:
             raise FormatError("scores is not true or false")
-        models = [_limits(text)[0] for text in self.thresholds]
-        if len(models) > MAX_THRESHOLDS or models != sorted(set(models)):
-            raise FormatError(f"thresholds are at most {MAX_THRESHOLDS}, one of a model, by model")
+        for texts in (self.thresholds, self.search_thresholds):
+            models = [_limits(text)[0] for text in texts]
+            if len(models) > MAX_THRESHOLDS or models != sorted(set(models)):
+                raise FormatError(f"thresholds are at most {MAX_THRESHOLDS}, one of a model, by model")
 
     def document(self) -> JsonObject:
         """Return what differs from the defaults."""
@@ -106,8 +115,11 @@ class Matching:
     def logged(self) -> JsonObject:
         """Return it as it stands in log entries (SPEC.md §6.1): every value, thresholds as limits."""
         found: JsonObject = {key: getattr(self, key) for key in BOUNDS}
-        thresholds: list[JsonValue] = [[model, *limits] for model, limits in sorted(self.limits.items())]
-        return found | {"scores": self.scores, "thresholds": thresholds}
+        return found | {
+            "scores": self.scores,
+            "search_thresholds": _triples(self.search_limits),
+            "thresholds": _triples(self.limits),
+        }
 
     @staticmethod
     def parse(document: object) -> Matching:
@@ -116,10 +128,11 @@ class Matching:
         if not isinstance(document, dict) or not names.issuperset(document):
             raise FormatError("[matching] has a key that facekeep does not know")
         values = dict(document)
-        thresholds = values.pop("thresholds", [])
-        if not isinstance(thresholds, list) or not all(type(each) is str for each in thresholds):
-            raise FormatError("thresholds are not texts")
-        matching = Matching(**values, thresholds=tuple(thresholds))
+        for key in {"thresholds", "search_thresholds"}.intersection(values):
+            if not isinstance(values[key], list) or not all(type(each) is str for each in values[key]):
+                raise FormatError(f"{key} are not texts")
+            values[key] = tuple(values[key])
+        matching = Matching(**values)
         matching.check()
         return matching
 
@@ -143,6 +156,14 @@ class Matching:
             new = replace(new, **{key: value})
         new.check()
         return new
+
+
+def _triples(limits: Mapping[str, Limits]) -> list[JsonValue]:
+    return [[model, *each] for model, each in sorted(limits.items())]
+
+
+def _without(texts: tuple[str, ...], model_id: str) -> tuple[str, ...]:
+    return tuple(text for text in texts if _limits(text)[0] != model_id)
 
 
 def _limits(text: str) -> tuple[str, Limits]:

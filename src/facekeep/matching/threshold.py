@@ -129,7 +129,9 @@ def default_threshold(model: Model, registered: str | None = None) -> Threshold:
     return threshold
 
 
-def allows(limits: Matching, model: Model, threshold: Threshold, *, score: bool, top: int = 1) -> bool:
-    """Whether limits on matching allow to be asked so (SPEC.md §9.3)."""
-    known = limits.limits.get(model.id) == threshold.limits
-    return known and top <= limits.top and (limits.scores or not score)
+def allows(
+    limits: Matching, model: Model, threshold: Threshold, *, score: bool, top: int | None = None
+) -> bool:
+    """Whether limits on matching allow to be asked so (SPEC.md §9.3); ``top`` None: 1:1."""
+    known = (limits.limits if top is None else limits.search_limits).get(model.id) == threshold.limits
+    return known and (top or 1) <= limits.top and (limits.scores or not score)

@@ -6,16 +6,16 @@ vault.toml.new, the log's entry, the new name. In between, the log knows which o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, FormatError, UsageError
 from facekeep.formats import entries
+from facekeep.formats.matching import Matching
 from facekeep.formats.settings import Settings
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
@@ -46,13 +46,11 @@ def change(
     regions: Sequence[str] | None = None,
     copies: Sequence[Path] | None = None,
     schedule: Sequence[str] = (),
-    matching: Sequence[str] = (),
-    thresholds: Mapping[str, str | None] = MappingProxyType({}),
+    matching: Callable[[Matching], Matching] | None = None,
 ) -> SettingsChange:
     """Change the region, the list of further ones, that of copy directories, the schedule (``root_days=7``).
 
-    ``matching`` has limits on matching (``top=3``), ``thresholds`` by model id the JSON text of one to
-    register, or None.
+    ``matching`` changes the limits on matching; it raises FormatError for what they cannot be.
 
     New copy directories get their live copies at once.
 
@@ -61,7 +59,7 @@ def change(
     with writing(core, session, Action.SETTINGS):
         old = core.settings
         new = _scheduled(_stored(core, _placed(core.settings, region, regions), copies), schedule)
-        new = _limited(new, matching, thresholds)
+        new = _limited(new, matching)
         if new == old:
             return SettingsChange(old, None)
         added = tuple(each for each in new.copies if each not in old.copies)
@@ -127,16 +125,13 @@ def _scheduled(settings: Settings, words: Sequence[str]) -> Settings:
     return replace(settings, schedule=schedule)
 
 
-def _limited(settings: Settings, words: Sequence[str], thresholds: Mapping[str, str | None]) -> Settings:
-    matching = settings.matching
+def _limited(settings: Settings, changed: Callable[[Matching], Matching] | None) -> Settings:
     try:
-        for model_id, text in thresholds.items():
-            matching = matching.without_threshold(model_id)
-            matching = matching if text is None else matching.with_threshold(text)
-        matching = matching.changed(tuple(words))
+        limits = settings.matching if changed is None else changed(settings.matching)
+        limits.check()
     except FormatError as error:
         raise UsageError(str(error), next="correct the limits on matching; nothing was changed") from None
-    return replace(settings, matching=matching)
+    return replace(settings, matching=limits)
 
 
 def _check_directory(core: Core, directory: Path) -> None:
