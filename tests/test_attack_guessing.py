@@ -11,7 +11,9 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import pytest
 
+from facekeep.audit.replay import replay
 from facekeep.errors import Denied, IntegrityError, NotAllowed, UsageError
+from facekeep.formats.entries import encode
 from facekeep.formats.matching import CALIBRATED
 from facekeep.matching.model import Floats, Model, score
 from facekeep.matching.threshold import default_threshold
@@ -33,8 +35,10 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def service(lab: Lab) -> Iterator[Vault]:
+    """A service; its log passes the auditor's rules afterwards."""
     with lab.open(lab.add_principal(Role.SERVICE)) as vault:
         yield vault
+        assert not replay(map(encode, log_entries(vault))).notes
 
 
 def why(vault: Vault, ask: Ask) -> str:

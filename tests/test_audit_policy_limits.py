@@ -6,6 +6,7 @@ import pytest
 
 from audit_help import (
     ALICE,
+    DAY,
     MODEL,
     OPERATOR,
     SECOND,
@@ -112,6 +113,56 @@ def test_limits_that_were_changed_count_from_then_on() -> None:
     changed(log, narrow(300_000))
     index = log.verify(v(0), ALICE)
     expect(log.bodies(), "R36", index)
+
+
+def test_an_answer_too_many_in_a_day() -> None:
+    log = book(narrow() | {"asks": 3, "failures": 0})
+    for _ in range(3):
+        log.verify(v(0), ALICE)
+    log.verify(v(0), ALICE, by=OPERATOR, reason="role")
+    log.now += DAY
+    for _ in range(3):
+        log.verify(v(0), ALICE)
+    honest(log)
+    index = log.verify(v(0), ALICE)
+    expect(log.bodies(), "R38", index)
+
+
+def test_an_answer_too_soon_after_five_that_were_none() -> None:
+    log = book(narrow())
+    index = -1
+    for _ in range(6):
+        index = log.verify(v(0), ALICE)
+        log.entries[index]["result"] = "no_match"
+    expect(log.bodies(), "R38", index)
+    log.entries[index]["time_ms"] = log.now + 30_000
+    honest(log)
+
+
+def test_a_search_too_many_in_a_day() -> None:
+    log = book(narrow() | {"searches": 2})
+    index = [searched(log) for _ in range(3)][-1]
+    expect(log.bodies(), "R38", index)
+
+
+def test_limits_that_were_changed_count_what_was_asked_before() -> None:
+    log = book(narrow())
+    for _ in range(3):
+        log.verify(v(0), ALICE)
+    changed(log, narrow() | {"asks": 3})
+    index = log.verify(v(0), ALICE)
+    expect(log.bodies(), "R38", index)
+
+
+def test_an_operator_setting_the_time_back_begins_the_counting_anew() -> None:
+    log = book(narrow() | {"asks": 1})
+    log.verify(v(0), ALICE)
+    log.now += 60_000
+    log.entries[log.verify(None, None, reason="rate")]["time_ms"] = log.now
+    high, log.now = log.now, log.now - 30_000
+    log.add(entries.clock(log.now, high, by=OPERATOR, time_ms=log.now))
+    log.verify(v(0), ALICE)
+    honest(log)
 
 
 def test_who_may_change_the_limits_is_not_bound() -> None:

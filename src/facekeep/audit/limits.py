@@ -1,4 +1,4 @@
-"""Limits on matching and its regions, and decisions held to them (SPEC.md §9, §11 R36, R37)."""
+"""Limits on matching and its regions, and decisions held to them (SPEC.md §7.1, §9, §11 R36 to R38)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from facekeep.audit.report import RuleBroken
+from facekeep.auditlog.brake import FOLLOWED, SEARCH, Asked, Brake
+from facekeep.clock import MS_PER_DAY
+from facekeep.formats.matching import BOUNDS, Matching
 
 
 class MatchingLimits:
@@ -15,14 +18,19 @@ class MatchingLimits:
         """Start before the first entry."""
         self._limits: Mapping[str, Any] | None = None
         self._thresholds: dict[str, dict[str, tuple[int, int]]] = {}  # by op and model
+        self._brake = Brake(Matching())
+        self._day, self._began = -1, 0  # of the answers counted, and the index of the first
         self._regions: frozenset[str] | None = None
 
     def take(self, entry: Mapping[str, Any]) -> None:
         """Take up limits and regions that an entry names."""
+        if entry["type"] == "clock":
+            self._brake.forget()
         if "regions" in entry:
             self._regions = frozenset(entry["regions"])
         if "matching" in entry:
             self._limits = entry["matching"]
+            self._brake.limit(Matching(**{key: entry["matching"][key] for key in BOUNDS}))
             self._thresholds = {
                 op: {model: (one, mean) for model, one, mean in entry["matching"][key]}
                 for op, key in (("verify", "thresholds"), ("identify", "search_thresholds"))
@@ -53,3 +61,14 @@ class MatchingLimits:
             raise RuleBroken("R36", index, "a distance left, and none may")
         if len(entry["candidates"] or ()) > limits["top"]:  # SPEC.md §11 R36
             raise RuleBroken("R36", index, f"it names more than {limits['top']} candidates")
+        self._count(index, entry)
+
+    def _count(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Hold an answer to those before it, as far as a vault reads them back (SPEC.md §7.1)."""
+        time_ms = entry["time_ms"]
+        if time_ms // MS_PER_DAY > self._day:
+            self._day, self._began = time_ms // MS_PER_DAY, index
+        asked = Asked(entry["by"], entry["tag"] or SEARCH, entry["result"] == "match")
+        if index - self._began <= FOLLOWED and self._brake.refuses(asked.by, asked.about, time_ms):
+            raise RuleBroken("R38", index, f"principal {asked.by} had no answer coming")  # SPEC.md §11 R38
+        self._brake.note(asked, time_ms)

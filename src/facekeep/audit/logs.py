@@ -36,7 +36,7 @@ def verify_log(directory: Path, keys: Sequence[VerifierKey], *, progress: Progre
             tree = ExportedTree(export, checkpoint)
         held.append("L2")
         keyring = Keyring(checkpoint.origin, keys)
-        found = replay(  # [L3] to [R37]
+        found = replay(  # [L3] to [R38]
             _authentic(tree), checkpoint=checkpoint, keyring=keyring, judged=held, progress=progress
         )
         with step("R10"):  # [R10] the keys that signed are those in force

@@ -92,7 +92,7 @@ class Policy:
         self.finish()
         self._restarts.finish(size)
         if not self._limits.are_known:
-            self.notes.append("no entry names limits on matching: no decision was held to any (R36)")
+            self.notes.append("no entry names limits on matching: no decision was held to any (R36, R38)")
 
     def finish(self) -> None:
         """Judge what an append leaves behind: call it after the last entry, too."""

@@ -56,6 +56,7 @@ LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "R35": "a log that does not begin with its vault says so, by whom, and what it adopts",
         "R36": "whoever may not change the limits on matching keeps to them",
         "R37": "a decision is in a region that the settings allow",
+        "R38": "nobody who is bound was answered more often, or sooner, than the limits let",
     }
 )
 

@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from facekeep.auditlog.history import stamp
-from facekeep.formats.entries import is_decision
+from facekeep.formats.entries import decision_allow, is_decision
 from facekeep.formats.matching import Matching
+from facekeep.limits import LIMITS
 
 FOLLOWED: Final = 65_536  # entries that are read back at the most: half a second's reading
 SEARCH: Final = ""  # whom a search asks about
@@ -50,6 +51,10 @@ class Brake:
         self._day = -1
         self._counts: dict[tuple[str, str], _Count] = {}
         self.seen = -1  # entries read so far; -1: none, and not those of today either
+
+    def limit(self, matching: Matching) -> None:
+        """Go on under other limits, with what was counted."""
+        self._matching = matching
 
     def refuses(self, by: str, about: str, time_ms: int) -> bool:
         """Whether a principal may have no answer about somebody now."""
@@ -114,6 +119,8 @@ def _begin(bodies: Bodies, size: int, day_ms: int) -> int:
     at, floor = size, max(0, size - FOLLOWED)
     while at > floor:
         at = max(floor, at - _STEP)
-        if stamp(next(iter(bodies(at, at + 1))))[0] < day_ms:
+        body = next(iter(bodies(at, at + 1)))
+        dated = not is_decision(body) or decision_allow(body)  # a denial may be of a clock that is behind
+        if dated and stamp(body)[0] < day_ms - 2 * LIMITS.clock_slack_ms:
             break
     return at
