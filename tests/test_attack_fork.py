@@ -6,6 +6,9 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,3 +230,52 @@ def test_a_wal_that_is_exchanged_while_the_log_is_opened_is_refused(
     monkeypatch.setattr(Database, "_opened_sidecars", exchanged)
     with pytest.raises(IntegrityError, match="removed or replaced"):
         lab.do(ask)
+
+
+def test_a_child_of_a_process_at_work_is_told_and_does_not_hang(lab: Lab) -> None:
+    """Other threads hold locks at the moment of the fork, which nobody releases in the child."""
+    with lab.open() as vault:
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.is_set():
+                ask(vault)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for each in threads:
+            each.start()
+        told = [in_child(lambda: ask(vault)) for _ in range(20)]
+        over.set()
+        for each in threads:
+            each.join()
+        assert all(TOLD in each for each in told)
+        assert vault.check().ok
+
+
+def test_a_child_that_ends_as_programs_do_takes_nothing_from_the_parent(lab: Lab) -> None:
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from vaultlab import Lab, MODEL, THRESHOLD, FakeClock, face\n"
+        "from facekeep.vault import Vault\n"
+        "vault = Vault.open(sys.argv[1], token=sys.argv[2], clock=FakeClock())\n"
+        "ask = lambda: vault.verify('alice', face('alice'), model=MODEL, threshold=THRESHOLD).decision\n"
+        "ask()\n"
+        "if not os.fork():\n"
+        "    sys.exit(0)\n"  # with all that the interpreter does at its end
+        "os.wait()\n"
+        "print(ask(), Path(sys.argv[1], 'log.db-wal').exists())\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(lab.path), lab.token],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    decision, wal = ran.stdout.split()
+    assert wal == "True"
+    with lab.open() as vault:
+        index, nonce = decision.split("-")
+        assert str(core(vault).log.entry(int(index))["nonce"]).startswith(nonce)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from facekeep.store.lock import WriterLock
 from facekeep.vault import Vault
 from vaultlab import MODEL, THRESHOLD, Lab, face
 
+SOURCE = Path(files.__file__).parent
 PRECIOUS = b"precious"
 VAULT = bytes(range(16))
 
@@ -232,3 +234,22 @@ def test_files_that_are_private_are_so_from_the_beginning(tmp_path: Path) -> Non
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+#: module -> what it may write by itself, in a private directory of its own where nothing else is said
+ELSEWHERE = {
+    "operations/probing.py": "shutil.copyfile",
+    "keys/tpm2_tools.py": "write_bytes",
+    "keys/file_provider.py": "O_CREAT",  # O_EXCL and O_NOFOLLOW, and each slot is written by itself
+}
+
+
+def test_files_are_written_in_one_place_only() -> None:
+    writing = re.compile(r"O_CREAT|O_TRUNC|write_bytes|write_text|shutil\.copy\w*|open\([^)]*\"[wax]")
+    found = {
+        str(path.relative_to(SOURCE)): hit[0]
+        for path in sorted(SOURCE.rglob("*.py"))
+        if (hit := writing.search(path.read_text()))
+    }
+    assert found.pop("files.py") == "O_CREAT"
+    assert found == ELSEWHERE
