@@ -54,11 +54,16 @@ def test_who_has_another_grant_stays_in_the_index(lab: Lab) -> None:
 
 
 def edit_expiry(lab: Lab, ms: int) -> None:
-    """Set the expiry that stands in every row of vault.db."""
-    for slot, raw in lab.sql("vault.db", "SELECT slot, terms FROM grants"):
-        edited = raw[:12] + ms.to_bytes(8, "big") + raw[20:]
-        assert Terms.unpack(edited).expires_at_ms == ms
-        lab.sql("vault.db", "UPDATE grants SET terms = ? WHERE slot = ?", (edited, slot))
+    """Set the expiry that stands in every row of vault.db, as somebody can who knows the terms and no key."""
+    with lab.open() as vault:
+        known = {row.slot: row.terms for row in core(vault).data.rows()}
+    for slot, masked in lab.sql("vault.db", "SELECT slot, terms FROM grants"):
+        clear = known[slot]
+        edited = clear[:12] + ms.to_bytes(8, "big") + clear[20:]
+        put = bytes(one ^ two ^ three for one, two, three in zip(masked, clear, edited, strict=True))
+        lab.sql("vault.db", "UPDATE grants SET terms = ? WHERE slot = ?", (put, slot))
+    with lab.open() as vault:
+        assert {Terms.unpack(row.terms).expires_at_ms for row in core(vault).data.rows()} == {ms}
 
 
 def test_an_expiry_edited_in_the_row_destroys_nobody(lab: Lab) -> None:

@@ -16,10 +16,10 @@ EXPIRES = NOW + 30 * DAY
 #: kind of file -> which needles may be in it: the table of docs/THREATS.md
 TOLD: dict[str, set[str]] = {
     "vault.toml": {"vault", "region", "model"},
-    "vault.db": {"vault", "model", "tag", "packed regions", "packed expiry"},
+    "vault.db": {"vault", "model", "tag"},
     "keys.db": {"vault", "packed principal", "root fingerprint"},
     "log.db": {"vault"},
-    "backup": {"vault", "model", "tag", "packed regions", "packed expiry"},
+    "backup": {"vault", "model", "tag"},
     "checkpoint": {"vault"},
     "vault.lock": set(),
 }

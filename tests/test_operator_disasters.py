@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli_help import Cli
+from facekeep.access.core import LOG_KEY_SLOT
 from facekeep.audit.logs import verify_log
 from facekeep.errors import FacekeepError
 from facekeep.formats.note import VerifierKey
@@ -19,6 +20,7 @@ from facekeep.keys.tree import KeyTree, open_tree
 from facekeep.sealing.sealer import Sealer
 from facekeep.store import settingsfile, vaultdb
 from facekeep.store.keysdb import KeysStore
+from facekeep.store.maskedterms import TermsMask
 from facekeep.store.sqlite import Database
 from facekeep.store.vaultdb import GrantRow, VaultStore
 from guide_help import Typist, commands, text_of, types
@@ -237,7 +239,8 @@ def opened_by_thief(cli: Cli, data: Path) -> int:
     database = Database(data, "vault", vault_id, vaultdb.MIGRATIONS)
     with KeysStore.open(stolen / "keys.db", vault_id) as store, contextlib.closing(database):
         tree, _ = open_tree(store, vault_id, roots)
-        return sum(opens(tree, row) for row in VaultStore(database).rows())
+        mask = TermsMask(tree.slot_key(LOG_KEY_SLOT), vault_id)
+        return sum(opens(tree, row) for row in VaultStore(database, mask).rows())
 
 
 def opens(tree: KeyTree, row: GrantRow) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from facekeep.access.core import FIRST_PRINCIPAL_INDEX
+from facekeep.access.core import FIRST_PRINCIPAL_INDEX, LOG_KEY_SLOT
 from facekeep.access.principals import Principal, read_token
 from facekeep.access.roles import Action, allowed
 from facekeep.auditlog.rules import too_early
@@ -42,6 +42,7 @@ from facekeep.operations.opening import holders_of, leaving_of
 from facekeep.sealing.sealer import Sealer
 from facekeep.store import vaultdb
 from facekeep.store.keysdb import KeysStore, PrincipalRow
+from facekeep.store.maskedterms import TermsMask
 from facekeep.store.sqlite import Database
 from facekeep.store.vaultdb import GrantRow, VaultStore
 
@@ -116,7 +117,8 @@ def open_remains(
     if too_early(tree.swapped_at_ms, clock.now_ms()):
         raise ClockError("the clock stands before the last root replacement; nothing was done")
     sealer = Sealer.of(vault_id)
-    return Remains(settings, providers[0], keys, tree, VaultStore(database), sealer, clock)
+    data = VaultStore(database, TermsMask(tree.slot_key(LOG_KEY_SLOT), vault_id))
+    return Remains(settings, providers[0], keys, tree, data, sealer, clock)
 
 
 def _tree(keys: KeysStore, settings: Settings, readers: Sequence[RootProvider]) -> KeyTree:

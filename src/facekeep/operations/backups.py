@@ -137,7 +137,9 @@ def file_digest(path: Path, *, sync: bool = False) -> bytes:
 
 def open_backup(core: Core, source: Path) -> VaultStore:
     """Open a backup of this vault for reading; close its ``database``. Raises IntegrityError, ForeignFile."""
-    return VaultStore(Database(source, "backup", core.vault_id, vaultdb.MIGRATIONS, use="keep"))
+    return VaultStore(
+        Database(source, "backup", core.vault_id, vaultdb.MIGRATIONS, use="keep"), core.data.mask
+    )
 
 
 def chunks(rows: Iterable[GrantRow]) -> Iterator[list[GrantRow]]:

@@ -44,6 +44,7 @@ from facekeep.operations.recover import recover
 from facekeep.store import logdb, settingsfile, vaultdb
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
+from facekeep.store.maskedterms import TermsMask
 from facekeep.store.sqlite import Database, translated
 from facekeep.store.vaultdb import VaultStore
 
@@ -288,7 +289,10 @@ def _open(
         )
         undo.callback(log.close)
         _check_settings(log, settings)
-        data = VaultStore(Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS))
+        data = VaultStore(
+            Database(path / data_file, "vault", vault_id, vaultdb.MIGRATIONS),
+            TermsMask(tree.slot_key(LOG_KEY_SLOT), vault_id),
+        )
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
         _check_together(core, tree, finish=finish)

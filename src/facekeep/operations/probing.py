@@ -156,7 +156,7 @@ class _Work:
         with contextlib.closing(
             Database(backup, "backup", core.vault_id, vaultdb.MIGRATIONS, use="keep")
         ) as database:
-            stored = VaultStore(database)
+            stored = VaultStore(database, core.data.mask)
             total = stored.count()
             for done, row in enumerate(stored.rows()):
                 self._row(row)

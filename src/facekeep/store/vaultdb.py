@@ -19,7 +19,8 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS, to_ranges
 from facekeep.limits import LIMITS
-from facekeep.store.bulk import Column, insert_columns, insert_many
+from facekeep.store.bulk import Column, insert_columns
+from facekeep.store.maskedterms import TermsMask
 from facekeep.store.sealedrows import (
     MODEL,
     SealedRows,
@@ -54,13 +55,14 @@ def _first(db: SqliteUtils) -> None:
 
 MIGRATIONS = (_first,)
 _META_BYTES = 2**20
+_CHUNK = 1_000  # rows fetched at a time
 _COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
 _ROW = f"slot, {bounded_columns()}"  # what is no column of ours is read as empty: it authenticates nowhere
 _INSERT = f"INSERT INTO grants ({_COLUMNS})"
 
 
 class GrantRow(NamedTuple):
-    """A row as stored. ``templates`` and ``record`` are sealed blobs; ``terms`` 88 bytes."""
+    """A row. ``templates`` and ``record`` are sealed blobs; ``terms`` 88 bytes, in clear here."""
 
     slot: int
     grant_id: bytes
@@ -90,20 +92,21 @@ def without_records(rows: Iterable[GrantRow]) -> SealedRows:
 class VaultStore:
     """The narrow interface to vault.db (or to a backup of it)."""
 
-    def __init__(self, database: Database) -> None:
-        """Wrap an open database of kind ``vault`` or ``backup``."""
+    def __init__(self, database: Database, mask: TermsMask | None = None) -> None:
+        """Wrap an open database of kind ``vault`` or ``backup``; without a mask, terms stay as they stand."""
         self.database = database
+        self.mask = mask
 
     def add(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows in one durable transaction."""
         with self.database.transaction() as connection:
-            insert_many(connection, _INSERT, list(rows))
+            self._insert(connection, list(rows))
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Callable[[Sequence[GrantRow]], None]]:
         """Give a function that inserts rows, in one thread at a time; all are durable on leaving, or none."""
         with self.database.transaction() as connection:
-            yield partial(insert_many, connection, _INSERT)
+            yield partial(self._insert, connection)
 
     @contextlib.contextmanager
     def exchanging(self, dead: Sequence[int]) -> Iterator[Callable[[Sequence[Column]], None]]:
@@ -113,12 +116,25 @@ class VaultStore:
         """
         with self.database.transaction() as connection:
             _delete(connection, dead)
-            yield partial(insert_columns, connection, _INSERT)
+            yield partial(self._insert_columns, connection)
 
     def merge(self, rows: Iterable[GrantRow]) -> None:
         """Insert rows, replacing a row that stands in the same slot, in one durable transaction."""
         with self.database.transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO grants VALUES (?,?,?,?,?,?,?,?)", rows)
+            connection.executemany(
+                "INSERT OR REPLACE INTO grants VALUES (?,?,?,?,?,?,?,?)", self._masked(list(rows))
+            )
+
+    def _masked(self, rows: Sequence[GrantRow]) -> Sequence[GrantRow]:
+        """Mask rows, or unmask them."""
+        return rows if self.mask is None else self.mask.rows(rows)
+
+    def _insert(self, connection: sqlite3.Connection, rows: Sequence[GrantRow]) -> None:
+        if rows:
+            self._insert_columns(connection, list(zip(*rows, strict=True)))
+
+    def _insert_columns(self, connection: sqlite3.Connection, columns: Sequence[Column]) -> None:
+        insert_columns(connection, _INSERT, columns if self.mask is None else self.mask.columns(columns))
 
     def delete(self, slots: Sequence[int]) -> None:
         """Delete the rows of these slots, which are dead, in one transaction; durable with the next one.
@@ -152,16 +168,16 @@ class VaultStore:
                 row = connection.execute(f"SELECT {_ROW} FROM grants WHERE slot = ?", (slot,)).fetchone()
                 if row is not None:
                     found.append(_typed(row))
-        return found
+        return list(self._masked(found))
 
     def rows(self, low: int = -(2**63), high: int = 2**63) -> Iterator[GrantRow]:
         """Rows with ``low <= slot < high`` by slot, streamed from one read snapshot."""
         with translated(self.database.name):
-            cursor = self.database.connection().cursor()
-            cursor.row_factory = _as_row
-            yield from cursor.execute(
+            cursor = self.database.connection().execute(
                 f"SELECT {_ROW} FROM grants WHERE slot BETWEEN ? AND ? ORDER BY slot", (low, high - 1)
             )
+            while some := cursor.fetchmany(_CHUNK):
+                yield from self._masked([_typed(row) for row in some])
 
     def models(self, low: int, high: int) -> Iterator[str]:
         """Model id of each row with ``low <= slot < high``, as it stands there."""
@@ -182,12 +198,14 @@ class VaultStore:
     def _branch_rows(self, branch: int, width: int, given_out: int) -> Iterator[SealedRows]:
         with translated(self.database.name):
             low = branch << SLOT_BITS
-            yield from windows(self.database.connection(), low, low + given_out, width)
+            for rows in windows(self.database.connection(), low, low + given_out, width):
+                yield rows if self.mask is None else self.mask.heads(rows)
 
     def whole_rows(self, low: int, high: int, width: int) -> Iterator[WholeRows]:
         """Rows with ``low <= slot < high``, records too, ``width`` slots from ``low`` on at a time."""
         with translated(self.database.name):
-            yield from whole_windows(self.database.connection(), low, high, width)
+            for rows, records in whole_windows(self.database.connection(), low, high, width):
+                yield WholeRows(rows if self.mask is None else self.mask.heads(rows), records)
 
     def slots(self) -> list[int]:
         """Every slot that has a row, ascending."""
@@ -257,10 +275,6 @@ class VaultStore:
 def _delete(connection: sqlite3.Connection, slots: Sequence[int]) -> None:
     spans = [(first, first + count - 1) for first, count in to_ranges(list(slots))]
     connection.executemany("DELETE FROM grants WHERE slot BETWEEN ? AND ?", spans)
-
-
-def _as_row(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> GrantRow:
-    return _typed(row)
 
 
 def _typed(row: Sequence[object]) -> GrantRow:
