@@ -30,10 +30,13 @@ from facekeep.sealing.handles import masked, table
 from facekeep.vault import Role, Scope, Vault
 from vaultlab import (
     IDENTIFY,
+    MODEL,
+    THRESHOLD,
     VERIFY,
     Lab,
     calling,
     core,
+    face,
     identify,
     matches,
     reason,
@@ -268,6 +271,59 @@ def test_a_copy_that_is_no_use_leaves_an_erasure_pending_and_denied(
             assert reason(each, "alice") != "ok"
             assert identify(each, "alice") == []
             assert matches(each, "bob")
+
+
+def edit_settings(lab: Lab) -> None:
+    path = lab.path / "vault.toml"
+    path.write_text(path.read_text().replace('region = "DE"', 'region = "US"'))
+
+
+UNOPENABLE: dict[str, Callable[[Lab], object]] = {
+    "a journal beside vault.db": lambda lab: (lab.path / "vault.db-journal").write_bytes(b"x" * 600),
+    "a journal beside keys.db": lambda lab: (lab.path / "keys.db-journal").write_bytes(b"x" * 600),
+    "a journal beside log.db": lambda lab: (lab.path / "log.db-journal").write_bytes(b"x" * 600),
+    "a trigger in vault.db": lambda lab: lab.sql(
+        "vault.db", "CREATE TRIGGER t AFTER DELETE ON grants BEGIN SELECT 1; END"
+    ),
+    "vault.db of another schema": lambda lab: lab.sql("vault.db", "PRAGMA user_version = 99"),
+    "vault.toml was edited": edit_settings,
+}
+
+
+@pytest.mark.parametrize("what", UNOPENABLE)
+@pytest.mark.parametrize("how", ["shred", "withdraw", "revoke"])
+def test_a_vault_that_does_not_open_still_denies(lab: Lab, what: str, how: str) -> None:
+    """A service goes on with what it has open; the operator's command cannot open the vault any more."""
+    stolen = lab.add_principal(Role.SERVICE)
+    with lab.open() as service, lab.open(stolen) as thief:
+        assert matches(service, "alice")
+        UNOPENABLE[what](lab)
+        with pytest.raises(FacekeepError), lab.open():
+            pass
+        with Vault.open(lab.path, token=lab.token, clock=lab.clock, to_erase=True) as vault:
+            asked: dict[str, Callable[[], object]] = {
+                "shred": lambda: vault.shred("alice"),
+                "withdraw": lambda: vault.withdraw("alice", [VERIFY, IDENTIFY]),
+                "revoke": lambda: vault.revoke_principal(stolen.split(".")[1]),
+            }
+            with pytest.raises(ErasurePending, match="denied to everybody"):
+                asked[how]()
+            for call in (
+                lambda: vault.verify("bob", face("bob"), model=MODEL, threshold=THRESHOLD),
+                lambda: vault.enroll_many([lab.enrolment("carol")]),
+                lambda: vault.add_principal("x", [Role.OPERATOR]),
+                lambda: vault.backup(lab.base / "backup"),
+                vault.status,
+            ):
+                with pytest.raises(FacekeepError):
+                    call()
+        if how == "revoke":
+            with pytest.raises(FacekeepError):
+                thief.verify("alice", face("alice"), model=MODEL, threshold=THRESHOLD)
+        else:
+            with contextlib.suppress(IntegrityError):  # or it stops at what it finds
+                assert reason(service, "alice") == "withdrawn"
+                assert matches(service, "bob")
 
 
 def damage_her_leaf(lab: Lab) -> None:

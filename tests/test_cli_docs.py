@@ -79,6 +79,7 @@ def test_every_command_and_option_is_documented(name: str, command: click.Comman
 def test_no_option_is_documented_that_does_not_exist() -> None:
     real = {spelling for _, command in commands() for option in command.params for spelling in option.opts}
     real |= {spelling for option in root.params for spelling in option.opts} | {"--help"}
+    real |= {"--require-hashes", "--no-deps", "--no-build-isolation", "--upgrade"}  # pip's and uv's
     for text in (GUIDE, README, EXAMPLE):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= real
 

@@ -23,11 +23,10 @@ def test_the_token_is_the_only_line_of_data(cli: Cli, monkeypatch: pytest.Monkey
     assert token not in cli.run("principal", "list").out
     monkeypatch.setenv("FACEKEEP_TOKEN", token)
     assert cli.run("subjects").code == 21
-    cli.enroll("ada", "ada")
 
 
 def test_the_token_can_go_to_a_file(cli: Cli) -> None:
-    made = cli.ok("principal", "add", "door", "--role", "service", "--new-token-file", "door.token")
+    made = cli.ok("principal", "add", "door", "--role", "registrar", "--new-token-file", "door.token")
     assert made["token_file"] == "door.token"
     assert stat.S_IMODE(Path("door.token").stat().st_mode) == 0o600
     words = ("enroll", "ada", *embedding("ada"), "--scope", "verify", *CONSENT)
@@ -44,6 +43,7 @@ def test_a_file_that_exists_is_not_overwritten_and_nobody_is_added(cli: Cli) -> 
 def test_a_revoked_token_opens_nothing(cli: Cli) -> None:
     cli.ok("principal", "add", "door", "--role", "service", "--new-token-file", "door.token")
     cli.enroll("ada", "ada")
+    cli.ok("settings", "--threshold", "threshold.json")
     words = ("verify", "ada", *probe("ada-again"), "--token-file", "door.token")
     assert cli.run(*words).code == 0
     door = next(p for p in cli.ok("principal", "list")["principals"] if p["label"] == "door")

@@ -30,7 +30,7 @@ from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
 from facekeep.consent.consent import Consent, Notice
-from facekeep.errors import UsageError
+from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.matching import Matching
@@ -174,16 +174,24 @@ class Vault:
         clock: Clock | None = None,
         secrets: Secrets | None = None,
         lost_data: bool = False,
+        to_erase: bool = False,
     ) -> Self:
         """Open a vault as the principal of ``token``; finishes what a dead process left open.
 
         Raises VaultNotFound, RootError, IntegrityError, NotAllowed. A missing vault.db is refused, unless
         ``lost_data`` says that it is lost: then an empty one is made, for ``restore``.
+        With ``to_erase`` a vault that does not open is opened as far as it goes: ``shred``, ``withdraw`` and
+        ``revoke_principal`` deny what they are asked for to everybody, and raise ErasurePending.
         """
         clock, secrets = clock or SystemClock(), secrets or Secrets()
         if lost_data:
             lost.make_data(Path(path), token, clock, secrets)
-        core = opening.open_core(Path(path), clock, secrets)
+        try:
+            core = opening.open_core(Path(path), clock, secrets)
+        except FacekeepError as error:
+            if not to_erase:
+                raise
+            core = opening.open_to_erase(Path(path), clock, secrets, error)
         try:
             return cls(core, Session(core, token), extractor)
         except BaseException:

@@ -5,6 +5,7 @@ Everything above takes a ``Core``; nobody else holds stores, keys or the log.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,8 +161,15 @@ class Core:
         self.is_settled = False  # every holder answered, with the present root and no other, when last asked
         self._state: View | None = None
         self._refresh = threading.Lock()
+        self.impaired: FacekeepError | None = None  # why nothing can be done but to deny (``erases_only``)
+        self.scratch = contextlib.ExitStack()  # left when it is closed
         log.guard(self.check_files)
         log.limit(settings.matching)
+
+    def erases_only(self, why: FacekeepError) -> None:
+        """Have erasures announced and nothing else: the vault does not open as a whole."""
+        self.impaired = why
+        self._settings_digest = self.log.head().settings
 
     def view(self) -> View:
         """Return the present state; raises when a file was replaced, altered or rolled back."""
@@ -358,3 +366,4 @@ class Core:
         """Close every file."""
         for store in (self.data.database, self.keys, self.log):
             store.close()
+        self.scratch.close()

@@ -37,6 +37,10 @@ _WORDS: Final = {
 }
 
 
+#: what can be asked of a vault that does not open as a whole
+_ERASING: Final = frozenset((Action.SHRED, Action.WITHDRAW, Action.PRINCIPALS))
+
+
 def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal | None, Reason]:
     """Return (principal, OK), or (None, why not): unknown, revoked, or its row was altered."""
     row = core.keys.principal_get(identity)
@@ -113,6 +117,8 @@ class Session:
         principal = self._load(view)
         if principal is None:
             return self._checked[2]
+        if self._core.impaired is not None and action not in _ERASING:
+            return Reason.UNAVAILABLE
         return Reason.OK if action in self._allowed else Reason.ROLE
 
     def require(self, action: Action, view: View | None = None) -> None:
@@ -120,6 +126,8 @@ class Session:
         view = view or self._core.view()
         self.require_active(view)
         reason = self.check(view, action)
+        if reason is Reason.UNAVAILABLE and self._core.impaired is not None:
+            raise self._core.impaired
         if reason is Reason.ROLE:
             who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
             raise NotAllowed(f"the {who} may not {_WORDS[action]}")

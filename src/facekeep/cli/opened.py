@@ -39,11 +39,16 @@ def secrets(state: State) -> Secrets:
     return Secrets(partial(asked, twice=False), partial(asked, twice=True))
 
 
-def open_vault(state: State, extractor: str | None = None, *, lost_data: bool = False) -> Vault:
+def open_vault(
+    state: State, extractor: str | None = None, *, lost_data: bool = False, to_erase: bool = False
+) -> Vault:
     """Open it; use the result in a ``with`` statement. ``lost_data``: make a missing vault.db anew."""
     path = state.path()
     token = find_token(state.token_file, settingsfile.read(path).vault_id.hex())
-    return Vault.open(path, token=token, extractor=extractor, secrets=secrets(state), lost_data=lost_data)
+    given = secrets(state)
+    return Vault.open(
+        path, token=token, extractor=extractor, secrets=given, lost_data=lost_data, to_erase=to_erase
+    )
 
 
 def scrub_vault(state: State, progress: Callable[[str, int, int], None]) -> ScrubReport:

@@ -79,7 +79,7 @@ def listing(state: State) -> None:
 @with_state
 def revoke(state: State, identity: str) -> None:
     """Destroy a principal's record: its token opens nothing from then on, in any process."""
-    with open_vault(state) as vault:
+    with open_vault(state, to_erase=True) as vault:
         index = vault.revoke_principal(identity)
     if state.json:
         output.json_line({"principal": identity, "revocation": index})

@@ -31,7 +31,7 @@ def command(state: State, subjects: tuple[str, ...], listed: str | None, yes: bo
         raise UsageError("no subject was named", next="name ids, or a list with --from FILE")
     if not yes:
         _ask(len(set(named)), piped=listed == "-", as_json=state.json)
-    with open_vault(state) as vault, Progress("collecting keys") as progress:
+    with open_vault(state, to_erase=True) as vault, Progress("collecting keys") as progress:
         erasure = vault.shred(*named, progress=progress)
     tell_erasure(erasure, "shredded", as_json=state.json)
 

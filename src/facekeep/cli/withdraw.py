@@ -20,6 +20,6 @@ def command(state: State, subject: str, scopes: tuple[str, ...]) -> None:
 
     With the last scope the person is gone from the vault, though a backup may still hold their pseudonym.
     """
-    with open_vault(state) as vault:
+    with open_vault(state, to_erase=True) as vault:
         erasure = vault.withdraw(subject, read_scopes(scopes))
     tell_erasure(erasure, "withdrawn", as_json=state.json)

@@ -76,6 +76,8 @@ def announce(core: Core, by: str | None, whats: Sequence[Destruction]) -> list[i
     indices = [appended[place] for place in places]
     reached("destroy.announced")
     try:
+        if core.impaired is not None:
+            raise core.impaired
         recover(core, indices)
     except ErasurePending:
         raise
@@ -133,7 +135,7 @@ def _found(core: Core, raw: Sequence[bytes], progress: Progress | None) -> tuple
     view = core.view()
     found = for_erasure(core, view, raw, progress)
     slots = [slot for each in found for slot in each.slots]
-    if view.head.operations and all(map(view.pending.destroying, slots)):
+    if core.impaired is None and view.head.operations and all(map(view.pending.destroying, slots)):
         recover(core)
         view = core.view()
         found = for_erasure(core, view, raw)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from facekeep.operations.missing import DATA_FILE, LOST_BOTH, LOST_LOG, check_pr
 from facekeep.operations.people import install_principal
 from facekeep.operations.recover import recover
 from facekeep.store import logdb, settingsfile, vaultdb
+from facekeep.store.aside import move_journal_aside
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
 from facekeep.store.maskedterms import TermsMask
@@ -252,6 +254,67 @@ def open_core(
             if settingsfile.read(path) == settings:
                 raise  # else the holders that were named have just been moved from
     raise Busy("the settings are being changed")
+
+
+def open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepError) -> Core:
+    """Open what is left of a vault that does not open because of ``why``: to deny what is asked to be erased.
+
+    Needed are vault.toml, a root, the log, and keys.db or a live copy of it. Nothing is answered, finished or
+    destroyed with it. Raises what keeps that from being done.
+    """
+    try:
+        return _open_to_erase(path, clock, secrets, why)
+    except FacekeepError as error:
+        error.args = (f"{error}; nothing was denied, and what has the vault open goes on",)
+        error.next = f"stop every process that has the vault open, then {error.next}"
+        raise
+
+
+def _open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepError) -> Core:
+    settings = settingsfile.read(path)
+    vault_id = settings.vault_id
+    readers = holders_of(settings, path, secrets) + leaving_of(settings, path, secrets)
+    for name in ("keys.db", "log.db"):
+        move_journal_aside(path / name)
+    with contextlib.ExitStack() as undo:
+        keys, tree = _any_keys(undo, [path / "keys.db", *_copies(settings, "keys.db")], vault_id, readers)
+        log_key = tree.slot_key(LOG_KEY_SLOT)
+        log = AuditLog(logdb.open_log(path / "log.db", vault_id), (), log_key, vault_id, clock)
+        undo.callback(log.close)
+        data = VaultStore(_any_data(undo, path / DATA_FILE, vault_id))
+        undo.callback(data.database.close)
+        core = Core(path, settings, data, keys, log, tree, readers, (), secrets, clock)
+        core.erases_only(why)
+        core.view()
+        core.scratch = undo.pop_all()
+    return core
+
+
+def _any_keys(
+    undo: contextlib.ExitStack, paths: Sequence[Path], vault_id: bytes, readers: Sequence[RootProvider]
+) -> tuple[KeysStore, KeyTree]:
+    """Return the first keys.db that a held root opens."""
+    failed: FacekeepError | None = None
+    for path in paths:
+        try:
+            keys = KeysStore.open(path, vault_id)
+        except FacekeepError as error:
+            failed = failed or error
+            continue
+        undo.callback(keys.close)
+        try:
+            return keys, _tree(keys, vault_id, readers)
+        except FacekeepError as error:
+            failed = failed or error
+    raise failed or IntegrityError("keys.db is missing")
+
+
+def _any_data(undo: contextlib.ExitStack, path: Path, vault_id: bytes) -> Database:
+    """Return vault.db, or an empty one in its place."""
+    with contextlib.suppress(FacekeepError):
+        return Database(path, "vault", vault_id, vaultdb.MIGRATIONS)
+    scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="facekeep-")))
+    return Database.create(scratch / DATA_FILE, "vault", vault_id, vaultdb.MIGRATIONS)
 
 
 class _OtherSettings(IntegrityError):

@@ -39,5 +39,14 @@ def discard(path: Path) -> None:
             each.unlink(missing_ok=True)
 
 
+def move_journal_aside(path: Path) -> None:
+    """Rename what stands at the name of a database's rollback journal: ours are in WAL mode and have none."""
+    journal = path.with_name(path.name + "-journal")
+    with translated(path.name):
+        if os.path.lexists(journal):
+            names = (journal.with_name(f"{journal.name}.foreign-{number}") for number in range(1, _MOST))
+            journal.rename(next(each for each in names if not os.path.lexists(each)))
+
+
 def _files(path: Path) -> list[Path]:
     return [path.with_name(path.name + end) for end in ("", *SIDECARS)]
