@@ -262,6 +262,21 @@ def test_many_threads_at_once_get_no_more_answers(service: Vault) -> None:
     assert (len(outcomes), sum(outcomes)) == (32, 5)
 
 
+def test_many_processes_at_once_get_no_more_answers(lab: Lab) -> None:
+    token = lab.add_principal(Role.SERVICE)
+
+    def guess(vault: Vault) -> int:
+        answers = 0
+        for _ in range(4):
+            with contextlib.suppress(Denied):
+                matches(vault, "alice", "a stranger")
+                answers += 1
+        return answers
+
+    running = [lab.fork(lambda: lab.do(guess, token)) for _ in range(3)]
+    assert sum(each.wait() for each in running) == 5
+
+
 def test_a_renewed_grant_resets_nothing(lab: Lab, service: Vault) -> None:
     fail(service, "alice", 5)
     longer = lab.consent(*lab.enrolment("alice").consent.scopes, days=40)
