@@ -344,7 +344,7 @@ def test_a_revoked_principal_cannot_have_a_gallery_filled_again(
     """Not by a call, not by what changes in the log, and not by a term that begins."""
     lab.enrol("later", not_before_ms=lab.clock.ms + DAY, days=30)
     token = lab.add_principal(Role.SERVICE)
-    monkeypatch.setattr("facekeep.matching.gallery._WATCH_S", 3_600)
+    monkeypatch.setattr("facekeep.access.watcher._WATCH_S", 3_600)
     with lab.open(token) as vault, vault.gallery(model=MODEL) as gallery:
         assert templates(gallery)
         revoke(lab, token)

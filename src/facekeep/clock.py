@@ -9,7 +9,10 @@ MS_PER_DAY = 86_400_000
 
 
 class Clock(Protocol):
-    """Anything that tells the time."""
+    """Anything that tells the time.
+
+    One that also has ``elapsed_ms()``, milliseconds that really went by since some moment, is held to it.
+    """
 
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch."""
@@ -22,3 +25,7 @@ class SystemClock:
     def now_ms(self) -> int:
         """Milliseconds since the Unix epoch."""
         return time.time_ns() // 1_000_000
+
+    def elapsed_ms(self) -> int:
+        """Milliseconds since the machine was started, asleep or awake: nobody can set them."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.owners import Owners
+from facekeep.access.steadyclock import SteadyClock
+from facekeep.access.watcher import Watcher
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.pending import Pending
 from facekeep.auditlog.prints import entry_print, grant_prints
-from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError, SettingsChanged
 from facekeep.formats.columns import each_row
 from facekeep.formats.ids import SLOT_BITS, slot_id
@@ -133,7 +134,7 @@ class Core:
         providers: Sequence[RootProvider],
         leaving: Sequence[RootProvider],
         secrets: Secrets,
-        clock: Clock,
+        clock: SteadyClock,
     ) -> None:
         """Keep what was opened."""
         self.path = path
@@ -163,6 +164,8 @@ class Core:
         self._refresh = threading.Lock()
         self.impaired: FacekeepError | None = None  # why nothing can be done but to deny (``erases_only``)
         self.scratch = contextlib.ExitStack()  # left when it is closed
+        self._lost_at = -1  # control entries of the log that the watcher could not follow
+        self.watcher = Watcher(self)
         log.guard(self.check_files)
         log.limit(settings.matching)
 
@@ -362,8 +365,33 @@ class Core:
                 raise
             return tree.slot_keys(slots)
 
+    def follow_log(self) -> None:
+        """Have nothing in memory that the log has destroyed; for the watcher, raises nothing.
+
+        A writer in this process has a state of its own, and follows by itself.
+        """
+        try:
+            if self.lock.still_held():
+                return
+            seq, state = self.log.head().control_seq, self._state
+            if seq != self._lost_at and (state is None or state.head.control_seq != seq):
+                self.view()
+        except Exception:  # noqa: BLE001 - what cannot be followed is forgotten
+            self._forget_keys()
+
+    def _forget_keys(self) -> None:
+        with contextlib.suppress(Exception), self._refresh:
+            self._state, self._tree_is_doubted = None, True
+            with contextlib.suppress(FacekeepError):
+                head = self.log.head()
+                self._lost_at = head.control_seq
+                if is_tree_of(self._tree, head):
+                    return
+            self._tree = self._tree.forgotten()
+
     def close(self) -> None:
         """Close every file."""
+        self.watcher.close()
         for store in (self.data.database, self.keys, self.log):
             store.close()
         self.scratch.close()

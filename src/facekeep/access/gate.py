@@ -29,6 +29,7 @@ from facekeep.formats.terms import Scope, Terms, covering_regions
 from facekeep.limits import LIMITS
 from facekeep.sealing.permit import Permit, mint
 from facekeep.store.vaultdb import GrantRow
+from facekeep.wiping import wipe
 
 
 class Ask(NamedTuple):
@@ -123,7 +124,7 @@ def admit(core: Core, session: Session, view: View, action: Action, region: str,
     reason = session.check(view, action)
     if reason is not Reason.OK:
         return reason
-    if now_ms < view.head.high_ms - LIMITS.clock_slack_ms:
+    if now_ms < view.head.high_ms - LIMITS.clock_slack_ms or not core.clock.is_steady:
         return Reason.CLOCK
     return Reason.OK if region in core.settings.all_regions else Reason.REGION
 
@@ -153,18 +154,30 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
         return refuse(Reason.SCOPE)
     try:
         slot_key = core.slot_key(view, row.slot)
-        key = core.sealer.row_key(slot_key, row)
-        proven = _prove(core, view, ask, row)
-        terms = Terms.unpack(row.terms) if proven is None else proven.terms
     except SlotDead:
         return refuse(Reason.DESTROYED)
     except IntegrityError:
         return refuse(Reason.INTEGRITY)
+    try:
+        return _under_key(core, view, ask, now, row, slot_key)
+    except IntegrityError:
+        return refuse(Reason.INTEGRITY)
+    finally:
+        wipe(slot_key)
+
+
+def _under_key(core: Core, view: View, ask: Ask, now: int, row: GrantRow, slot_key: bytes) -> Verdict:
+    key = core.sealer.row_key(slot_key, row)
+    proven = _prove(core, view, ask, row)
+    terms = Terms.unpack(row.terms) if proven is None else proven.terms
     reason = check_terms(terms, row.model, ask, now)
     if reason is not Reason.OK and not _authentic(core, slot_key, row):
-        return refuse(Reason.TERMS)
+        reason = Reason.TERMS
+    elif proven is None:
+        reason = Reason.INTEGRITY
     if proven is None or reason is not Reason.OK:
-        return refuse(Reason.INTEGRITY if proven is None else reason)
+        wipe(key)
+        return Verdict(reason, view, now, row.tag, row)
     return Verdict(Reason.OK, view, now, row.tag, row, terms, key, proven.permit)
 
 

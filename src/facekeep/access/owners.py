@@ -121,7 +121,9 @@ class Owners:
             return
         living = np.flatnonzero(alive)
         if len(living):
-            read.append((slots[living], masked(self._sealer, slots[living], keys[living], ids[living])))
+            used = keys[living]
+            read.append((slots[living], masked(self._sealer, slots[living], used, ids[living])))
+            used.fill(0)
         keys.fill(0)
 
     def _add(self, read: Sequence[tuple[Slots, Table]]) -> None:

@@ -57,8 +57,8 @@ class Watch:
 
     def stop(self, error: FacekeepError) -> None:
         """Answer nothing more until the log is opened again."""
-        if self._stopped is None:
-            self._stopped = error
+        if self._stopped is None:  # without its traceback, whose frames hold what was opened
+            self._stopped = type(error)(str(error), next=error.next)
 
     def head(self, connection: sqlite3.Connection) -> Seen:
         """Return the stored head: by comparison if it is one we know, else authenticated and compared."""

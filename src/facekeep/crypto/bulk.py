@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from facekeep.crypto.primitives import BLOB_OVERHEAD, KEY_LEN, NONCE_LEN, SUITE
 from facekeep.errors import IntegrityError
-from facekeep.formats.columns import Table, each_row, side_by_side
+from facekeep.formats.columns import Table, each_view, side_by_side
 
 _SUITE = SUITE.to_bytes(2, "big")
 _COUNTER = b"\0\0\0\1"
@@ -36,7 +36,7 @@ def derive_many(slot_keys: Table, infos: Table) -> tuple[list[bytes], Table]:
         raise IntegrityError("a destroyed key was about to be used")
     inputs = side_by_side(len(slot_keys), _COUNTER, slot_keys, infos)
     sha512 = hashlib.sha512
-    derived = [sha512(each).digest() for each in each_row(inputs)]
+    derived = [sha512(each).digest() for each in each_view(inputs)]
     inputs.fill(0)
     return derived, np.frombuffer(b"".join(derived), np.uint8).reshape(-1, 2 * KEY_LEN)[:, KEY_LEN:]
 
@@ -48,7 +48,7 @@ def mask_many(slot_keys: Table, infos: Table, width: int) -> Table:
     """
     inputs = side_by_side(len(slot_keys), _COUNTER, slot_keys, infos)
     sha512 = hashlib.sha512
-    whole = b"".join([sha512(each).digest()[:width] for each in each_row(inputs)])
+    whole = b"".join([sha512(each).digest()[:width] for each in each_view(inputs)])
     inputs.fill(0)
     table = np.frombuffer(whole, np.uint8).reshape(-1, width).copy()
     table[~slot_keys.any(axis=1)] = 0

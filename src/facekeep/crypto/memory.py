@@ -11,11 +11,28 @@ import ctypes
 import ctypes.util
 import mmap
 import os
+import threading
 from types import TracebackType
 from typing import Self
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _inherited: list[mmap.mmap] = []  # never unmapped: after a fork something else may stand at that address
+
+
+class Scratch(threading.local):
+    """Locked memory of each thread's own, kept between its uses."""
+
+    _buffer: LockedBuffer | None = None
+
+    def take(self, size: int) -> memoryview:
+        """Return ``size`` bytes, all zero; who takes them zeroes them, and no other use begins before.
+
+        By assignment, not by ``wipe``: ctypes gives up the interpreter lock, and other threads take it.
+        """
+        buffer = self._buffer
+        if buffer is None or not buffer.usable or buffer.size < size:
+            self._buffer = buffer = LockedBuffer(max(size, 4096))
+        return buffer.view[:size]
 
 
 class LockedBuffer:
@@ -41,6 +58,11 @@ class LockedBuffer:
     def usable(self) -> bool:
         """False once closed, and in a forked process: its pages are not inherited."""
         return not self.closed and self._process == os.getpid()
+
+    @property
+    def size(self) -> int:
+        """Bytes in it."""
+        return self._size
 
     @property
     def view(self) -> memoryview:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from facekeep.errors import FormatError, IntegrityError
+from facekeep.wiping import wipe
 
 SUITE = 1
 _SUITE = SUITE.to_bytes(2, "big")
@@ -73,7 +74,9 @@ def expand_node(info: bytes, node_key: bytes) -> bytes:
     """Return the 3,840 bytes of a node's children (SPEC.md §3.1). A zero key is a dead one: refused."""
     if not any(node_key):
         raise IntegrityError("a destroyed key was about to be used")
-    return hashlib.shake_256(info + node_key).digest(3840)
+    hashed = hashlib.shake_256(info)
+    hashed.update(node_key)
+    return hashed.digest(3840)
 
 
 def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
@@ -83,8 +86,13 @@ def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
     """
     if slot_key == _DEAD:
         raise IntegrityError("a destroyed key was about to be used")
-    out = hashlib.sha512(b"\0\0\0\1" + slot_key + info).digest()
-    return out[:32], out[32:]
+    hashed = hashlib.sha512(b"\0\0\0\1")
+    hashed.update(slot_key)
+    hashed.update(info)
+    out = hashed.digest()
+    key, commitment = out[:32], out[32:]
+    wipe(out)
+    return key, commitment
 
 
 def seal(key: bytes, plaintext: bytes | bytearray | memoryview, aad: bytes) -> bytes:

@@ -18,6 +18,12 @@ def each_row(table: Table) -> Iterator[bytes]:
     return chain.from_iterable(struct.iter_unpack(f"{table.shape[1]}s", table.reshape(-1).data))
 
 
+def each_view(table: Table) -> Iterator[memoryview]:
+    """Rows of a contiguous (n, w) table as they lie in it: no copy is made of them; w > 0."""
+    whole, width = table.reshape(-1).data, table.shape[1]
+    return (whole[at : at + width] for at in range(0, len(whole), width))
+
+
 def side_by_side(count: int, *parts: bytes | Table) -> Table:
     """Table of ``count`` rows of the parts side by side; a byte string stands in every row."""
     columns = [

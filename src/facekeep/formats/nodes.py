@@ -16,6 +16,7 @@ import numpy as np
 
 from facekeep.errors import FormatError
 from facekeep.formats.ids import FANOUT, VAULT_ID_LEN
+from facekeep.wiping import wipe, wipe_last
 
 KEY_LEN: Final = 32
 CHILDREN_LEN: Final = FANOUT * KEY_LEN
@@ -75,6 +76,10 @@ class Node:
     children: bytes = field(repr=False)
     stored: int = 0
     dead: int = 0
+
+    def __del__(self) -> None:
+        """Zero the keys with the last who has them."""
+        wipe_last(self, "children")
 
     def child(self, number: int) -> bytes:
         """Key of child ``number``, 0..119: 32 bytes, zero where it is dead."""
@@ -171,7 +176,11 @@ def decode_root(data: bytes) -> RootNode:
     except IndexError:
         raise FormatError("a branch position has an unknown kind") from None
     next_branch, epoch, size, pin_root, chain, swapped = _TAIL.unpack_from(data, ROOT_LEN - _TAIL.size)
-    node = decode_node(data[:NODE_LEN], 0)
+    part = data[:NODE_LEN]
+    try:
+        node = decode_node(part, 0)
+    finally:
+        wipe(part)
     root = RootNode(node, positions, next_branch, epoch, Pin(size, pin_root, chain), swapped)
     _check_root(root)
     return root
@@ -210,7 +219,9 @@ def root_fingerprint(vault_id: bytes, root: bytes) -> bytes:
     """Public name of a root key, 32 bytes (SPEC.md §3.3)."""
     if len(vault_id) != VAULT_ID_LEN or len(root) != KEY_LEN:
         raise FormatError("a root key or vault id has the wrong length")
-    return hashlib.sha256(_FINGERPRINT + vault_id + root).digest()
+    hashed = hashlib.sha256(_FINGERPRINT + vault_id)
+    hashed.update(root)
+    return hashed.digest()
 
 
 def row_id(branch: int, level: int, index: int, copy: int = 0) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from facekeep.errors import FormatError
 from facekeep.formats.ids import VAULT_ID_LEN
 from facekeep.formats.nodes import KEY_LEN, ZERO_KEY, root_fingerprint
+from facekeep.wiping import wipe_last
 
 SLOT_LEN: Final = 4096
 SLOTS: Final = 2
@@ -43,6 +44,10 @@ class RootSlot:
     root: bytes = field(default=ZERO_KEY, repr=False)
     fingerprint: bytes = field(init=False)
 
+    def __del__(self) -> None:
+        """Zero the root with the last who has it."""
+        wipe_last(self, "root")
+
     def __post_init__(self) -> None:
         """Check the fields and name the root."""
         if len(self.vault_id) != VAULT_ID_LEN or len(self.root) != KEY_LEN:
@@ -64,7 +69,7 @@ def decode_slot(data: bytes) -> RootSlot:
     """Slot of exactly 4,096 bytes; raises FormatError, which never repeats the bytes."""
     if len(data) != SLOT_LEN or not data.startswith(_MAGIC):
         raise FormatError("a root slot has the wrong length or beginning")
-    if hashlib.sha256(data[:_CHECK_AT]).digest() != data[_CHECK_AT:_USED]:
+    if hashlib.sha256(memoryview(data)[:_CHECK_AT]).digest() != data[_CHECK_AT:_USED]:
         raise FormatError("a root slot's check value does not match")
     try:
         state = SlotState(data[_STATE_AT])

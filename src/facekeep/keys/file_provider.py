@@ -21,6 +21,7 @@ from facekeep.formats.nodes import root_fingerprint
 from facekeep.formats.rootfile import SLOT_LEN, SLOTS, RootSlot, SlotState, decode_slot, encode_slot
 from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider, inode_of
 from facekeep.store.sqlite import translated
+from facekeep.wiping import wipe
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MISSING: Final = "put the root file back at the path named in vault.toml; without it nothing can be opened"
@@ -200,11 +201,14 @@ class FileProvider(RootProvider):
             if len(data) < SLOTS * SLOT_LEN:  # the file ends here, or the disk fails here, which raises
                 data += os.pread(descriptor, SLOTS * SLOT_LEN - len(data), len(data))
         for number in range(SLOTS):
+            part = data[number * SLOT_LEN : (number + 1) * SLOT_LEN]
             try:
-                slots.append(decode_slot(data[number * SLOT_LEN : (number + 1) * SLOT_LEN]))
+                slots.append(decode_slot(part))
             except FormatError as error:
                 slots.append(None)
                 damage.append(f"{self.path}: slot {number} is unreadable ({error})")
+            wipe(part)
+        wipe(data)
         self._damage = tuple(damage)
         if slots == [None, None]:
             raise RootError(f"{self.path} is not a root file, or both its slots are damaged", next=_MISSING)

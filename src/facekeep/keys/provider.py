@@ -15,6 +15,7 @@ from facekeep.crypto.primitives import compare, domain, sha256
 from facekeep.errors import RootError
 from facekeep.formats.canonical import JsonObject
 from facekeep.keys.secrets import Secrets
+from facekeep.wiping import wipe_last
 
 ProviderClass: TypeAlias = Literal["erasing", "wrapping", "recovery"]
 CandidateState: TypeAlias = Literal["staged", "current"]
@@ -60,6 +61,10 @@ class Candidate:
     fingerprint: bytes
     state: CandidateState
     root: bytes = field(repr=False)
+
+    def __del__(self) -> None:
+        """Zero the root with the last who has it."""
+        wipe_last(self, "root")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -38,11 +39,12 @@ from facekeep.formats.nodes import (
 from facekeep.keys.provider import Candidate
 from facekeep.keys.slots import Int64, Slots, runs, slot_array, sorted_slots, unsorted
 from facekeep.store.keysdb import KeysStore, NodeRow, TopRow
+from facekeep.wiping import wipe
 
 _CACHED_NODES: Final = 512  # nodes of 4 kB: two megabytes
 _FEW: Final = 8  # slots for which arrays do not pay
 _CHUNK: Final = 2048  # leaf nodes expanded at a time in bulk: eight megabytes
-_DEAD_LEAF: Final = bytes(CHILDREN_LEN)
+_DEAD_LEAF: Final = Node(bytes(CHILDREN_LEN))
 
 
 class TreeStale(IntegrityError):
@@ -121,6 +123,10 @@ class KeyTree:
         """Return the same epoch with no node opened yet: for reading the stored ones again."""
         return KeyTree(self._store, self._vault_id, self._root, self._top)
 
+    def forgotten(self) -> KeyTree:
+        """Return the same epoch without a key: it opens nothing, and stands for a tree still to be opened."""
+        return KeyTree(self._store, self._vault_id, replace(self._root, node=_DEAD_LEAF), self._top)
+
     def is_current(self) -> bool:
         """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.
 
@@ -146,10 +152,15 @@ class KeyTree:
         ordered, order = sorted_slots(slots)
         for branch, index, at in self._runs(ordered):
             leaves, of = runs(index // FANOUT)
-            table = np.frombuffer(self._leaves(branch, leaves), dtype=np.uint64).reshape(-1, KEY_LEN // 8)
+            joined = self._leaves(branch, leaves)
+            table = np.frombuffer(joined, dtype=np.uint64).reshape(-1, KEY_LEN // 8)
             table.take(of * FANOUT + index % FANOUT, axis=0, out=keys[at])
+            wipe(joined)
         alive = np.asarray(keys.any(axis=1))
-        return unsorted(keys, order).view(np.uint8), unsorted(alive, order)
+        found = unsorted(keys, order)
+        if found is not keys:
+            keys.fill(0)
+        return found.view(np.uint8), unsorted(alive, order)
 
     def alive(self, slots: Slots) -> npt.NDArray[np.bool_]:
         """Whether each slot lives, bool (n,). Opens stored nodes only. Raises IntegrityError."""
@@ -184,7 +195,13 @@ class KeyTree:
 
     def _open(self, branch: int, level: int, index: int, parent: Node, number: int) -> Node:
         key = parent.child(number)
-        if not parent.is_stored(number):
+        try:
+            return self._open_under(key, branch, level, index, stored=parent.is_stored(number))
+        finally:
+            wipe(key)
+
+    def _open_under(self, key: bytes, branch: int, level: int, index: int, *, stored: bool) -> Node:
+        if not stored:
             return Node(expand_node(node_info(self._vault_id, branch, level, index), key))
         place = f"node {branch}/{level}/{index}"
         damage: list[str] = []
@@ -208,7 +225,11 @@ class KeyTree:
         if row is None or row.epoch > self.epoch:
             raise IntegrityError("a tree node is missing or of a later epoch")
         aad = node_aad(self._vault_id, row.branch, row.level, row.index, row.epoch)
-        return decode_node(open_sealed(key, row.blob, aad), row.level)
+        plain = open_sealed(key, row.blob, aad)
+        try:
+            return decode_node(plain, row.level)
+        finally:
+            wipe(plain)
 
     def opened(self, row: NodeRow | None, key: bytes) -> Node | None:
         """Node of a row under its node key; None where it does not open: for mending."""
@@ -218,8 +239,8 @@ class KeyTree:
             return None
 
     def _leaves(self, branch: int, leaves: Int64) -> bytes:
-        """Children of many leaf nodes in one string; zeros where a leaf is dead."""
-        parts: list[bytes] = []
+        """Children of many leaf nodes in one fresh string; zeros where a leaf is dead."""
+        nodes: list[Node] = []
         upper, parent = -1, None
         for leaf in leaves.tolist():
             if leaf // FANOUT != upper:
@@ -227,10 +248,10 @@ class KeyTree:
                 parent = self.node(branch, LEAF_LEVEL - 1, upper)
             number = leaf % FANOUT
             if parent is None or parent.is_dead(number):
-                parts.append(_DEAD_LEAF)
+                nodes.append(_DEAD_LEAF)
             else:
-                parts.append(self._open(branch, LEAF_LEVEL, leaf, parent, number).children)
-        return b"".join(parts)
+                nodes.append(self._open(branch, LEAF_LEVEL, leaf, parent, number))
+        return b"".join([each.children for each in nodes])
 
     def _lives(self, slot: int) -> bool:
         """``alive`` of one slot; what is no slot does not live."""
@@ -359,7 +380,11 @@ def _open_top(
         return seen[row]
     try:
         aad = root_aad(vault_id, row.epoch, row.fingerprint)
-        root = decode_root(open_sealed(candidate.root, row.blob, aad))
+        plain = open_sealed(candidate.root, row.blob, aad)
+        try:
+            root = decode_root(plain)
+        finally:
+            wipe(plain)
     except IntegrityError:
         return None
     if root.epoch != row.epoch:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -26,7 +25,6 @@ from facekeep.auditlog.group import ControlMoved
 from facekeep.errors import (
     ClockError,
     Denied,
-    FacekeepError,
     IntegrityError,
     SlotDead,
     StoreError,
@@ -43,7 +41,6 @@ from facekeep.matching.members import ATTEMPTS, Members, Progress
 from facekeep.matching.model import Model, distances, score
 from facekeep.matching.threshold import Threshold, allows
 
-_WATCH_S = 0.4
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
 
@@ -88,11 +85,7 @@ class Gallery:
         with denying(core, self._denial):
             self._admit(core.view())
             self._follow(progress)
-        self._stop = threading.Event()
-        watcher = threading.Thread(
-            target=_watch, args=(weakref.ref(self), self._stop), name="facekeep-gallery", daemon=True
-        )
-        watcher.start()
+        core.watcher.add(self)
 
     @property
     def closed(self) -> bool:
@@ -170,7 +163,7 @@ class Gallery:
 
     def close(self) -> None:
         """Zero the templates and stop watching."""
-        self._stop.set()
+        self._core.watcher.remove(self)
         with self._guard:
             self._closed = True
             self._rows.close()
@@ -286,16 +279,3 @@ class Gallery:
 
     def _may(self, view: View, now: int) -> Reason:
         return admit(self._core, self._session, view, Action.IDENTIFY, self.region, now)
-
-
-def _watch(gallery: weakref.ref[Gallery], stop: threading.Event) -> None:
-    """Drop withdrawn rows within a second; wipe everything when the vault cannot be trusted any more."""
-    while not stop.wait(_WATCH_S):
-        opened = gallery()
-        if opened is None:
-            return
-        try:
-            opened.refresh()
-        except FacekeepError:
-            opened.close()
-        del opened

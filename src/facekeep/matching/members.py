@@ -158,14 +158,19 @@ class Members:
             return
         wanted = rows.only(chosen)
         permit = permit_gallery(view, self._scope, frozenset(wanted.slots.tolist()))
-        self.rows.add(
-            wanted,
-            terms["expires_at_ms"][chosen].astype(np.int64),
-            terms["count"][chosen] > 1,
-            lambda out: open_references(
-                self._core.sealer, permit, wanted, keys[chosen], out, self._model.dimension
-            ),
-        )
+        used = keys[chosen]
+        keys.fill(0)
+        try:
+            self.rows.add(
+                wanted,
+                terms["expires_at_ms"][chosen].astype(np.int64),
+                terms["count"][chosen] > 1,
+                lambda out: open_references(
+                    self._core.sealer, permit, wanted, used, out, self._model.dimension
+                ),
+            )
+        finally:
+            used.fill(0)
 
 
 def _given_out(view: View, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.crypto.memory import Scratch
 from facekeep.errors import UsageError
 from facekeep.formats.ids import check_model_id
 from facekeep.limits import LIMITS
@@ -18,7 +21,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 _NAME = re.compile(r"[a-z0-9._:-]+\Z")
 _LEAST, _MOST = 1e-30, 1e30  # squared length: beyond, squares of float32 vanish or overflow
-_ROWS: Final = 65_536  # rows compared at a time: 32 MiB of differences at 128 dimensions
+_GAPS: Final = 2**18  # components compared at a time: a mebibyte of differences
+_scratch = Scratch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +80,30 @@ class Model:
 
 def mean_template(model: Model, templates: Floats) -> Floats:
     """Mean of (k, d) templates as (d,): arithmetic for l2; for cosine of unit vectors, of unit length."""
-    wide = templates.astype(np.float64)
-    if model.metric == "cosine":
-        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    mean = wide.mean(axis=0)
-    length = float(np.linalg.norm(mean))
-    if length == 0:
-        raise UsageError("the photographs of one subject cancel each other out")
-    return np.asarray(mean / length if model.metric == "cosine" else mean, np.float32)
+    out = np.empty(model.dimension, np.float32)
+    fill_mean(model, templates, out)
+    return out
+
+
+def fill_mean(model: Model, templates: Floats, out: Floats) -> None:
+    """Write ``mean_template`` into ``out``; what it is computed from and with stays in locked memory."""
+    count, dimension = templates.shape
+    view = _scratch.take(8 * (count + 1) * dimension)
+    try:
+        table = np.frombuffer(view, np.float64).reshape(count + 1, dimension)
+        wide, mean = table[:count], table[count]
+        wide[:] = templates
+        if model.metric == "cosine":
+            wide /= np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+        np.mean(wide, axis=0, out=mean)
+        length = float(np.sqrt(mean @ mean))
+        if length == 0:
+            raise UsageError("the photographs of one subject cancel each other out")
+        if model.metric == "cosine":
+            mean /= length
+        out[:] = mean
+    finally:
+        view[:] = bytes(len(view))
 
 
 def reference_stack(model: Model, templates: Floats) -> Floats:
@@ -103,8 +123,19 @@ def distance(model: Model, probe: Floats, reference: Floats) -> float:
     """Distance of a probe (d,) to one reference (d,); raises UsageError as ``distances`` does."""
     if model.metric != "l2" or probe.shape != reference.shape:
         return float(distances(model, probe, reference[None])[0])
-    gap = reference - probe
-    return float(np.sqrt(gap @ gap))
+    with _gaps(1, len(reference)) as gaps:
+        gap = np.subtract(reference, probe, out=gaps[0])
+        return float(np.sqrt(gap @ gap))
+
+
+@contextlib.contextmanager
+def _gaps(count: int, dimension: int) -> Iterator[Floats]:
+    """Room for template minus probe, which gives the template away: (count, dimension) in locked memory."""
+    view = _scratch.take(4 * count * dimension)
+    try:
+        yield np.frombuffer(view, np.float32).reshape(count, dimension)
+    finally:
+        view[:] = bytes(len(view))
 
 
 def score(found: float) -> float:
@@ -122,12 +153,14 @@ def distances(model: Model, probe: Floats, gallery: Floats) -> Floats:
     if gallery.ndim != 2 or probe.shape != gallery.shape[1:]:  # noqa: PLR2004 - axes
         raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers")
     out = np.empty(len(gallery), np.float32)
-    for start in range(0, len(gallery), _ROWS):
-        rows = gallery[start : start + _ROWS]
-        if model.metric == "l2":
-            gaps = rows - probe
-            out[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", gaps, gaps))
-        else:
-            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.sqrt(probe @ probe)
-            out[start : start + _ROWS] = 1 - (rows @ probe) / lengths
+    step = max(1, _GAPS // len(probe))
+    with _gaps(min(step, len(gallery)), len(probe)) as gaps:
+        for start in range(0, len(gallery), step):
+            rows = gallery[start : start + step]
+            if model.metric == "l2":
+                gap = np.subtract(rows, probe, out=gaps[: len(rows)])
+                out[start : start + step] = np.sqrt(np.einsum("ij,ij->i", gap, gap))
+            else:
+                lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * np.sqrt(probe @ probe)
+                out[start : start + step] = 1 - (rows @ probe) / lengths
     return out

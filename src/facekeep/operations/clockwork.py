@@ -17,9 +17,10 @@ def accept_clock(core: Core, session: Session) -> tuple[int, int]:
     For a clock that once ran ahead. Raises UsageError when the clock needs no acceptance.
     """
     with writing(core, session, Action.CLOCK) as view:
-        now, high = core.clock.now_ms(), view.head.high_ms
+        now, high = core.clock.wall_ms(), view.head.high_ms
         if now >= high - LIMITS.clock_slack_ms:
             raise UsageError("the clock does not stand before the log; there is nothing to accept")
         # Denials go on meanwhile; none of them can raise the log's time above ``high``.
         core.log.append([entries.clock(now, high, by=session.by, time_ms=now)])
+        core.clock.trust()
         return now, high

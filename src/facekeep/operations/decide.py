@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from facekeep.access.gate import Ask, Verdict, decision_id, denying, evaluate
 from facekeep.access.session import Session
 from facekeep.auditlog.brake import Asked
 from facekeep.auditlog.group import ControlMoved
-from facekeep.crypto.memory import LockedBuffer
+from facekeep.crypto.memory import Scratch
 from facekeep.errors import ClockError, Denied, IntegrityError, SlotDead, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
@@ -22,6 +21,7 @@ from facekeep.formats.entryrules import Reason
 from facekeep.matching.model import Model, distance, score
 from facekeep.matching.threshold import Threshold, allows
 from facekeep.sealing.sealer import first_template
+from facekeep.wiping import wipe
 
 ATTEMPTS = 64
 
@@ -45,7 +45,7 @@ class Question(NamedTuple):
     with_score: bool = False
 
 
-_scratch = threading.local()
+_scratch = Scratch()
 
 
 def verify(core: Core, session: Session, subject: bytes, question: Question) -> Verification:
@@ -109,21 +109,13 @@ def _compare(core: Core, verdict: Verdict, question: Question) -> float:
     if terms.dimension != question.model.dimension:
         raise IntegrityError("a template of another dimension than its model's")
     size = 4 * terms.count * terms.dimension
-    out = _buffer(size).view[:size]
+    out = _scratch.take(size)
     try:
         core.sealer.open_templates(permit, verdict.key, row, out)
         return distance(question.model, question.probe, first_template(out, terms.dimension))
     finally:
-        out[:] = bytes(size)  # not ``wipe``: ctypes gives up the interpreter lock, and other threads take it
-
-
-def _buffer(size: int) -> LockedBuffer:
-    """Return this thread's locked scratch, at least ``size`` bytes, all zero."""
-    buffer: LockedBuffer | None = getattr(_scratch, "buffer", None)
-    if buffer is None or not buffer.usable or len(buffer.view) < size:
-        buffer = LockedBuffer(max(size, 4096))
-        _scratch.buffer = buffer
-    return buffer
+        out[:] = bytes(size)
+        wipe(verdict.key)
 
 
 def _record(

@@ -24,11 +24,12 @@ from facekeep.consent.consent import (
 )
 from facekeep.crypto import primitives as p
 from facekeep.crypto.many import random_many
+from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import UsageError
 from facekeep.formats.ids import SALT_LEN, check_subject_id, check_subject_ids
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
-from facekeep.matching.model import Model, reference_stack
+from facekeep.matching.model import Model, fill_mean, reference_stack
 from facekeep.operations.granting import NewGrant
 from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
@@ -36,7 +37,7 @@ from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
 from facekeep.operations.whose import Held, for_grants
 from facekeep.operations.writing import uncollected, writing
-from facekeep.sealing.sealer import template_bytes
+from facekeep.sealing.sealer import template_bytes, view_templates
 
 
 class Existing(StrEnum):
@@ -229,10 +230,11 @@ def _fresh_grant(
     def combined() -> memoryview:
         before = opened(core, view, old, cleanup)
         first = 0 if old.terms.count == 1 else 1
-        whole = np.concatenate((before[first:], what.embeddings))
-        stack = reference_stack(model, whole)
-        cleanup.callback(whole.fill, 0)
-        cleanup.callback(stack.fill, 0)
+        count, own = images + 1, len(what.embeddings)
+        buffer = cleanup.enter_context(LockedBuffer(4 * count * model.dimension))
+        stack = view_templates(buffer.view, count, model.dimension)
+        stack[1 : count - own], stack[count - own :] = before[first:], what.embeddings
+        fill_mean(model, stack[1:], stack[0])
         return template_bytes(stack)
 
     return NewGrant(handle, tag, model.id, scope, terms, record, combined, old.row.slot)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from facekeep.access.core import LOG_KEY_SLOT, Core, is_tree_of
 from facekeep.access.roles import Role
+from facekeep.access.steadyclock import SteadyClock
 from facekeep.auditlog.log import AuditLog
 from facekeep.clock import Clock
 from facekeep.crypto import primitives as p
@@ -237,12 +238,13 @@ def open_core(
     finished then either.
     """
     files = (data_file, keys_file, log_file)
+    steady = SteadyClock.of(clock)
     for _ in range(_SETTINGS_ATTEMPTS):
         settings = settingsfile.read(path)
         remedy = LOST_LOG if stand_in is None else LOST_BOTH
         check_present(path, settings, data_file, (keys_file, log_file), remedy)
         try:
-            return _open(path, settings, clock, secrets, files, stand_in, finish=finish)
+            return _open(path, settings, steady, secrets, files, stand_in, finish=finish)
         except _OtherSettings as error:
             # A change of settings is at work, or was cut off between its log entry and its renaming.
             ours = files != _OWN_FILES  # then the lock is held by us
@@ -283,7 +285,7 @@ def _open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepErro
         undo.callback(log.close)
         data = VaultStore(_any_data(undo, path / DATA_FILE, vault_id))
         undo.callback(data.database.close)
-        core = Core(path, settings, data, keys, log, tree, readers, (), secrets, clock)
+        core = Core(path, settings, data, keys, log, tree, readers, (), secrets, SteadyClock.of(clock))
         core.erases_only(why)
         core.view()
         core.scratch = undo.pop_all()
@@ -328,7 +330,7 @@ class _OtherSettings(IntegrityError):
 def _open(
     path: Path,
     settings: Settings,
-    clock: Clock,
+    clock: SteadyClock,
     secrets: Secrets,
     files: tuple[str, str, str],
     stand_in: RootProvider | None,
@@ -362,6 +364,7 @@ def _open(
         if finish and files == _OWN_FILES and stand_in is None:
             _recover_if_alone(core)
         undo.pop_all()
+    core.watcher.start()
     return core
 
 

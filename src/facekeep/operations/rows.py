@@ -12,6 +12,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SALT_LEN, check_subject_id, from_hex
 from facekeep.formats.terms import Scope, Terms
 from facekeep.store.vaultdb import GrantRow
+from facekeep.wiping import wipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,10 @@ def living(core: Core, view: View, row: GrantRow) -> LivingGrant | None:
         key = core.slot_key(view, row.slot)
     except SlotDead:
         return None
-    record = core.sealer.open_record(key, row)
+    try:
+        record = core.sealer.open_record(key, row)
+    finally:
+        wipe(key)
     grant = LivingGrant(row, Terms.unpack(row.terms), record)
     if subject_tag(core.vault_id, grant.salt, check_subject_id(grant.subject)) != row.tag:
         raise IntegrityError("a consent record belongs to another subject than its row")

@@ -15,6 +15,7 @@ from facekeep.errors import UsageError
 from facekeep.operations.rows import LivingGrant
 from facekeep.operations.whose import Held
 from facekeep.sealing.sealer import view_templates
+from facekeep.wiping import wipe
 
 
 def opened(
@@ -23,8 +24,13 @@ def opened(
     """Open a living grant's templates to seal them again; called after the intent names it."""
     size = 4 * grant.terms.count * grant.terms.dimension
     buffer = cleanup.enter_context(LockedBuffer(size))
-    key = core.sealer.row_key(core.slot_key(view, grant.row.slot), grant.row)
-    core.sealer.open_templates(permit_reseal(view, (grant.row.slot,)), key, grant.row, buffer.view)
+    slot_key = core.slot_key(view, grant.row.slot)
+    try:
+        key = core.sealer.row_key(slot_key, grant.row)
+        core.sealer.open_templates(permit_reseal(view, (grant.row.slot,)), key, grant.row, buffer.view)
+        wipe(key)
+    finally:
+        wipe(slot_key)
     return view_templates(buffer.view, grant.terms.count, grant.terms.dimension)
 
 

@@ -14,6 +14,8 @@ from facekeep.errors import ClockError
 from facekeep.limits import LIMITS
 from facekeep.operations.recover import recover
 
+#: An erasure waits for no clock: its entries have the time that really went by.
+_UNDER_ANY_CLOCK: Final = frozenset((Action.CLOCK, Action.SHRED, Action.WITHDRAW))
 _MANY: Final = 512  # grants or subjects
 
 
@@ -30,6 +32,8 @@ def writing(core: Core, session: Session, action: Action) -> Iterator[View]:
         session.require(action, view)
         if action is not Action.CLOCK:
             check_clock(core, view)
+        if action not in _UNDER_ANY_CLOCK:
+            _check_steady(core)
         yield view
 
 
@@ -38,6 +42,15 @@ def check_clock(core: Core, view: View) -> None:
     behind = view.head.high_ms - core.clock.now_ms()
     if behind > LIMITS.clock_slack_ms:
         raise ClockError(f"the clock stands {behind // 1000} s before the last log entry; nothing was done")
+
+
+def _check_steady(core: Core) -> None:
+    """Raise ClockError when the clock was set since the vault was opened."""
+    if not core.clock.is_steady:
+        raise ClockError(
+            "the clock was set by more than a minute since the vault was opened; nothing was done",
+            next="set it right; if its present time is the right one, close the vault and open it again",
+        )
 
 
 @contextlib.contextmanager

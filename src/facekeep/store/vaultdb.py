@@ -18,7 +18,6 @@ import numpy.typing as npt
 from sqlite_utils import Database as SqliteUtils
 
 from facekeep.formats.ids import SLOT_BITS, to_ranges
-from facekeep.limits import LIMITS
 from facekeep.store.bulk import Column, insert_columns
 from facekeep.store.maskedterms import TermsMask
 from facekeep.store.sealedrows import (
@@ -154,10 +153,6 @@ class VaultStore:
             connection = self.database.connection()
             found = [connection.execute(sql, (tag, low, high, most)).fetchall() for low, high in spans]
         return sorted(slot for rows in found for (slot,) in rows)
-
-    def by_tag(self, tag: bytes) -> list[GrantRow]:
-        """Rows of one subject tag, by slot: the newest ``LIMITS.rows_of_subject``."""
-        return self.by_slots(self.slots_of(tag, [(0, 2**53)], LIMITS.rows_of_subject))
 
     def by_slots(self, slots: Sequence[int]) -> list[GrantRow]:
         """Rows of these slots that exist, by slot."""
