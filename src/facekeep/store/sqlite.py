@@ -269,20 +269,23 @@ class Database:
 
     def _link(self) -> Link:
         """Make a connection; what it goes by is looked at in the transaction in which it was read."""
-        link = connect(self.path, self._use)
-        connection = link.connection
-        try:
-            connection.execute("BEGIN")
-            self._admit(connection)
-            connection.execute("COMMIT")
-            if self._use == "write":
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("PRAGMA cache_spill=OFF")  # nothing that is not committed is in any file
-                connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB
-                connection.execute("PRAGMA secure_delete=ON")
-        except BaseException:
-            link.close()
-            raise
+        with translated(self.name):
+            link = connect(self.path, self._use)
+            connection = link.connection
+            try:
+                connection.execute("BEGIN")
+                self._admit(connection)
+                connection.execute("COMMIT")
+                if self._use == "write":
+                    connection.execute("PRAGMA synchronous=FULL")
+                    connection.execute(
+                        "PRAGMA cache_spill=OFF"
+                    )  # nothing that is not committed is in any file
+                    connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB
+                    connection.execute("PRAGMA secure_delete=ON")
+            except BaseException:
+                link.close()
+                raise
         return link
 
     def _admit(self, connection: Connection) -> None:
