@@ -76,6 +76,12 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+_WRITING: Final = (
+    "synchronous=FULL",
+    "cache_spill=OFF",  # nothing that is not committed is in any file
+    "wal_autocheckpoint=8192",  # pages: 32 MiB, one sync less for each 4 MiB
+    "secure_delete=ON",
+)
 _META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT"
 
 
@@ -276,13 +282,8 @@ class Database:
                 connection.execute("BEGIN")
                 self._admit(connection)
                 connection.execute("COMMIT")
-                if self._use == "write":
-                    connection.execute("PRAGMA synchronous=FULL")
-                    connection.execute(
-                        "PRAGMA cache_spill=OFF"
-                    )  # nothing that is not committed is in any file
-                    connection.execute("PRAGMA wal_autocheckpoint=8192")  # pages: 32 MiB
-                    connection.execute("PRAGMA secure_delete=ON")
+                for pragma in _WRITING if self._use == "write" else ():
+                    connection.execute(f"PRAGMA {pragma}")
             except BaseException:
                 link.close()
                 raise
