@@ -55,15 +55,13 @@ class Owners:
             self._catch_up(keys_of, progress)
             wanted = table(handles)
             order = _beginnings(wanted)
-            low = self._order.searchsorted(order, "left").tolist()
-            high = self._order.searchsorted(order, "right").tolist()
-            return [
-                [
-                    *(int(self._slots[at]) for at in range(*span) if (self._handles[at] == row).all()),
-                    *self._recent.get(handle, ()),
-                ]
-                for handle, row, span in zip(handles, wanted, zip(low, high, strict=True), strict=True)
-            ]
+            low, high = self._order.searchsorted(order, "left"), self._order.searchsorted(order, "right")
+            found = [list(self._recent.get(handle, ())) for handle in handles]
+            for at in np.flatnonzero(low < high).tolist():
+                span = slice(int(low[at]), int(high[at]))
+                same = (self._handles[span] == wanted[at]).all(axis=1)
+                found[at] += self._slots[span][same].tolist()
+            return found
 
     def of(self, keys_of: KeysOf, slots: Slots) -> list[tuple[int, bytes]]:
         """Return (slot, handle) of those of the slots that lived when they were first read."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ _PIECE: Final = 4_096  # rows sealed together
 _SCRUB: Final = "run 'facekeep check --scrub', then do this again"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What stands under a subject id: slots that live or are about to be destroyed, and their tags.
 
     ``doubt`` says why there may be more.
@@ -42,22 +40,28 @@ def keys_of(core: Core, view: View) -> KeysOf:
 
 
 def held_by(
-    core: Core, view: View, subjects: Sequence[bytes], progress: Progress | None = None
+    core: Core, view: View, subjects: Sequence[bytes], progress: Progress | None = None, *, dying: bool = True
 ) -> list[Held]:
     """Find what stands under subject ids (UTF-8); the writer lock must be held. Raises IntegrityError.
 
-    Slots of operations that are open are among it.
+    Slots of operations that are open are among it; without ``dying`` not those that are to be destroyed.
     """
     handles = core.handles.of_many(subjects)
     found = core.owners.find(keys_of(core, view), handles, progress)
     every = np.array([slot for slots in found for slot in slots], np.int64)
-    living = set(every[view.tree.alive(every)].tolist()) if len(every) else set()
-    told = []
-    for handle, slots in zip(handles, found, strict=True):
-        mine = sorted(living.intersection(slots)) if slots else []
-        tags = set(each_row(core.ledger.tags_of(np.array(mine, np.int64)))) if mine else ()
-        told.append(Held(handle, tuple(mine), tuple(sorted(tags))))
-    return told
+    if not len(every):
+        return [Held(handle) for handle in handles]
+    mask = view.tree.alive(every)
+    living = set(every[mask if dying else mask & ~view.pending.destroying_slots.mask(every)].tolist())
+    return [
+        _held(core, handle, sorted(living.intersection(slots))) if slots else Held(handle)
+        for handle, slots in zip(handles, found, strict=True)
+    ]
+
+
+def _held(core: Core, handle: bytes, slots: Sequence[int]) -> Held:
+    tags = set(each_row(core.ledger.tags_of(np.array(slots, np.int64)))) if slots else ()
+    return Held(handle, tuple(slots), tuple(sorted(tags)))
 
 
 def for_grants(core: Core, view: View, subjects: Sequence[bytes]) -> list[Held]:
@@ -65,17 +69,11 @@ def for_grants(core: Core, view: View, subjects: Sequence[bytes]) -> list[Held]:
 
     Raises IntegrityError where a subject id has two enrolments, or may have one that nobody can tell.
     """
-    told = []
-    for each in held_by(core, view, subjects):
-        slots = tuple(slot for slot in each.slots if not view.pending.destroying(slot))
-        if len(slots) < len(each.slots):
-            tags = each_row(core.ledger.tags_of(np.array(slots, np.int64))) if slots else ()
-            each = Held(each.handle, slots, tuple(sorted(set(tags))))  # noqa: PLW2901 - the same, with less
-        if len(each.tags) > 1:
-            raise twice_enrolled()
-        if not slots and core.owners.unreadable:
-            raise unreadable(core)
-        told.append(each)
+    told = held_by(core, view, subjects, dying=False)
+    if any(len(each.tags) > 1 for each in told):
+        raise twice_enrolled()
+    if core.owners.unreadable and not all(each.slots for each in told):
+        raise unreadable(core)
     return told
 
 
