@@ -16,6 +16,7 @@ class Limits:
     record_bytes: int = 65_536  # one sealed consent record
     rows_of_subject: int = 1_024  # rows of one tag that are looked at in a branch, newest first
     rows_at_gate: int = 32  # of these, rows that the gate reads: living slots first
+    rows_above: int = 64  # rows of a branch above all slots that the log gave out, that are looked at
     templates: int = 64  # rows of one subject's template array, the mean included
     dimension: int = 4096  # components of one template
     entry_bytes: int = 65_535  # one log entry (C2SP tlog-tiles bundles have a uint16 length)

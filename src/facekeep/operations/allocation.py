@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from facekeep.access.core import Core, View
-from facekeep.errors import IntegrityError
-from facekeep.formats.ids import BRANCH_SLOTS, slot_id, split_slot
+from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, destroy
+from facekeep.operations.unlogged import check_not_rolled_back
 
 
 def allocate(core: Core, view: View, by: str | None, scopes: Sequence[Scope]) -> list[int]:
@@ -43,13 +43,9 @@ def _free(core: Core, view: View, scope: int, wanted: int, newest: int) -> list[
 def next_index(core: Core, view: View, branch: int) -> int:
     """Lowest index of a branch that the log has not given out.
 
-    Raises IntegrityError when vault.db has a row above it: a forged row must not burn slots.
+    A forged row above it burns no slot, and gives way to what is written there. Raises IntegrityError where a
+    true one shows that the log was rolled back.
     """
     free = view.head.alloc.get(branch, 0)
-    top = core.data.top_slot(branch)
-    if top is not None and split_slot(top)[1] >= free:
-        raise IntegrityError(
-            "vault.db has grants that log.db does not know: log.db was rolled back, or vault.db forged",
-            next="put the live copy of log.db back; 'facekeep check' names the rows",
-        )
+    check_not_rolled_back(core, view.tree, branch, free)
     return free

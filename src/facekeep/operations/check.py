@@ -20,6 +20,7 @@ from facekeep.keys.verify import verify_tree
 from facekeep.operations import recovering
 from facekeep.operations.people import living_principals
 from facekeep.operations.rows import LivingGrant, living
+from facekeep.operations.unlogged import is_true, rolled_back
 from facekeep.operations.whose import index_rows, index_tags
 from facekeep.sealing.handles import masked, table
 from facekeep.store.keysdb import PrincipalRow
@@ -181,13 +182,13 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
         raise IntegrityError(f"vault.db is damaged: {verdict}", next=MEND["vault.db"])
     total = core.data.count()
     dead = 0
-    strange = _Strange()
+    strange, true = _Strange(), _Strange()
     for row in core.data.rows():
         report.rows += 1
         if report.rows % 1_000 == 0:
             say("rows", report.rows, total)
         if not view.was_given_out(row.slot):
-            strange.add(row.slot)
+            (true if is_true(core, view.tree, row) else strange).add(row.slot)
             continue
         problem = _row_problem(core, view, row)
         if problem == "dead":
@@ -205,6 +206,9 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
         report.findings.append(
             Finding("vault.db", message, "run 'facekeep check --scrub': it deletes them; nothing opens them")
         )
+    if true.count:
+        error = rolled_back("vault.db has grants", true.first)
+        report.findings.append(Finding("log.db", str(error), error.next))
     if dead:
         report.notes.append(f"{dead} rows of destroyed slots stand in vault.db; nothing opens them")
 

@@ -31,6 +31,7 @@ from facekeep.operations.missing import LOST_LOG
 from facekeep.operations.opening import holders_of, leaving_of, open_core
 from facekeep.operations.scrub import Repair
 from facekeep.operations.steps import reached
+from facekeep.operations.unlogged import check_log_is_newest
 from facekeep.store import logdb, settingsfile
 from facekeep.store.aside import SIDECARS, discard, move_aside
 from facekeep.store.keysdb import KeysStore
@@ -228,6 +229,8 @@ def _try_out(
         Session(core, token).require(Action.RESTORE)
         if log_new:
             core.log.verify()
+            view = core.view()
+            check_log_is_newest(core, view.tree, view.head)
 
 
 def _put(path: Path, name: str, why: str) -> Repair:

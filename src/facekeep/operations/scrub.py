@@ -30,6 +30,7 @@ from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
 from facekeep.operations.people import living_principals
 from facekeep.operations.steps import reached
+from facekeep.operations.unlogged import rolled_back, true_principals, true_slots
 from facekeep.operations.whose import index_rows, index_tags
 from facekeep.store.aside import move_aside
 from facekeep.store.keyscopies import CopyState
@@ -128,14 +129,21 @@ def _strangers(core: Core, report: ScrubReport) -> None:
     """Delete rows in slots that a log which was verified whole never gave to anybody: nothing opens them."""
     core.log.verify()
     view = core.view()
-    rows = [slot for slot in core.data.slots() if not view.was_given_out(slot)]
+    strange = [slot for slot in core.data.slots() if not view.was_given_out(slot)]
+    true = set(true_slots(core, view.tree, strange))
+    rows = [slot for slot in strange if slot not in true]
     if rows:
         core.data.delete(rows)
         report.mended("vault.db", f"{len(rows)} rows in slots that the log never gave out were deleted")
-    principals = core.keys.principals_outside(view.principal_slots())
+    outside = core.keys.principals_outside(view.principal_slots())
+    kept = true_principals(core, view.tree, outside)
+    principals = {row.slot for row in outside}.difference(kept)
     if principals:
         core.keys.principal_delete(principals)
         report.mended("keys.db", f"{len(principals)} rows of principals that never were were deleted")
+    for what, slots in (("vault.db has grants", true), ("keys.db has principals", kept)):
+        if slots:
+            raise rolled_back(what, list(slots))
 
 
 def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[str]:

@@ -276,10 +276,10 @@ class KeysStore:
         """Count the rows of principals, whatever their slots."""
         return self._count("principal")
 
-    def principals_outside(self, span: tuple[int, int]) -> list[int]:
-        """Slots of rows of principals outside a span."""
-        rows = self._read("SELECT slot FROM principal WHERE slot < ? OR slot >= ?", span)
-        return [slot for (slot,) in rows if type(slot) is int]
+    def principals_outside(self, span: tuple[int, int]) -> list[PrincipalRow]:
+        """Every row of a slot outside a span."""
+        rows = self._read(SELECT_PRINCIPAL + " WHERE slot < ? OR slot >= ?", span)
+        return [principal_row(row) for row in rows]
 
     def principal_delete(self, slots: Iterable[int]) -> None:
         """Delete the rows of these slots; those that are not there are no error."""

@@ -222,7 +222,7 @@ def node_row(branch: int, level: int, index: int, row: tuple[object, ...] | None
 
 
 def principal_row(row: tuple[object, ...]) -> PrincipalRow:
-    """Principal of a row; raises IntegrityError for a damaged one."""
-    if not isinstance(row[0], int):
-        raise IntegrityError("keys.db is damaged: a column has a value of another type")
-    return PrincipalRow(row[0], *(blob_value(value) for value in row[1:]))
+    """Principal of a row; a value of another type becomes empty, which authenticates nowhere."""
+    slot, *values = row
+    blobs = (value if isinstance(value, bytes) else b"" for value in values)
+    return PrincipalRow(slot if isinstance(slot, int) else -1, *blobs)

@@ -57,7 +57,7 @@ _META_BYTES = 2**20
 _CHUNK = 1_000  # rows fetched at a time
 _COLUMNS = "slot, grant_id, tag, model, terms, commitment, templates, record"
 _ROW = f"slot, {bounded_columns()}"  # what is no column of ours is read as empty: it authenticates nowhere
-_INSERT = f"INSERT INTO grants ({_COLUMNS})"
+_INSERT = f"INSERT OR REPLACE INTO grants ({_COLUMNS})"  # what stands in a fresh slot is nobody's
 
 
 class GrantRow(NamedTuple):
@@ -97,7 +97,7 @@ class VaultStore:
         self.mask = mask
 
     def add(self, rows: Iterable[GrantRow]) -> None:
-        """Insert rows in one durable transaction."""
+        """Insert rows, each in the place of whatever stands in its slot, in one durable transaction."""
         with self.database.transaction() as connection:
             self._insert(connection, list(rows))
 
@@ -217,18 +217,12 @@ class VaultStore:
         with translated(self.database.name):
             return int(self.database.connection().execute("SELECT count(*) FROM grants").fetchone()[0])
 
-    def top_slot(self, branch: int) -> int | None:
-        """Return the greatest slot of a branch that has a row."""
+    def top_rows(self, low: int, high: int, most: int) -> list[GrantRow]:
+        """Return the ``most`` highest rows with ``low <= slot < high``, from the highest on."""
+        sql = f"SELECT {_ROW} FROM grants WHERE slot >= ? AND slot < ? ORDER BY slot DESC LIMIT ?"
         with translated(self.database.name):
-            row = (
-                self.database.connection()
-                .execute(
-                    "SELECT max(slot) FROM grants WHERE slot >= ? AND slot < ?",
-                    (branch << SLOT_BITS, branch + 1 << SLOT_BITS),
-                )
-                .fetchone()
-            )
-        return None if row[0] is None else int(row[0])
+            found = self.database.connection().execute(sql, (low, high, most)).fetchall()
+        return list(self._masked([_typed(row) for row in found]))
 
     def copy_to(self, target: Path, meta: Mapping[str, bytes]) -> int:
         """Write one state of the rows into a new file of kind ``backup``, with ``meta``; return their count.
