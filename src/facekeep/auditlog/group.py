@@ -94,14 +94,18 @@ class DecisionRequest(Request):
 
 
 class ControlRequest(Request):
-    """Validated control entries with their canonical bytes, to be appended together."""
+    """Validated control entries with their canonical bytes, to be appended together.
 
-    __slots__ = ("items",)
+    With ``control_seq`` only if it is the head's: what they say was found out in that state.
+    """
 
-    def __init__(self, items: Sequence[tuple[JsonObject, bytes]]) -> None:
+    __slots__ = ("control_seq", "items")
+
+    def __init__(self, items: Sequence[tuple[JsonObject, bytes]], control_seq: int | None = None) -> None:
         """Keep the entries."""
         super().__init__()
         self.items = items
+        self.control_seq = control_seq
 
 
 class Group:

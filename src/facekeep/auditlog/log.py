@@ -130,20 +130,21 @@ class AuditLog:
         with translated(self._database.name):
             return self._watch.head(self._database.connection())
 
-    def append(self, items: Sequence[JsonObject]) -> list[int]:
+    def append(self, items: Sequence[JsonObject], control_seq: int | None = None) -> list[int]:
         """Append entries in one durable transaction, in order; return their indices.
 
-        The caller holds the writer lock. Raises FormatError, ClockError or IntegrityError (a broken rule)
-        with nothing written; StoreError when it is unknown whether they were, and the log has stopped.
+        With ``control_seq`` they are what was found out in that state: ControlMoved where it is not the
+        head's any more, whoever has which lock. Raises FormatError, ClockError or IntegrityError (a broken
+        rule) with nothing written; StoreError when it is unknown whether they were, and the log has stopped.
         """
-        return self.append_parts([Part(entry, entries.encode(entry)) for entry in items])
+        return self.append_parts([Part(entry, entries.encode(entry)) for entry in items], control_seq)
 
-    def append_parts(self, parts: Sequence[Part]) -> list[int]:
+    def append_parts(self, parts: Sequence[Part], control_seq: int | None = None) -> list[int]:
         """``append`` of entries that are encoded already, by ``formats.grantparts``."""
         if not parts:
             return []
         self._watch.alive()  # in a forked child a lock may be held for ever
-        first = self._group.submit(ControlRequest(parts))
+        first = self._group.submit(ControlRequest(parts, control_seq))
         return list(range(first, first + len(parts)))
 
     def decide(

@@ -199,6 +199,9 @@ class _Pass:
         return index
 
     def _control(self, request: ControlRequest) -> int:
+        if request.control_seq not in (None, self.state.control_seq):
+            request.error = ControlMoved()
+            return -1
         before, rows, slots = self.state.head(), len(self.rows), len(self.slots)
         try:
             for entry, body in request.items:

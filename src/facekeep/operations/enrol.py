@@ -36,7 +36,7 @@ from facekeep.operations.receipts import Receipt
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
 from facekeep.operations.whose import Held, for_grants
-from facekeep.operations.writing import uncollected, writing
+from facekeep.operations.writing import as_found, uncollected, writing
 from facekeep.sealing.sealer import template_bytes, view_templates
 
 
@@ -77,6 +77,12 @@ def enroll(
 
     Raises UsageError, ConsentError; nothing is enrolled then.
     """
+    return as_found(lambda: _enroll(core, session, enrolments, existing))
+
+
+def _enroll(
+    core: Core, session: Session, enrolments: Sequence[Enrolment], existing: Existing
+) -> list[Receipt]:
     with (
         writing(core, session, Action.ENROLL) as view,
         contextlib.ExitStack() as cleanup,

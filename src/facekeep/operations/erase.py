@@ -9,16 +9,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from facekeep.access.core import Core, View
+from facekeep.access.core import Core, Finished, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import ErasurePending, FacekeepError, IntegrityError, SubjectUnknown, UsageError
+from facekeep.auditlog.group import ControlMoved
+from facekeep.errors import (
+    Busy,
+    ErasurePending,
+    FacekeepError,
+    IntegrityError,
+    SubjectUnknown,
+    UsageError,
+)
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.opening import Opening
 from facekeep.formats.terms import Scope
 from facekeep.operations.destroy import Destruction, finish, intent
+from facekeep.operations.granting import ATTEMPTS
 from facekeep.operations.recover import recover
 from facekeep.operations.rows import living_of
 from facekeep.operations.steps import reached
@@ -53,42 +63,59 @@ class Erasure:
         }
 
 
-@contextlib.contextmanager
-def erasing(core: Core, session: Session, action: Action) -> Iterator[None]:
-    """Hold the vault for an erasure. What a dead process left open is finished after the announcement."""
-    session.require(action)
-    with core.lock.held():
-        session.require(action, core.view())
-        yield
+class Asked(NamedTuple):
+    """What somebody asked to be destroyed, in the state in which it was found."""
+
+    view: View
+    found: Sequence[Held]
+    whats: Sequence[Destruction]
 
 
-def announce(core: Core, by: str | None, whats: Sequence[Destruction]) -> list[int]:
-    """Announce destructions, then finish what was open before, then these; returns their indices in the log.
+def announced(
+    core: Core, session: Session, action: Action, find: Callable[[View], Asked]
+) -> tuple[Asked, list[int]]:
+    """Find what is to be destroyed and announce it in the same state of the log; return its indices.
 
-    Raises ErasurePending where the first of that fails: they are announced, and so denied.
+    The writer lock is not asked for: whoever holds it holds up no denial. Where ``find`` has nothing to be
+    destroyed there are no indices.
     """
-    items: list[JsonObject] = []
-    places = []
-    for what in whats:
-        places.append(len(items))
-        items += intent(core, by, what)
-    appended = core.log.append(items)
-    indices = [appended[place] for place in places]
-    reached("destroy.announced")
-    try:
-        if core.impaired is not None:
-            raise core.impaired
-        recover(core, indices)
-    except ErasurePending:
-        raise
-    except FacekeepError as error:
-        raise ErasurePending(
-            f"what was asked for is denied to everybody from now on, but not destroyed yet: {error}",
-            next=error.next,
-        ) from error
-    for index, what in zip(indices, whats, strict=True):
-        finish(core, by, index, what)
-    return indices
+    for _ in range(ATTEMPTS):
+        view = core.view()
+        session.require(action, view)
+        asked = find(view)
+        items: list[JsonObject] = []
+        places = []
+        for what in asked.whats:
+            places.append(len(items))
+            items += intent(core, session.by, what)
+        with contextlib.suppress(ControlMoved):
+            appended = core.log.append(items, asked.view.head.control_seq)
+            reached("destroy.announced")
+            return asked, [appended[place] for place in places]
+    raise Busy("the vault is changed all the time; nothing was done")
+
+
+def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices: Sequence[int]) -> None:
+    """Finish what was open before, then what was announced.
+
+    Raises ErasurePending where that cannot be done now: it is announced, and so denied.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            if core.impaired is not None:
+                raise core.impaired
+            held.enter_context(core.lock.held())
+            recover(core, indices)
+        except ErasurePending:
+            raise
+        except FacekeepError as error:
+            raise ErasurePending(
+                f"what was asked for is denied to everybody from now on, but not destroyed yet: {error}",
+                next=error.next,
+            ) from error
+        for index, what in zip(indices, whats, strict=True):
+            if any(each.first == index for each in core.view().head.open):  # else another process has
+                finish(core, by, index, what)
 
 
 def shred(
@@ -107,36 +134,47 @@ def shred(
     raw = [check_subject_id(subject) for subject in dict.fromkeys(subjects)]
     if not raw:
         raise UsageError("no subject was named")
-    with erasing(core, session, Action.SHRED):
-        found, view = _found(core, raw, progress)
-        before, core.finished = core.finished, []
+    session.require(Action.SHRED)
+    opened: list[Opening] = []
+    finished: list[Finished] = []
+    before: list[Finished] = []
+
+    def find(view: View) -> Asked:
+        found, view = _found(core, view, raw, progress)
+        before.extend(core.finished)
+        core.finished = []
         hashes = {core.index.hash(each.handle): each for each in found}
         gone = {hashed for hashed, each in hashes.items() if not each.slots}
-        finished = [each for each in before if each.hashes & gone]
+        finished[:] = [each for each in before if each.hashes & gone]
         unknown = gone - {hashed for each in finished for hashed in each.hashes}
         if unknown:
             raise _unknown(found, len(unknown), len(raw), finished=bool(before))
-        tags = [tag for each in found for tag in each.tags]
         slots = [slot for each in found for slot in each.slots]
-        if not slots:
-            people, count = sum(each.subjects for each in finished), sum(each.slots for each in finished)
-            return Erasure(finished[-1].first, people, count, core.view().tree.epoch, begun_before=True)
-        opened = tuple(_openings(core, view, tags)) if openings else ()
-        what = Destruction("shred", slots, tags=tags, hashes=list(hashes))
-        index = announce(core, session.by, [what])[0]
-        _certain(found)
-        return Erasure(
-            index, len(raw) - len(gone), len(slots), core.epoch, opened, begun_before=bool(finished)
-        )
+        tags = [tag for each in found for tag in each.tags]
+        opened[:] = _openings(core, view, tags) if openings else ()
+        whats = [Destruction("shred", slots, tags=tags, hashes=list(hashes))] if slots else []
+        return Asked(view, found, whats)
+
+    asked, indices = announced(core, session, Action.SHRED, find)
+    if not indices:
+        people, count = sum(each.subjects for each in finished), sum(each.slots for each in finished)
+        return Erasure(finished[-1].first, people, count, core.view().tree.epoch, begun_before=True)
+    carry_out(core, session.by, asked.whats, indices)
+    _certain(asked.found)
+    people = sum(bool(each.slots) for each in asked.found)
+    count = len(asked.whats[0].slots)
+    return Erasure(indices[0], people, count, core.epoch, tuple(opened), begun_before=bool(finished))
 
 
-def _found(core: Core, raw: Sequence[bytes], progress: Progress | None) -> tuple[list[Held], View]:
-    """Find who is to be erased. What is open is finished first where all of it is denied already."""
-    view = core.view()
+def _found(
+    core: Core, view: View, raw: Sequence[bytes], progress: Progress | None
+) -> tuple[list[Held], View]:
+    """Find who is to be erased. What is open is finished first where all of theirs is denied already."""
     found = for_erasure(core, view, raw, progress)
     slots = [slot for each in found for slot in each.slots]
     if core.impaired is None and view.head.operations and all(map(view.pending.destroying, slots)):
-        recover(core)
+        with core.lock.held():
+            recover(core)
         view = core.view()
         found = for_erasure(core, view, raw)
     return found, view
@@ -177,8 +215,10 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
     raw = check_subject_id(subject)
     if not scopes:
         raise UsageError("no scope was named")
-    with erasing(core, session, Action.WITHDRAW):
-        (held,), view = _found(core, [raw], None)
+    session.require(Action.WITHDRAW)
+
+    def find(view: View) -> Asked:
+        (held,), view = _found(core, view, [raw], None)
         mine = [slot for slot in held.slots if view.kind_of(slot) in scopes]
         if not mine:
             raise held.doubt or SubjectUnknown(
@@ -186,9 +226,12 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
             )
         hashes = [core.index.hash(held.handle)] if len(mine) == len(held.slots) else []
         whats = [Destruction("withdraw", each, hashes=hashes) for each in _by_tag(core, held, mine)]
-        index = announce(core, session.by, whats)[0]
-        _certain([held])
-        return Erasure(index, 1, len(mine), core.epoch)
+        return Asked(view, [held], whats)
+
+    asked, indices = announced(core, session, Action.WITHDRAW, find)
+    carry_out(core, session.by, asked.whats, indices)
+    _certain(asked.found)
+    return Erasure(indices[0], 1, sum(len(each.slots) for each in asked.whats), core.epoch)
 
 
 def _by_tag(core: Core, held: Held, slots: Sequence[int]) -> list[list[int]]:

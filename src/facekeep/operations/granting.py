@@ -14,9 +14,10 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple, ParamSpec, TypeAlias
 
 from facekeep.access.core import Core, View
+from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto import primitives as p
 from facekeep.crypto.many import cut
-from facekeep.errors import IntegrityError
+from facekeep.errors import Busy, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.grantparts import Element, grant_parts
 from facekeep.formats.terms import Scope
@@ -26,6 +27,7 @@ from facekeep.operations.steps import reached
 from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.store.vaultdb import GrantRow
 
+ATTEMPTS: Final = 64  # at something that others keep changing
 _MANY: Final = 64  # grants from which threads pay
 _CHUNK: Final = 256  # grants sealed before the next are written
 
@@ -75,16 +77,17 @@ def make_grants(
 ) -> None:
     """Carry out a grant operation; the writer lock must be held. On return it is durable and complete.
 
+    Raises ControlMoved, with nothing done, where the log has moved since ``view``, in which it was prepared.
     ``meanwhile`` is told the grants' places, in order, while the disk is busy with them.
     """
-    slots = allocate(core, view, by, [grant.scope for grant in batch.grants])
+    slots, control_seq = allocate(core, view, by, [grant.scope for grant in batch.grants])
     view = core.view()
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
     handles = [grant.handle for grant in batch.grants]
     where = places(core.sealer, slots, cut(keys.tobytes(), p.KEY_LEN), handles)
-    run = _Run(core, by, batch, where)
+    run = _Run(core, by, batch, where, control_seq)
     if len(where) < _MANY:
         first = run.few()
         meanwhile(where)
@@ -97,8 +100,11 @@ def make_grants(
 class _Run:
     """The way of one batch to the disk: its intent, its index rows, its rows, in this order."""
 
-    def __init__(self, core: Core, by: str | None, batch: Batch, where: Sequence[Place]) -> None:
+    def __init__(
+        self, core: Core, by: str | None, batch: Batch, where: Sequence[Place], control_seq: int
+    ) -> None:
         self._core = core
+        self._control_seq = control_seq
         self._by = by
         self._batch = batch
         self._where = where
@@ -166,7 +172,7 @@ class _Run:
             for grant, place in zip(self._batch.grants, self._where, strict=True)
         ]
         parts = grant_parts(self._batch.op, elements, by=self._by, time_ms=self._core.clock.now_ms())
-        first = self._core.log.append_parts(parts)[0]
+        first = self._core.log.append_parts(parts, self._control_seq)[0]
         reached("grant.announced")
         return first
 
@@ -199,18 +205,31 @@ def _own(grant: NewGrant) -> memoryview:
 
 
 def complete(
-    core: Core, by: str | None, first: int, retire: Sequence[int], retire_op: str, *, rows_stay: bool = False
+    core: Core,
+    by: str | None,
+    first: int,
+    retire: Sequence[int],
+    retire_op: str,
+    *,
+    rows_stay: bool = False,
+    recovery: bool = False,
 ) -> None:
     """Complete, and in the same transaction announce the end of what is replaced.
 
-    With ``rows_stay`` the caller deletes its rows, later.
+    An erasure may have been announced meanwhile: what it names is its own to end (SPEC.md §11 R15).
+    With ``rows_stay`` the caller deletes the rows of what is replaced, later.
     """
-    closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms())]
-    if not retire:
-        core.log.append(closing)
-        reached("grant.completed")
-        return
-    what = Destruction(retire_op, retire, rows_stay=rows_stay)
-    indices = core.log.append(closing + intent(core, by, what))
+    for _ in range(ATTEMPTS):
+        view = core.view()
+        staying = [slot for slot in retire if not view.pending.destroying(slot)]
+        what = Destruction(retire_op, staying, rows_stay=rows_stay)
+        closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms(), recovery=recovery)]
+        with contextlib.suppress(ControlMoved):
+            ending = intent(core, by, what) if staying else []
+            indices = core.log.append(closing + ending, view.head.control_seq)
+            break
+    else:
+        raise Busy("the vault is changed all the time; the next command finishes what was begun")
     reached("grant.completed")
-    finish(core, by, indices[1], what)
+    if staying:
+        finish(core, by, indices[1], what, recovery=recovery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,13 @@ from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session, load_principal
 from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.crypto import primitives as p
-from facekeep.errors import UsageError
+from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.ids import GRANT_ID_LEN, slot_id
 from facekeep.operations.allocation import next_index
 from facekeep.operations.destroy import Destruction
-from facekeep.operations.erase import announce, erasing
+from facekeep.operations.erase import Asked, announced, carry_out
 from facekeep.operations.steps import reached
 from facekeep.operations.writing import writing
 from facekeep.store.keysdb import PrincipalRow
@@ -111,9 +112,9 @@ def revoke_principal(core: Core, session: Session, identity: str) -> int:
 
     The slot is the one that the log gave to that id, whatever keys.db says.
     """
-    with erasing(core, session, Action.PRINCIPALS):
-        wanted = bytes.fromhex(identity) if _is_id(identity) else b""
-        view = core.view()
+    wanted = bytes.fromhex(identity) if _is_id(identity) else b""
+
+    def find(view: View) -> Asked:
         slots = [each.slot for each in living_principals(core, view) if each.id == wanted]
         if not slots:
             raise UsageError("no principal has that id", next="see 'facekeep principal list'")
@@ -122,11 +123,15 @@ def revoke_principal(core: Core, session: Session, identity: str) -> int:
                 "that is the last principal who may manage principals",
                 next="add another operator first: facekeep principal add --role operator",
             )
-        index = announce(core, session.by, [Destruction("revoke", slots)])[0]
+        return Asked(view, (), [Destruction("revoke", slots)])
+
+    asked, indices = announced(core, session, Action.PRINCIPALS, find)
+    carry_out(core, session.by, asked.whats, indices)
+    with contextlib.suppress(FacekeepError), core.lock.held():
         left = core.keys.principal_get(wanted)
         if left is not None:  # it stood at another slot than the log's
             core.keys.principal_delete([left.slot])
-        return index
+    return indices[0]
 
 
 def _is_id(text: str) -> bool:

@@ -17,7 +17,8 @@ from facekeep.keys.holders import held
 from facekeep.keys.provider import Candidate, RootProvider
 from facekeep.keys.settle import settle
 from facekeep.operations.custody import awaiting_swap, has_unfilled, in_use, marks, still_leaving
-from facekeep.operations.destroy import Destruction, complete, destroy, finish, intent
+from facekeep.operations.destroy import Destruction, complete, destroy, finish
+from facekeep.operations.granting import complete as complete_grants
 from facekeep.operations.rekeying import check_rekeyable
 from facekeep.operations.whose import index_tags, left_with_nothing
 from facekeep.store.vaultdb import GrantRow, without_records
@@ -186,14 +187,9 @@ def _check_rekeyable(core: Core, view: View) -> None:
 def _finish_grant(core: Core, operation: list[_Part]) -> None:
     """Complete, and in the same transaction announce the end of the grants that these replace."""
     first, entry = operation[0]
-    closing = [entries.granted(first, by=None, time_ms=core.clock.now_ms(), recovery=True)]
     replaced = _replaced(core, operation) if entry["type"] == "grant" else []
-    if not replaced:
-        core.log.append(closing)
-        return
-    what = Destruction("renew" if entry["op"] == "renew" else "reseal", replaced)
-    indices = core.log.append(closing + intent(core, None, what))
-    finish(core, None, indices[1], what, recovery=True)
+    op = "renew" if entry.get("op") == "renew" else "reseal"
+    complete_grants(core, None, first, replaced, op, recovery=True)
 
 
 def _replaced(core: Core, operation: list[_Part]) -> list[int]:

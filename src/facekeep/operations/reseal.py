@@ -18,7 +18,7 @@ from facekeep.operations.receipts import Receipt
 from facekeep.operations.rows import LivingGrant, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
 from facekeep.operations.whose import for_grants
-from facekeep.operations.writing import writing
+from facekeep.operations.writing import as_found, writing
 from facekeep.sealing.sealer import template_bytes
 
 Sources = Callable[[list[LivingGrant], Consent, int], dict[Scope, LivingGrant]]
@@ -42,7 +42,7 @@ def grant(core: Core, session: Session, subject: str, consent: Consent) -> Recei
             )
         return dict.fromkeys(whole.scopes, usable[0])
 
-    return _reseal(core, session, subject, consent, Action.GRANT, sources)
+    return as_found(lambda: _reseal(core, session, subject, consent, Action.GRANT, sources))
 
 
 def renew(core: Core, session: Session, subject: str, consent: Consent) -> Receipt:
@@ -57,7 +57,7 @@ def renew(core: Core, session: Session, subject: str, consent: Consent) -> Recei
             )
         return {scope: by_scope[scope] for scope in whole.scopes}
 
-    return _reseal(core, session, subject, consent, Action.RENEW, sources)
+    return as_found(lambda: _reseal(core, session, subject, consent, Action.RENEW, sources))
 
 
 def _reseal(

@@ -119,17 +119,19 @@ def reseal(
     """Seal grants again under new slots and destroy the old ones; the writer lock must be held.
 
     On return it is durable and complete, but for the rows of the old slots: they go with the next batch, as
-    those of ``dead`` go with this one. ``meanwhile`` is called while the disk is busy.
+    those of ``dead`` go with this one. ``meanwhile`` is called while the disk is busy. Raises ControlMoved,
+    with nothing done, where the log has moved since ``view``.
     """
     core = hand.core
-    slots = np.array(allocate(core, view, hand.by, _scopes(sound.rows)), np.int64)
+    fresh, control_seq = allocate(core, view, hand.by, _scopes(sound.rows))
+    slots = np.array(fresh, np.int64)
     view = core.view()
     keys, alive = view.tree.slot_keys(slots)
     if not alive.all():
         raise IntegrityError("a slot that was never given out is dead")
     old_keys, _ = view.tree.slot_keys(sound.rows.slots)
     where = fresh_places(core.sealer, sound.rows, old_keys, slots, keys)
-    run = _Run(hand, view, sound, where)
+    run = _Run(hand, view, sound, where, control_seq)
     first = run.through(dead.tolist(), lambda: meanwhile(view))
     reached("grant.written")
     complete(core, hand.by, first, sound.rows.slots.tolist(), "reseal", rows_stay=True)
@@ -145,7 +147,8 @@ def _scopes(rows: SealedRows) -> list[Scope]:
 class _Run:
     """The way of one batch to the disk: its intent, then its rows, sealed chunk by chunk."""
 
-    def __init__(self, hand: Hand, view: View, sound: Sound, where: Places) -> None:
+    def __init__(self, hand: Hand, view: View, sound: Sound, where: Places, control_seq: int) -> None:
+        self._control_seq = control_seq
         self._core = hand.core
         self._by = hand.by
         self._view = view
@@ -185,7 +188,7 @@ class _Run:
         """Make the intent durable; returns its index."""
         columns = Columns(self._where.slots, self._sound.rows.slots, self._where.heads, self._models)
         parts = grant_columns("reseal", columns, by=self._by, time_ms=self._core.clock.now_ms())
-        first = self._core.log.append_parts(parts)[0]
+        first = self._core.log.append_parts(parts, self._control_seq)[0]
         reached("grant.announced")
         return first
 

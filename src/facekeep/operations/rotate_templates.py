@@ -18,6 +18,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.primitives import SUITE
 from facekeep.errors import UsageError
 from facekeep.formats import entries
@@ -181,7 +182,11 @@ class _Rotation:
             return False
         found, self._next = self._source.living(view, found), None
         if len(found):
-            reseal(Hand(self._core, self._session.by), view, found, self._dead, self._prepare)
+            try:
+                reseal(Hand(self._core, self._session.by), view, found, self._dead, self._prepare)
+            except ControlMoved:  # an erasure was announced: these are looked at again
+                self._next = found
+                return True
             self._dead = found.rows.slots
             self._done += len(found)
         return True

@@ -69,7 +69,7 @@ def rotate_tree(core: Core, session: Session, why: Why, progress: Progress | Non
     id has two enrolments; nothing is done then.
     """
     with writing(core, session, Action.KEYS) as view:
-        core.owners.everybody(keys_of(core, view), progress)
+        core.owners.everybody(keys_of(core), progress)
         check_rekeyable(core, view)
         return _swap(core, session, "tree", why, Destruction("rotate", (), rekey=True))
 

@@ -13,7 +13,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.owners import KeysOf
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.columns import each_row
-from facekeep.formats.ids import from_ranges
+from facekeep.formats.ids import SLOT_BITS, from_ranges
 from facekeep.keys.index import SubjectIndex
 from facekeep.operations.rows import living
 
@@ -34,9 +34,19 @@ class Held(NamedTuple):
     doubt: FacekeepError | None = None
 
 
-def keys_of(core: Core, view: View) -> KeysOf:
-    """Return the function that gives the keys of slots."""
-    return lambda slots: core.slot_keys(view, slots)
+def keys_of(core: Core) -> KeysOf:
+    """Return the function that gives the keys of slots, of the tree as it is when they are asked for.
+
+    An older tree would call dead what the log has granted since: the log is read up to its end.
+    """
+
+    def keys(slots: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        view = core.view()
+        if int(slots.max()) >> SLOT_BITS >= view.tree.root_node.next_branch:
+            raise IntegrityError("the log has granted slots of a branch that the key tree never had")
+        return core.slot_keys(view, slots)
+
+    return keys
 
 
 def held_by(
@@ -47,7 +57,7 @@ def held_by(
     Slots of operations that are open are among it; without ``dying`` not those that are to be destroyed.
     """
     handles = core.handles.of_many(subjects)
-    found = core.owners.find(keys_of(core, view), handles, progress)
+    found = core.owners.find(keys_of(core), handles, progress)
     every = np.array([slot for slots in found for slot in slots], np.int64)
     if not len(every):
         return [Held(handle) for handle in handles]
@@ -164,8 +174,8 @@ def left_with_nothing(core: Core, view: View, dying: Sequence[int]) -> list[byte
     """Return the handles of the subjects who live in none but these slots; none where that cannot be told."""
     array = np.array(sorted(dying), np.int64)
     with contextlib.suppress(FacekeepError):
-        handles = sorted({handle for _, handle in core.owners.of(keys_of(core, view), array)})
-        found = core.owners.find(keys_of(core, view), handles)
+        handles = sorted({handle for _, handle in core.owners.of(keys_of(core), array)})
+        found = core.owners.find(keys_of(core), handles)
         others = np.array([slot for slots in found for slot in slots], np.int64)
         stay = set(others[view.tree.alive(others) & ~np.isin(others, array)].tolist())
         return [each for each, slots in zip(handles, found, strict=True) if stay.isdisjoint(slots)]
@@ -197,7 +207,7 @@ def _everybody(
     core: Core, view: View, progress: Progress | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Return handles uint8 (n, 16) and tags (n, 32) of all subjects, each once."""
-    slots, handles = core.owners.everybody(keys_of(core, view), progress)
+    slots, handles = core.owners.everybody(keys_of(core), progress)
     if core.owners.unreadable:
         raise unreadable(core)
     living = view.tree.alive(slots) & ~view.pending.mask(slots)

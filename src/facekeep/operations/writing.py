@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import ClockError
+from facekeep.auditlog.group import ControlMoved
+from facekeep.errors import Busy, ClockError
 from facekeep.limits import LIMITS
 from facekeep.operations.recover import recover
 
 #: An erasure waits for no clock: its entries have the time that really went by.
 _UNDER_ANY_CLOCK: Final = frozenset((Action.CLOCK, Action.SHRED, Action.WITHDRAW))
+T = TypeVar("T")
+_ATTEMPTS: Final = 64
 _MANY: Final = 512  # grants or subjects
 
 
@@ -35,6 +38,17 @@ def writing(core: Core, session: Session, action: Action) -> Iterator[View]:
         if action not in _UNDER_ANY_CLOCK:
             _check_steady(core)
         yield view
+
+
+def as_found(work: Callable[[], T]) -> T:
+    """Do what is announced in the state in which it was prepared; again where the log has moved meanwhile.
+
+    The writer lock alone does not tell: erasures are announced without it, and its file can be moved.
+    """
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(ControlMoved):
+            return work()
+    raise Busy("the vault is changed all the time; nothing was done")
 
 
 def check_clock(core: Core, view: View) -> None:
