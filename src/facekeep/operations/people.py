@@ -21,7 +21,7 @@ from facekeep.operations.allocation import next_index
 from facekeep.operations.destroy import Destruction
 from facekeep.operations.erase import Asked, announced, carry_out
 from facekeep.operations.steps import reached
-from facekeep.operations.writing import writing
+from facekeep.operations.writing import as_found, writing
 from facekeep.store.keysdb import PrincipalRow
 
 SYSTEM_BRANCH = 0
@@ -68,9 +68,13 @@ def install_principal(core: Core, view: View, by: str | None, label: str, roles:
 
 def add_principal(core: Core, session: Session, label: str, roles: frozenset[Role]) -> tuple[str, str]:
     """Return (principal id, token) of a new principal. The token is not kept anywhere."""
-    with writing(core, session, Action.PRINCIPALS) as view:
-        token = install_principal(core, view, session.by, label, roles)
-        return token.split(".")[1], token
+
+    def add() -> str:
+        with writing(core, session, Action.PRINCIPALS) as view:
+            return install_principal(core, view, session.by, label, roles)
+
+    token = as_found(add)
+    return token.split(".")[1], token
 
 
 def list_principals(core: Core, session: Session) -> list[Listed]:
