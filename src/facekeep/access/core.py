@@ -162,10 +162,10 @@ class Core:
         self.is_settled = False  # every holder answered, with the present root and no other, when last asked
         self._state: View | None = None
         self._refresh = threading.Lock()
-        self.impaired: FacekeepError | None = None  # why nothing can be done but to deny (``erases_only``)
+        self.impaired: FacekeepError | None = None  # why it only denies (``erases_only``, ``admission``)
         self.scratch = contextlib.ExitStack()  # left when it is closed
         self._lost_at = -1  # control entries of the log that the watcher could not follow
-        self.watcher = Watcher(self)
+        self.watcher: Watcher[Core] = Watcher(self)
         log.guard(self.check_files)
         log.limit(settings.matching)
 

@@ -1,17 +1,21 @@
 """One thread of an open vault, which keeps an idle process from remembering what was destroyed.
 
 Several times a second it looks whether the log moved. Then the key tree of before goes, with every key in it,
-and whoever was added follows, or is wiped where that fails.
+and whoever was added follows, or is wiped where that fails. About once a second it looks whether another
+process could still open the vault (``access.admission``).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
 
 _WATCH_S: Final = 0.4
+_ADMISSION: Final = 2  # of so many looks, one is for what keeps others out
 _LEAVING_S: Final = 2.0  # how long a vault that is closed waits for a look that was begun
 
 
@@ -35,23 +39,28 @@ class Follower(Protocol):
         ...
 
 
-class Watcher:
+V = TypeVar("V", bound=Vigilant)
+
+
+class Watcher(Generic[V]):
     """The thread. It keeps neither the vault nor the process alive; a forked process has none."""
 
-    def __init__(self, vault: Vigilant) -> None:
+    def __init__(self, vault: V) -> None:
         """Watch nothing yet."""
+        self._vault = weakref.ref(vault)
         self._process = os.getpid()
         self._stop = threading.Event()
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self._thread = threading.Thread()
+
+    def start(self, admission: Callable[[V], None] | None = None) -> None:
+        """Begin. ``admission`` looks for what keeps other processes out, and raises nothing."""
         self._thread = threading.Thread(
             target=_watch,
-            args=(weakref.ref(vault), self._followers, self._stop),
+            args=(self._vault, self._followers, self._stop, admission),
             name="facekeep-watcher",
             daemon=True,
         )
-
-    def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def add(self, follower: Follower) -> None:
@@ -71,12 +80,21 @@ class Watcher:
             self._thread.join(_LEAVING_S)
 
 
-def _watch(vault: weakref.ref[Vigilant], followers: weakref.WeakSet[Follower], stop: threading.Event) -> None:
-    while not stop.wait(_WATCH_S):
+def _watch(
+    vault: weakref.ref[V],
+    followers: weakref.WeakSet[Follower],
+    stop: threading.Event,
+    admission: Callable[[V], None] | None,
+) -> None:
+    for look in itertools.count(1):
+        if stop.wait(_WATCH_S):
+            return
         watched = vault()
         if watched is None:
             return
         watched.follow_log()
+        if admission is not None and look % _ADMISSION == 0:
+            admission(watched)
         del watched
         for follower in tuple(followers):
             _refresh(follower)

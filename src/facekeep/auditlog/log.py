@@ -280,6 +280,16 @@ class AuditLog:
             replay.finish()
             return head
 
+    def check_identity(self) -> None:
+        """Raise what the log stopped at, or IntegrityError if log.db was removed or replaced."""
+        self._watch.alive()
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[Callable[[bytes, Clock], AuditLog]]:
+        """Open log.db anew, as ``Database.again``; give what makes a log of it under a key."""
+        with self._database.again() as database:
+            yield lambda key, clock: AuditLog(database, (), key, self._vault_id, clock)
+
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, Head]]:
         """Give one unchanging state of log.db, whose last row is its head's."""

@@ -66,6 +66,16 @@ class FileProvider(RootProvider):
         """Slots the last call could not read."""
         return self._damage
 
+    def refusal(self) -> RootError | None:
+        """Look at the file, without opening it: lstat."""
+        try:
+            self._check(os.lstat(self.path))
+        except RootError as error:
+            return error
+        except OSError:
+            return None
+        return None
+
     def provision(self, root: bytes) -> None:
         """Make the file with ``root`` as current in slot 0.
 

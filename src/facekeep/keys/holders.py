@@ -156,6 +156,12 @@ def ask(providers: Iterable[RootProvider]) -> Asked:
     return Asked(tuple(answered), tuple(away))
 
 
+def refusal(providers: Iterable[RootProvider]) -> RootError | None:
+    """Return why no holder gives a root, where that shows of each without asking it; else None."""
+    found = [each.refusal() for each in providers if _gives(each)]
+    return found[0] if found and None not in found else None
+
+
 def held(providers: Iterable[RootProvider]) -> tuple[Candidate, ...]:
     """Every root that the holders within reach hold; raises as ``Asked.roots``."""
     return ask(providers).roots()

@@ -73,6 +73,10 @@ class LayeredHolder(SealedHolder):
         """The inner holder, behind its own layers."""
         return self.inner.inmost
 
+    def refusal(self) -> RootError | None:
+        """Return that of the inner holder."""
+        return self.inner.refusal()
+
     @property
     def places(self) -> tuple[str, ...]:
         """Those of the inner holder too: what it keeps would go with it."""

@@ -152,6 +152,10 @@ class RootProvider(abc.ABC):
     def damage(self) -> tuple[str, ...]:
         """What the last call found unreadable, in words for an operator."""
 
+    def refusal(self) -> RootError | None:
+        """Return why a call would be refused, where that shows without one; None where a holder is away."""
+        return None
+
     @abc.abstractmethod
     def provision(self, root: bytes) -> None:
         """Take the first root as current. Never overwrites: raises VaultExists."""

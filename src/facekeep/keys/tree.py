@@ -119,13 +119,14 @@ class KeyTree:
         """Whether it reads this store, and has found nothing damaged in it."""
         return self._store is store and not self.damage
 
-    def afresh(self) -> KeyTree:
-        """Return the same epoch with no node opened yet: for reading the stored ones again."""
-        return KeyTree(self._store, self._vault_id, self._root, self._top)
+    def afresh(self, store: KeysStore | None = None) -> KeyTree:
+        """Return the same epoch with no node opened yet: for reading the stored ones again, or elsewhere."""
+        return KeyTree(store or self._store, self._vault_id, self._root, self._top)
 
     def forgotten(self) -> KeyTree:
         """Return the same epoch without a key: it opens nothing, and stands for a tree still to be opened."""
-        return KeyTree(self._store, self._vault_id, replace(self._root, node=_DEAD_LEAF), self._top)
+        root, top = replace(self._root, node=_DEAD_LEAF), replace(self._top, blob=b"")
+        return KeyTree(self._store, self._vault_id, root, top)
 
     def is_current(self) -> bool:
         """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.

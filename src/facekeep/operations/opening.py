@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facekeep.access.admission import Admission
 from facekeep.access.core import LOG_KEY_SLOT, Core, is_tree_of
 from facekeep.access.roles import Role
 from facekeep.access.steadyclock import SteadyClock
@@ -362,10 +363,11 @@ def _open(
         undo.callback(data.database.close)
         core = Core(path, settings, data, keys, log, tree, providers, leaving, secrets, clock)
         _check_together(core, tree, finish=finish)
-        if finish and files == _OWN_FILES and stand_in is None:
+        whole = finish and files == _OWN_FILES and stand_in is None
+        if whole:
             _recover_if_alone(core)
         undo.pop_all()
-    core.watcher.start()
+    core.watcher.start(Admission().look if whole else None)
     return core
 
 

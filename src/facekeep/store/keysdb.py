@@ -115,6 +115,14 @@ class KeysStore:
             ) as store:
                 yield store
 
+    @contextlib.contextmanager
+    def again(self) -> Iterator[KeysStore]:
+        """Give keys.db opened anew, as ``Database.again``, in one state of it."""
+        with self._primary.again() as database:
+            with translated(database.name):
+                database.connection().execute("BEGIN")
+            yield KeysStore(database, self._vault_id)
+
     # -- the tree
 
     def read_top(self) -> tuple[TopRow | None, TopRow | None]:

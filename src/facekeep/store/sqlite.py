@@ -21,6 +21,7 @@ from sqlite_utils import Database as SqliteUtils
 
 from facekeep.errors import ForeignFile, IntegrityError, StoreError
 from facekeep.files import PRIVATE, create
+from facekeep.limits import LIMITS
 from facekeep.store.connect import (
     SIDECARS,
     Connection,
@@ -38,6 +39,7 @@ _PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closi
 Migration = Callable[[SqliteUtils], None]
 _ASIDE: Final = "stop the vault, move {0}, {0}-wal and {0}-shm aside, then "
 _LIVE_COPY: Final = "stop the vault, then put it right from its live copy: facekeep check --scrub"
+_ALLOW: Final = "give the vault's user the right to read and write {0}, {0}-wal and {0}-shm"
 #: file of a vault -> what to do when it is damaged
 MEND: Final = {
     "vault.db": (_ASIDE + "run 'facekeep restore BACKUP'").format("vault.db"),
@@ -141,6 +143,20 @@ class Database:
     def create_like(self, path: Path) -> Database:
         """Make a new, empty file of the same kind and vault."""
         return Database.create(path, self.kind, self.vault_id, self._migrations)
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[Database]:
+        """Open the file anew, as another process would, to read and to write; raises what is in the way."""
+        self.check_sidecars()
+        for end in ("", *SIDECARS):
+            if not os.access(f"{self.path}{end}", os.R_OK | os.W_OK, effective_ids=True):
+                raise StoreError(
+                    f"{self.name}{end} may not be read and written", next=_ALLOW.format(self.path)
+                )
+        with contextlib.closing(Database(self.path, self.kind, self.vault_id, self._migrations)) as opened:
+            with translated(self.name):
+                _check_writable(opened.connection())
+            yield opened
 
     def connection(self) -> Connection:
         """Return this thread's connection (autocommit; use ``transaction`` to write)."""
@@ -318,6 +334,21 @@ class Database:
             raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=MEND.get(self.name))
         if meta.get("vault") != self.vault_id:
             raise ForeignFile(f"{self.name} belongs to another vault")
+
+
+def _check_writable(connection: Connection) -> None:
+    """Begin to write, and leave it. Whoever writes at this moment shows as well that it can be done."""
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM meta WHERE 0")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    connection.execute(f"PRAGMA busy_timeout={LIMITS.busy_timeout_ms}")
 
 
 def _inode(path: str) -> Identity | None:
