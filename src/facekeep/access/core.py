@@ -174,6 +174,12 @@ class Core:
         self.impaired = why
         self._settings_digest = self.log.head().settings
 
+    def require_whole(self) -> None:
+        """Raise why nothing can be done but to deny, where that is so: the watcher may change it."""
+        why = self.impaired
+        if why is not None:
+            raise why
+
     def view(self) -> View:
         """Return the present state; raises when a file was replaced, altered or rolled back."""
         head = self.log.head()

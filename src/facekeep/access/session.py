@@ -11,7 +11,7 @@ from facekeep.access.principals import Principal, read_token
 from facekeep.access.roles import Action, allowed
 from facekeep.auditlog.prints import principal_print
 from facekeep.crypto import primitives as p
-from facekeep.errors import FacekeepError, NotAllowed, SlotDead
+from facekeep.errors import FacekeepError, NotAllowed, SlotDead, StoreError
 from facekeep.formats.entryrules import Reason
 
 T = TypeVar("T")
@@ -126,8 +126,9 @@ class Session:
         view = view or self._core.view()
         self.require_active(view)
         reason = self.check(view, action)
-        if reason is Reason.UNAVAILABLE and self._core.impaired is not None:
-            raise self._core.impaired
+        if reason is Reason.UNAVAILABLE:
+            self._core.require_whole()
+            raise StoreError("a moment ago no other process could open the vault; nothing was done")
         if reason is Reason.ROLE:
             who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
             raise NotAllowed(f"the {who} may not {_WORDS[action]}")

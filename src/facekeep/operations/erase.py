@@ -102,8 +102,7 @@ def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices:
     """
     with contextlib.ExitStack() as held:
         try:
-            if core.impaired is not None:
-                raise core.impaired
+            core.require_whole()
             held.enter_context(core.lock.held())
             recover(core, indices)
         except ErasurePending:

@@ -269,7 +269,7 @@ def open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepError
     try:
         return _open_to_erase(path, clock, secrets, why)
     except FacekeepError as error:
-        error.args = (f"{error}; nothing was denied, and what has the vault open goes on",)
+        error.args = (f"{error}; nothing was denied, and what has the vault open may go on",)
         error.next = f"stop every process that has the vault open, then {error.next}"
         raise
 

@@ -26,8 +26,7 @@ _MANY: Final = 512  # grants or subjects
 def writing(core: Core, session: Session, action: Action) -> Iterator[View]:
     """Hold the vault for one operation; what a dead process left open is finished first."""
     session.require(action)
-    if core.impaired is not None:
-        raise core.impaired
+    core.require_whole()
     with core.lock.held() as outermost:
         if outermost and action is not Action.CLOCK:
             recover(core)

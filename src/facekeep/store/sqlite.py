@@ -39,6 +39,7 @@ _PAGE = 512  # bytes: SQLite's smallest page. Never read the file by hand: closi
 Migration = Callable[[SqliteUtils], None]
 _ASIDE: Final = "stop the vault, move {0}, {0}-wal and {0}-shm aside, then "
 _LIVE_COPY: Final = "stop the vault, then put it right from its live copy: facekeep check --scrub"
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
 _ALLOW: Final = "give the vault's user the right to read and write {0}, {0}-wal and {0}-shm"
 #: file of a vault -> what to do when it is damaged
 MEND: Final = {
@@ -149,7 +150,7 @@ class Database:
         """Open the file anew, as another process would, to read and to write; raises what is in the way."""
         self.check_sidecars()
         for end in ("", *SIDECARS):
-            if not os.access(f"{self.path}{end}", os.R_OK | os.W_OK, effective_ids=True):
+            if not os.access(f"{self.path}{end}", os.R_OK | os.W_OK, effective_ids=_EFFECTIVE):
                 raise StoreError(
                     f"{self.name}{end} may not be read and written", next=_ALLOW.format(self.path)
                 )
