@@ -322,8 +322,8 @@ def test_a_vault_that_does_not_open_still_denies(lab: Lab, what: str, how: str) 
                 thief.verify("alice", face("alice"), model=MODEL, threshold=THRESHOLD)
         else:
             with contextlib.suppress(IntegrityError):  # or it stops at what it finds
-                assert reason(service, "alice") == "withdrawn"
-                assert matches(service, "bob")
+                assert reason(service, "alice") in {"withdrawn", "unavailable"}
+                assert reason(service, "bob") in {"ok", "unavailable"}
 
 
 def damage_her_leaf(lab: Lab) -> None:
