@@ -377,12 +377,15 @@ def test_a_principal_that_is_revoked_while_its_gallery_is_filled(lab: Lab) -> No
         vault.close()
 
 
-def test_a_principal_whose_row_was_altered_holds_no_templates(lab: Lab) -> None:
+def test_a_principal_whose_row_was_altered_holds_templates_until_it_is_revoked(lab: Lab) -> None:
     token = lab.add_principal(Role.SERVICE)
     with lab.open(token) as vault, vault.gallery(model=MODEL) as gallery:
         identity = bytes.fromhex(token.split(".")[1])
         lab.sql("keys.db", "UPDATE principal SET sealed = zeroblob(200) WHERE principal = ?", (identity,))
         lab.add_principal(Role.AUDITOR)  # the state moves
+        gallery.refresh()
+        assert templates(gallery)
+        revoke(lab, token)
         gallery.refresh()
         assert templates(gallery) == 0
 

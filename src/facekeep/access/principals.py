@@ -10,10 +10,11 @@ from facekeep.access.roles import Role
 from facekeep.crypto import primitives as p
 from facekeep.errors import FormatError, NotAllowed, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue
-from facekeep.formats.ids import from_hex
+from facekeep.formats.ids import GRANT_ID_LEN, from_hex
 from facekeep.limits import LIMITS
 
 ID_LEN = 8
+_TOKEN_MARK = p.domain("principal-token")
 _TOKEN = re.compile(r"fkt1\.([0-9a-f]{16})\.([A-Za-z0-9_-]{43})\Z")
 
 
@@ -56,6 +57,11 @@ class Principal:
             from_hex(record.get("token"), 32, "a token hash"),
             created,
         )
+
+
+def token_mark(vault_id: bytes, slot: int, token_hash: bytes) -> bytes:
+    """Grant id of a principal, by which the log knows the token whose secret has this hash (SPEC.md §5.6)."""
+    return p.sha256(_TOKEN_MARK, vault_id, slot.to_bytes(8, "big"), token_hash)[:GRANT_ID_LEN]
 
 
 def new_principal(label: str, roles: frozenset[Role], now_ms: int) -> tuple[Principal, str]:

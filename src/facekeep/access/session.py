@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
 from facekeep.access.core import Core, View
-from facekeep.access.principals import Principal, read_token
-from facekeep.access.roles import Action, allowed
+from facekeep.access.principals import Principal, read_token, token_mark
+from facekeep.access.roles import Action, Role, allowed
 from facekeep.auditlog.prints import principal_print
 from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, NotAllowed, SlotDead, StoreError
 from facekeep.formats.entryrules import Reason
+from facekeep.store.keysdb import PrincipalRow
 
 T = TypeVar("T")
 _WORDS: Final = {
@@ -41,9 +42,8 @@ _WORDS: Final = {
 _ERASING: Final = frozenset((Action.SHRED, Action.WITHDRAW, Action.PRINCIPALS))
 
 
-def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal | None, Reason]:
-    """Return (principal, OK), or (None, why not): unknown, revoked, or its row was altered."""
-    row = core.keys.principal_get(identity)
+def read_principal(core: Core, view: View, row: PrincipalRow | None) -> tuple[Principal | None, Reason]:
+    """Return (principal, OK) of a row that is whole and the log's, or (None, why not)."""
     if row is None:
         return None, Reason.PRINCIPAL_UNKNOWN
     if view.pending.destroying(row.slot):
@@ -60,9 +60,53 @@ def load_principal(core: Core, view: View, identity: bytes) -> tuple[Principal |
         return None, Reason.PRINCIPAL_REVOKED
     except FacekeepError:
         return None, Reason.INTEGRITY
-    if principal.id != identity:
+    if principal.id != row.principal:
         return None, Reason.INTEGRITY
     return (principal, Reason.OK) if logged else (None, Reason.PRINCIPAL_UNKNOWN)
+
+
+def authenticate(
+    core: Core, view: View, identity: bytes, token_hash: bytes
+) -> tuple[Principal | None, Reason]:
+    """Return (principal, OK) of a token, or (None, why not): unknown or revoked.
+
+    The log knows the token. The row of keys.db says it sooner, and has the label; where it does not lead to
+    the principal, the whole log is read.
+    """
+    row = core.keys.principal_get(identity)
+    principal, reason = read_principal(core, view, row)
+    if principal is None or row is None:
+        return _by_log(core, view, identity, token_hash)
+    fits = _fits(core, row.slot, row.grant_id, token_hash) and p.compare(principal.token_hash, token_hash)
+    return (principal, reason) if fits else (None, Reason.PRINCIPAL_UNKNOWN)
+
+
+def _by_log(core: Core, view: View, identity: bytes, token_hash: bytes) -> tuple[Principal | None, Reason]:
+    try:
+        logged = [each for each in core.ledger.principals() if each.id == identity]
+        found = [each for each in logged if _lives(core, view, each.slot)]
+    except FacekeepError:
+        return None, Reason.INTEGRITY
+    if not found:
+        return None, Reason.PRINCIPAL_REVOKED if logged else Reason.PRINCIPAL_UNKNOWN
+    slot, grant_id, roles = found[-1].slot, found[-1].grant_id, found[-1].roles
+    if view.pending.destroying(slot):
+        return None, Reason.PRINCIPAL_REVOKED
+    if view.pending.granting(slot) or not _fits(core, slot, grant_id, token_hash):
+        return None, Reason.PRINCIPAL_UNKNOWN
+    return Principal(identity, "", frozenset(map(Role, roles)), token_hash, 0), Reason.OK
+
+
+def _lives(core: Core, view: View, slot: int) -> bool:
+    try:
+        core.slot_key(view, slot)
+    except SlotDead:
+        return False
+    return True
+
+
+def _fits(core: Core, slot: int, grant_id: bytes, token_hash: bytes) -> bool:
+    return p.compare(token_mark(core.vault_id, slot, token_hash), grant_id)
 
 
 class Session:
@@ -147,9 +191,8 @@ class Session:
     def _load(self, view: View) -> Principal | None:
         seq, principal, _ = self._checked
         if seq != view.head.control_seq:
-            principal, reason = load_principal(self._core, view, self.principal_id)
-            if principal is not None and not p.compare(principal.token_hash, self._token_hash):
-                principal, reason = None, Reason.PRINCIPAL_UNKNOWN
+            principal, reason = authenticate(self._core, view, self.principal_id, self._token_hash)
             self._allowed = allowed(principal.roles) if principal else frozenset()
-            self._checked = (view.head.control_seq, principal, reason)
+            known = view.head.control_seq if reason is not Reason.INTEGRITY else -1  # it may be put right
+            self._checked = (known, principal, reason)
         return principal

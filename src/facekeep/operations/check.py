@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,19 +11,16 @@ import numpy.typing as npt
 
 from facekeep.access.core import Core, View, is_tree_of
 from facekeep.access.roles import Action
-from facekeep.access.session import Session, load_principal
-from facekeep.auditlog.prints import LoggedPrincipal
+from facekeep.access.session import Session
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.entryrules import Reason
 from facekeep.keys.verify import verify_tree
 from facekeep.operations import recovering
-from facekeep.operations.people import living_principals
+from facekeep.operations.people import is_principals_row, living_principals
 from facekeep.operations.rows import LivingGrant, living
 from facekeep.operations.unlogged import is_true, rolled_back
 from facekeep.operations.whose import index_rows, index_tags
 from facekeep.sealing.handles import masked, table
-from facekeep.store.keysdb import PrincipalRow
 from facekeep.store.sqlite import MEND
 from facekeep.store.vaultdb import GrantRow, without_records
 
@@ -135,40 +132,37 @@ def _check_dead(core: Core, view: View, report: CheckReport) -> None:
 
 def _check_principals(core: Core, view: View, report: CheckReport) -> None:
     logged = {each.id: each for each in living_principals(core, view)}
-    rows = {row.slot: row for row in core.keys.principal_list(view.principal_slots())}
-    named = {row.principal for row in rows.values()}
-    found = [(row.principal, _principal_problem(core, view, row, logged)) for row in rows.values()]
+    rows = core.keys.principal_list(view.principal_slots())
     strange = core.keys.principal_count() - len(rows)
     if strange:
         message = f"{strange} more rows of principals stand in slots that the log never gave to anybody"
         report.findings.append(Finding("keys.db", message, _SCRUB))
-    found.extend(
-        (each.id, "the row of principal {} is missing: its token does not work, until somebody puts it back")
-        for each in logged.values()
-        if each.id not in named and not view.pending.granting(each.slot)
-    )
-    for identity, problem in found:
-        if problem is not None:
-            report.findings.append(
-                Finding(
-                    "keys.db",
-                    problem.format(identity.hex()),
-                    "run 'facekeep check --scrub', or revoke the principal",
-                )
+    at = {row.slot: row for row in rows}
+    for each in logged.values():
+        if not view.pending.granting(each.slot) and not is_principals_row(
+            core, view, each, at.get(each.slot)
+        ):
+            message = (
+                f"the row of principal {each.id.hex()} is missing or was altered: its token works, only its"
+                " label is lost"
             )
+            report.findings.append(Finding("keys.db", message, _label_next(core)))
+    for row in rows:
+        own = logged.get(row.principal)
+        if own is None:
+            message = f"the log knows no living principal {row.principal.hex()}, which has a row"
+            report.findings.append(Finding("keys.db", message, _SCRUB))
+        elif own.slot != row.slot:
+            message = f"the row of principal {row.principal.hex()} is not the one that the log announced"
+            report.findings.append(Finding("keys.db", message, _SCRUB))
 
 
-def _principal_problem(
-    core: Core, view: View, row: PrincipalRow, living: Mapping[bytes, LoggedPrincipal]
-) -> str | None:
-    logged = living.get(row.principal)
-    if logged is None:
-        return "the log knows no living principal {}, which has a row"
-    if (row.slot, row.grant_id, row.commitment) != (logged.slot, logged.grant_id, logged.commitment):
-        return "the row of principal {} is not the one that the log announced"
-    if load_principal(core, view, row.principal)[1] in (Reason.INTEGRITY, Reason.PRINCIPAL_UNKNOWN):
-        return "the record of principal {} was altered"
-    return None
+def _label_next(core: Core) -> str:
+    if core.settings.copies:
+        return (
+            f"{_SCRUB}: it takes the row from a live copy; where none has it, add another and revoke this one"
+        )
+    return "revoke the principal, if it is to have a label again, and add another in its place"
 
 
 def _check_log(core: Core, report: CheckReport, say: Progress) -> None:

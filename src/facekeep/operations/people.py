@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from facekeep.access.core import FIRST_PRINCIPAL_INDEX, Core, View
-from facekeep.access.principals import Principal, new_principal
+from facekeep.access.principals import new_principal, token_mark
 from facekeep.access.roles import Action, Role
-from facekeep.access.session import Session, load_principal
+from facekeep.access.session import Session, read_principal
 from facekeep.auditlog.prints import LoggedPrincipal
-from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
-from facekeep.formats.entryrules import Reason
-from facekeep.formats.ids import GRANT_ID_LEN, slot_id
+from facekeep.formats.ids import slot_id
 from facekeep.operations.allocation import next_index
 from facekeep.operations.destroy import Destruction
 from facekeep.operations.erase import Asked, announced, carry_out
@@ -43,7 +41,8 @@ def install_principal(core: Core, view: View, by: str | None, label: str, roles:
     now = core.clock.now_ms()
     principal, token = new_principal(label, roles, now)
     index = max(next_index(core, view, SYSTEM_BRANCH), FIRST_PRINCIPAL_INDEX)
-    slot, grant_id = slot_id(SYSTEM_BRANCH, index), p.random_bytes(GRANT_ID_LEN)
+    slot = slot_id(SYSTEM_BRANCH, index)
+    grant_id = token_mark(core.vault_id, slot, principal.token_hash)
     key = core.slot_key(view, slot)
     sealed, commitment = core.sealer.seal_principal(key, slot, grant_id, principal.to_record())
     first = core.log.append(
@@ -80,17 +79,17 @@ def add_principal(core: Core, session: Session, label: str, roles: frozenset[Rol
 def list_principals(core: Core, session: Session) -> list[Listed]:
     """Return every living principal of the log and every other one that has a row, by id.
 
-    A living principal without a row is ``missing_row``: nobody can use its token until the row is back.
+    A living principal without a whole row is ``missing_row``: its token works, its label is lost.
     """
     session.require(Action.PRINCIPALS)
     view = core.view()
-    logged = {each.id: each for each in living_principals(core, view)}
-    rows = {row.principal for row in core.keys.principal_list(view.principal_slots())}
-    listed = [_listed(each, *load_principal(core, view, each), logged.get(each)) for each in rows]
+    logged = {each.id: each for each in living_principals(core, view) if not view.pending.granting(each.slot)}
+    rows = core.keys.principal_list(view.principal_slots())
+    at = {row.slot: row for row in rows}
+    listed = [_listed(core, view, each, at.get(each.slot)) for each in logged.values()]
+    strange = {row.principal: row for row in rows if row.principal not in logged}
     listed.extend(
-        Listed(each.id.hex(), "", each.roles, MISSING_ROW)
-        for each in logged.values()
-        if each.id not in rows and not view.pending.granting(each.slot)
+        Listed(each.hex(), "", (), read_principal(core, view, row)[1].value) for each, row in strange.items()
     )
     return sorted(listed, key=lambda each: each.id)
 
@@ -102,13 +101,25 @@ def living_principals(core: Core, view: View) -> list[LoggedPrincipal]:
     return [each for each, lives in zip(logged, alive.tolist(), strict=True) if lives]
 
 
-def _listed(
-    identity: bytes, principal: Principal | None, reason: Reason, logged: LoggedPrincipal | None
-) -> Listed:
-    if principal is None:
-        return Listed(identity.hex(), "", logged.roles if logged else (), reason.value)
-    roles = tuple(sorted(role.value for role in principal.roles))
-    return Listed(identity.hex(), principal.label, roles, "active")
+def is_principals_row(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow | None) -> bool:
+    """Whether a row is whole, and that of a living principal."""
+    if row is None or (row.principal, row.slot, row.grant_id, row.commitment) != logged[:4]:
+        return False
+    try:
+        key = core.slot_key(view, row.slot)
+        core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
+    except FacekeepError:
+        return False
+    return True
+
+
+def _listed(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow | None) -> Listed:
+    """Return a living principal, with its row where that is whole."""
+    principal, reason = read_principal(core, view, row)
+    if principal is not None and principal.id == logged.id:
+        return Listed(logged.id.hex(), principal.label, logged.roles, "active")
+    state = reason.value if view.pending.destroying(logged.slot) else MISSING_ROW
+    return Listed(logged.id.hex(), "", logged.roles, state)
 
 
 def revoke_principal(core: Core, session: Session, identity: str) -> int:
@@ -146,8 +157,12 @@ def _is_id(text: str) -> bool:
 
 
 def _others(core: Core, view: View, identity: bytes) -> bool:
-    for other in core.keys.principal_list(view.principal_slots()):
-        principal, _ = load_principal(core, view, other.principal)
-        if other.principal != identity and principal is not None and Role.OPERATOR in principal.roles:
-            return True
-    return False
+    """Whether anybody else may manage principals."""
+    return any(
+        Role.OPERATOR in each.roles and each.id != identity and not _is_pending(view, each.slot)
+        for each in living_principals(core, view)
+    )
+
+
+def _is_pending(view: View, slot: int) -> bool:
+    return view.pending.destroying(slot) or view.pending.granting(slot)

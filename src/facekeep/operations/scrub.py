@@ -16,7 +16,6 @@ from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.mending import OtherHistory
-from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError, RootError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.nodes import root_fingerprint
@@ -28,13 +27,13 @@ from facekeep.keys.tree import open_tree
 from facekeep.keys.verify import verify_tree
 from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
-from facekeep.operations.people import living_principals
+from facekeep.operations.people import is_principals_row, living_principals
 from facekeep.operations.steps import reached
 from facekeep.operations.unlogged import rolled_back, true_principals, true_slots
 from facekeep.operations.whose import index_rows, index_tags
 from facekeep.store.aside import move_aside
 from facekeep.store.keyscopies import CopyState
-from facekeep.store.keysdb import KeysStore, PrincipalRow
+from facekeep.store.keysdb import KeysStore
 
 Say = Callable[[str, int, int], None]
 _KEEP: Final = "keep both files; docs/operator.md says how to find out which is the true one"
@@ -147,11 +146,22 @@ def _strangers(core: Core, report: ScrubReport) -> None:
 
 
 def _mend_rows(core: Core, view: View, others: Sequence[KeysStore]) -> Iterator[str]:
-    """Take principals that the primary lacks, or has altered, from copies."""
-    for logged in living_principals(core, view):
-        if not _is_whole(core, view, logged, core.keys.principal_get(logged.id)):
-            for row in (other.principal_get(logged.id) for other in others):
-                if row is not None and _is_whole(core, view, logged, row):
+    """Take principals that the primary lacks, or has altered, from copies; nobody else's row stays."""
+    span = view.principal_slots()
+    living = {each.slot: each for each in living_principals(core, view)}
+    at = {row.slot: row for row in core.keys.principal_list(span)}
+    strange = [
+        slot
+        for slot, row in at.items()
+        if span[0] <= slot < span[1] and (slot not in living or living[slot].id != row.principal)
+    ]
+    if strange:
+        core.keys.principal_delete(strange)
+        yield f"{len(strange)} rows of principals in slots that are not theirs"
+    for slot, logged in living.items():
+        if not is_principals_row(core, view, logged, at.get(slot)):
+            for row in (other.principal_at(slot) for other in others):
+                if row is not None and is_principals_row(core, view, logged, row):
                     core.keys.principal_put(row)
                     yield f"the row of principal {logged.id.hex()}"
                     break
@@ -163,18 +173,6 @@ def _mend_index(core: Core, view: View, report: ScrubReport) -> None:
     if not (index_tags(core, view).items() <= found.items() and all(found.values())):
         core.keys.index_replace(index_rows(core, view, core.index))
         report.mended("keys.db", "the subject index was written anew")
-
-
-def _is_whole(core: Core, view: View, logged: LoggedPrincipal, row: PrincipalRow | None) -> bool:
-    """Whether a row is the principal that the log announced, and opens."""
-    if row is None or (row.slot, row.grant_id, row.commitment) != logged[1:4]:
-        return False
-    try:
-        key = core.slot_key(view, row.slot)
-        core.sealer.open_principal(key, row.slot, row.grant_id, row.commitment, row.sealed)
-    except FacekeepError:
-        return False
-    return True
 
 
 def _keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:

@@ -23,6 +23,7 @@ from facekeep.store.keysrows import (
     DROP_PRINCIPAL,
     MIGRATIONS,
     PUT_INDEX,
+    PUT_PRINCIPAL,
     SELECT_ALL,
     SELECT_FINGERPRINTS,
     SELECT_INDEX,
@@ -262,17 +263,15 @@ class KeysStore:
         row = self._one(SELECT_PRINCIPAL + " WHERE principal = ? LIMIT 1", (principal,))
         return None if row is None else principal_row(row)
 
+    def principal_at(self, slot: int) -> PrincipalRow | None:
+        """Row of a slot, or None."""
+        row = self._one(SELECT_PRINCIPAL + " WHERE slot = ?", (slot,))
+        return None if row is None else principal_row(row)
+
     def principal_put(self, row: PrincipalRow) -> None:
-        """Put a row; putting the same slot again replaces it. Raises IntegrityError for an id that stands."""
+        """Put a row in the place of whatever stands in its slot, or under its id in another one."""
         values = (row.slot, row.principal, row.grant_id, row.commitment, row.sealed)
-
-        def apply(connection: sqlite3.Connection) -> None:
-            taken = "SELECT 1 FROM principal WHERE principal = ? AND slot <> ?"
-            if connection.execute(taken, (row.principal, row.slot)).fetchone():
-                raise IntegrityError("a principal with this id stands already")
-            connection.execute("INSERT OR REPLACE INTO principal VALUES (?, ?, ?, ?, ?)", values)
-
-        self._write(apply)
+        self._write(lambda connection: connection.execute(PUT_PRINCIPAL, values))
 
     def principal_list(self, span: tuple[int, int] = (0, 2**53)) -> tuple[PrincipalRow, ...]:
         """Rows of the slots from the first up to the second, and a few of those that stand elsewhere."""

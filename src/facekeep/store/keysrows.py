@@ -103,6 +103,7 @@ _PUT_TOP = "INSERT OR REPLACE INTO top VALUES (?, ?, ?, ?)"
 PUT_INDEX = "INSERT OR REPLACE INTO subject_index (hash, sealed)"
 _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
+PUT_PRINCIPAL = "INSERT OR REPLACE INTO principal VALUES (?, ?, ?, ?, ?)"  # the id is unique, too
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
 STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
 
