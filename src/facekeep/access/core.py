@@ -229,6 +229,8 @@ class Core:
     def rows_of(self, view: View, tag: bytes) -> list[GrantRow]:
         """Rows of a subject tag in slots that were given out, by slot; what else stands there costs nothing.
 
+        An index of vault.db may lead to a row of somebody else: that is none of them.
+
         Of more than ``LIMITS.rows_at_gate`` those that live come first: nobody has as many.
         """
         slots = self.data.slots_of(tag, view.spans(), LIMITS.rows_of_subject)
@@ -236,7 +238,7 @@ class Core:
             alive = view.tree.alive(slots) & ~view.pending.mask(np.array(slots, np.int64))
             ranked = sorted(zip(alive.tolist(), slots, strict=True), reverse=True)
             slots = [slot for _, slot in ranked[: LIMITS.rows_at_gate]]
-        return self.data.by_slots(slots)
+        return [row for row in self.data.by_slots(slots) if row.tag == tag]
 
     def check_files(self) -> None:
         """Raise IntegrityError if vault.db or keys.db was removed or replaced."""

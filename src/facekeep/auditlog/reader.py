@@ -169,8 +169,6 @@ class Reader:
         seen, chain, last = mark.entries, mark.chain, start - 1
         with self._connected() as connection:
             for row, previous in logdb.control_rows(connection, start, head.size):
-                if row.idx <= last:
-                    raise IntegrityError(f"log entry {row.idx} stands twice in log.db, or out of its order")
                 if previous is None and row.idx:
                     raise IntegrityError(f"log entry {row.idx - 1} is missing")
                 seen, chain, last = seen + 1, self._key.control(row.idx, chain, row.leaf), row.idx

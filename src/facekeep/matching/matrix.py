@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.crypto.memory import LockedBuffer
+from facekeep.errors import IntegrityError
 from facekeep.formats.columns import each_row
 from facekeep.formats.ids import GRANT_ID_LEN
 from facekeep.store.sealedrows import SealedRows
@@ -72,7 +73,12 @@ class Matrix:
         means: npt.NDArray[np.bool_],
         fill: Callable[[memoryview], list[int]],
     ) -> list[int]:
-        """Append rows, filled in place by ``fill``; returns the slots that failed."""
+        """Append rows, filled in place by ``fill``; returns the slots that failed.
+
+        Raises IntegrityError for a slot that has a row already: it would be dropped once, and stay.
+        """
+        if len(set(rows.slots.tolist()).difference(self._where)) != len(rows):
+            raise IntegrityError("a grant would stand twice in a gallery")
         self.reserve(self.count + len(rows))
         start, end = self.count, self.count + len(rows)
         width = 4 * self.dimension

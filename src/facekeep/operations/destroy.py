@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from facekeep.access.core import LOG_KEY_SLOT, Core, View
-from facekeep.errors import ErasurePending
+from facekeep.errors import ErasurePending, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS, slot_id
@@ -138,7 +139,10 @@ def complete(
     *,
     recovery: bool,
 ) -> None:
-    """Say "destroyed" in the log, of the swap that stands in keys.db, then delete the dead rows."""
+    """Say "destroyed" in the log, of the swap that stands in keys.db, then delete the dead rows.
+
+    Nothing opens them: where vault.db is too damaged to be written to they stay, and the erasure is done.
+    """
     view = core.view()
     core.log.append(
         [
@@ -156,5 +160,6 @@ def complete(
     )
     reached("destroy.completed")
     if not what.rows_stay:
-        core.data.delete(what.slots)
+        with contextlib.suppress(IntegrityError):
+            core.data.delete(what.slots)
     reached("destroy.rows-deleted")

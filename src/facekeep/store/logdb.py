@@ -144,7 +144,7 @@ def count_rows(connection: sqlite3.Connection) -> int:
 
 
 def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[Row]:
-    """Rows with start <= idx < stop, ascending."""
+    """Rows with start <= idx < stop, strictly ascending; IntegrityError for one that is not."""
     while start < stop:
         rows = connection.execute(
             f"SELECT idx, control, {_READ} FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
@@ -152,8 +152,10 @@ def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Itera
         ).fetchall()
         if not rows:
             return
-        yield from map(_row, rows)
-        start = rows[-1][0] + 1
+        for row in map(_row, rows):
+            _in_order(row, start)
+            yield row
+            start = row.idx + 1
 
 
 def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[tuple[Row, bytes | None]]:
@@ -167,11 +169,19 @@ def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Itera
         ).fetchall()
         if not rows:
             return
-        for row in rows:
-            if row[5] is not None and type(row[5]) is not bytes:
+        for *values, previous in rows:
+            if previous is not None and type(previous) is not bytes:
                 raise _damaged()
-            yield _row(row[:5]), row[5]
-        start = rows[-1][0] + 1
+            row = _row(values)
+            _in_order(row, start)
+            yield row, previous
+            start = row.idx + 1
+
+
+def _in_order(row: Row, start: int) -> None:
+    """Raise IntegrityError for a row before the next one that is due: no file keeps an order by itself."""
+    if row.idx < start:
+        raise IntegrityError(f"log entry {row.idx} stands twice in log.db, or out of its order")
 
 
 def index_of_slot(connection: sqlite3.Connection, slot: int) -> int | None:

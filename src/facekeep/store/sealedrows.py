@@ -211,11 +211,11 @@ class WholeRows(NamedTuple):
 def windows(connection: sqlite3.Connection, low: int, high: int, width: int) -> Iterator[SealedRows]:
     """Rows with ``low <= slot < high`` by slot, of at most ``width`` slots; each is one read snapshot.
 
-    Left out is a row with a column that is longer, or shorter, than any of ours.
+    Left out is a row with a column that is longer, or shorter, than any of ours, and one whose slot had one.
     """
     for first, end in _stretches(connection, low, high, width):
         for columns in _window(connection, first, end, _WINDOW, _ONE):
-            yield columns[0]
+            yield columns[0].only(_once(columns[0].slots, first, end))
 
 
 def whole_windows(connection: sqlite3.Connection, low: int, high: int, width: int) -> Iterator[WholeRows]:
@@ -223,7 +223,14 @@ def whole_windows(connection: sqlite3.Connection, low: int, high: int, width: in
     for first, end in _stretches(connection, low, high, width, step=low):
         found = _window(connection, first, end, _WINDOW + _RECORDS, _ONE + _ONE_RECORD)
         for rows, records in found:
-            yield WholeRows(rows, records)
+            yield WholeRows(rows, records).only(_once(rows.slots, first, end))
+
+
+def _once(slots: _Int64, low: int, high: int) -> npt.NDArray[np.bool_]:
+    """Mask of the first row of each slot from ``low`` to ``high``: a file may have it twice, or elsewhere."""
+    mask = np.zeros(len(slots), np.bool_)
+    mask[np.unique(slots, return_index=True)[1]] = True
+    return mask & (slots >= low) & (slots < high)
 
 
 def gathered(found: Iterator[WholeRows], count: int) -> Iterator[WholeRows]:
@@ -254,7 +261,7 @@ def _stretches(
 ) -> Iterator[tuple[int, int]]:
     """(first, end) of stretches that hold rows, counted from ``step`` on or else from their first row."""
     while (found := connection.execute(_NEXT, (low, high)).fetchone()) is not None:
-        first, size = found
+        first, size = max(low, found[0]), found[1]
         room = width if step is None else width - (first - step) % width
         low = first + max(1, min(room, _WINDOW_BYTES // max(size or 0, 1)))
         yield first, min(low, high)

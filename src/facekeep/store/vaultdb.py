@@ -152,27 +152,31 @@ class VaultStore:
         with translated(self.database.name):
             connection = self.database.connection()
             found = [connection.execute(sql, (tag, low, high, most)).fetchall() for low, high in spans]
-        return sorted(slot for rows in found for (slot,) in rows)
+        return sorted({slot for rows in found for (slot,) in rows})
 
     def by_slots(self, slots: Sequence[int]) -> list[GrantRow]:
         """Rows of these slots that exist, by slot."""
         found: list[GrantRow] = []
         with translated(self.database.name):
             connection = self.database.connection()
-            for slot in sorted(slots):
+            for slot in sorted(set(slots)):
                 row = connection.execute(f"SELECT {_ROW} FROM grants WHERE slot = ?", (slot,)).fetchone()
                 if row is not None:
                     found.append(_typed(row))
         return list(self._masked(found))
 
     def rows(self, low: int = -(2**63), high: int = 2**63) -> Iterator[GrantRow]:
-        """Rows with ``low <= slot < high`` by slot, streamed from one read snapshot."""
+        """Rows with ``low <= slot < high`` by slot, each slot once, streamed from one read snapshot."""
+        last = low - 1
         with translated(self.database.name):
             cursor = self.database.connection().execute(
                 f"SELECT {_ROW} FROM grants WHERE slot BETWEEN ? AND ? ORDER BY slot", (low, high - 1)
             )
             while some := cursor.fetchmany(_CHUNK):
-                yield from self._masked([_typed(row) for row in some])
+                for row in self._masked([_typed(row) for row in some]):
+                    if row.slot > last:  # else it stands twice, or out of its order
+                        yield row
+                        last = row.slot
 
     def models(self, low: int, high: int) -> Iterator[str]:
         """Model id of each row with ``low <= slot < high``, as it stands there."""
@@ -207,10 +211,10 @@ class VaultStore:
         return [int(slot) for slot in self.slot_array()]
 
     def slot_array(self) -> npt.NDArray[np.int64]:
-        """Every slot that has a row, ascending, int64 of shape (n,): 0.3 s for a million."""
+        """Every slot that has a row, once, ascending, int64 of shape (n,): 0.3 s for a million."""
         with translated(self.database.name):
             cursor = self.database.connection().execute("SELECT slot FROM grants")  # reads an index only
-            return np.sort(np.fromiter((row[0] for row in cursor), np.int64))
+            return np.unique(np.fromiter((row[0] for row in cursor), np.int64))
 
     def count(self) -> int:
         """Count the rows."""
@@ -239,7 +243,13 @@ class VaultStore:
             copied.execute("BEGIN")
             for name, _ in made:
                 copied.execute(f"DROP INDEX main.{name}")
-            rows = copied.execute("INSERT INTO main.grants SELECT * FROM source.grants").rowcount
+            try:
+                rows = copied.execute("INSERT INTO main.grants SELECT * FROM source.grants").rowcount
+            except sqlite3.IntegrityError:  # a row stands twice in vault.db: the first of each, as ``rows``
+                copied.execute("DELETE FROM main.grants")
+                rows = copied.execute(
+                    "INSERT OR IGNORE INTO main.grants SELECT * FROM source.grants ORDER BY slot"
+                ).rowcount
             for _, sql in made:  # at once is faster than row by row
                 copied.execute(sql)
             copied.executemany("INSERT INTO main.meta VALUES (?, ?)", meta.items())
