@@ -139,12 +139,31 @@ def test_a_forked_log_never_writes_to_its_copy(lab: Lab, tmp_path: Path, copy: P
     lab.put_back(older)
     log = lab.open()
     before = verified(lab, copy)
-    lab.decide(1, log)
+    with pytest.raises(IntegrityError, match="has entries that"):
+        lab.decide(1, log)
+    with pytest.raises(IntegrityError, match="stopped answering"):
+        lab.decide(1, log)
+    log = lab.open()
     assert [each.state for each in log.copies_state()] == ["ahead"]
-    lab.decide(4, log)
-    assert [each.state for each in log.copies_state()] == ["diverged"]
-    with pytest.raises(IntegrityError, match="another history"):
+    with pytest.raises(IntegrityError, match="has entries that"):
         log.resync_copies()
+    assert verified(lab, copy) == before
+
+
+def test_a_fork_that_is_longer_than_its_copy(lab: Lab, tmp_path: Path, copy: Path) -> None:
+    older = lab.save(tmp_path / "older")
+    lab.decide(2)
+    lab.put_back(older)
+    before = verified(lab, copy)
+    aside = copy.parent.rename(tmp_path / "aside")
+    log = lab.open()
+    lab.decide(5, log)
+    aside.rename(copy.parent)
+    log.close()
+    log = lab.open()
+    with pytest.raises(IntegrityError, match="another history"):
+        lab.decide(1, log)
+    assert [each.state for each in lab.open().copies_state()] == ["diverged"]
     assert verified(lab, copy) == before
 
 

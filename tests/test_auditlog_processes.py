@@ -67,6 +67,24 @@ def test_two_processes_append_concurrently_and_keep_one_chain(tmp_path: Path) ->
     assert [each.size for each in lab.log.copies_state()] == [361]
 
 
+def test_no_copy_looks_ahead_of_the_log_while_three_processes_append(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    lab = Lab(tmp_path, tmp_path / "second" / "log.db")
+    results = SPAWN.Queue()
+    workers = [SPAWN.Process(target=decide_many, args=(str(lab.path), 2, 60, results)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    seen: set[str] = set()
+    while any(worker.is_alive() for worker in workers) and results.qsize() < len(workers):
+        seen.update(each.state for each in lab.log.copies_state())
+    assert len([pair for _ in workers for pair in results.get(timeout=120)]) == 360
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert seen <= {"current", "behind"}
+    assert lab.log.verify().size == 361
+
+
 def test_no_decision_lands_after_the_control_entry_it_did_not_see(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     results = SPAWN.Queue()

@@ -159,6 +159,7 @@ class Core:
         self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
         self._tree = tree
         self._tree_is_doubted = False
+        self._named = frozenset((tree.fingerprint,))  # roots in keys.db, when the tree in use was read there
         self.is_settled = False  # every holder answered, with the present root and no other, when last asked
         self._state: View | None = None
         self._refresh = threading.Lock()
@@ -166,7 +167,7 @@ class Core:
         self.scratch = contextlib.ExitStack()  # left when it is closed
         self._lost_at = -1  # control entries of the log that the watcher could not follow
         self.watcher: Watcher[Core] = Watcher(self)
-        log.guard(self.check_files)
+        log.guard(self._unobjected)
         log.limit(settings.matching)
 
     def erases_only(self, why: FacekeepError) -> None:
@@ -245,6 +246,26 @@ class Core:
         self.data.database.check_identity()
         self.keys.check_identity()
 
+    def _unobjected(self) -> None:
+        """``check_files``, and doubt the tree if anybody has swapped: for the append of a decision.
+
+        Asks no holder: the writer of the log waits for it. The next view does.
+        """
+        self.check_files()
+        if self._is_overtaken():
+            self._state, self._tree_is_doubted = None, True
+            raise IntegrityError("the key tree was swapped")
+
+    def _is_overtaken(self) -> bool:
+        """Whether keys.db, or a holder's file, is not what it was when the tree in use was read.
+
+        The log alone does not tell a swap: its files may have been put back as they were before it.
+        """
+        return self._names() != self._named or any(each.is_touched() for each in self.readers)
+
+    def _names(self) -> frozenset[bytes]:
+        return frozenset(self.keys.read_fingerprints())
+
     def logged(self, slot: int) -> bytes | None:
         """Print (``auditlog.ledger``) of the grant or principal that the log gave a slot to, or None.
 
@@ -300,14 +321,14 @@ class Core:
         for _ in range(_SWAPS_FOLLOWED):
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
+            named = self._names()
             try:
                 asked = ask(self.readers)
                 roots = asked.roots()
             except FacekeepError:
-                if is_tree_of(
-                    self._tree, head
-                ):  # no holder is within reach: the tree is the log's all the same
-                    return head
+                if is_tree_of(self._tree, head) and self._tree.fingerprint in named:
+                    self._named = named
+                    return head  # no holder is within reach: the tree is the vault's all the same
                 raise
             try:
                 tree = open_tree(self.keys, self.vault_id, roots, self._tree)[0]
@@ -316,13 +337,16 @@ class Core:
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = asked.unopened(error)
             else:
-                lost, self._tree_is_doubted = None, False
+                lost, self._tree_is_doubted, self._named = None, False, named
                 self.is_settled = asked.settled(self.providers, tree.fingerprint)
                 head = self.log.head()
                 if is_tree_of(self._tree, head):
                     return head
             head = self.log.head()
-        raise lost or IntegrityError("the key tree is not the one the log's last swap made")
+        raise lost or IntegrityError(
+            "the key tree is not the one the log's last swap made",
+            next="stop every process; put the newest copy of log.db back and run 'facekeep check'",
+        )
 
     def _check_own(self, tree: KeyTree) -> None:
         """Raise IntegrityError for a tree with another log key, which somebody made (SPEC.md §3.5)."""
@@ -381,6 +405,8 @@ class Core:
         try:
             if self.lock.still_held():
                 return
+            if self._is_overtaken():
+                self.forget_tree()
             seq, state = self.log.head().control_seq, self._state
             if seq != self._lost_at and (state is None or state.head.control_seq != seq):
                 self.view()
@@ -393,7 +419,7 @@ class Core:
             with contextlib.suppress(FacekeepError):
                 head = self.log.head()
                 self._lost_at = head.control_seq
-                if is_tree_of(self._tree, head):
+                if is_tree_of(self._tree, head) and self._tree.fingerprint in self._names():
                     return
             self._tree = self._tree.forgotten()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal["current", "behind", "missing", "away", "ahead", "diverged", "foreign", "damaged"]
 
+_LOOK_S: Final = 60.0  # between two looks at a copy that was left behind
 _BUSY_MS: Final = 2_000  # wait for another process at a copy; longer, and the copy is left behind
 _REFUSED: Final = {
     "ahead": "has entries that log.db lacks: log.db was rolled back",
@@ -71,13 +73,30 @@ class Copies:
                 )
 
     def push(self, batch: Batch) -> None:
-        """Append a committed batch to every copy that has kept up; never raises for a copy's fault."""
+        """Append a committed batch to every copy that has kept up; a copy's own fault leaves it behind.
+
+        Raises IntegrityError where a copy has an authentic entry that the log lacks. One that was left behind
+        is looked at for that, too, but not with every commit.
+        """
         for each in self._copies:
             if each.note is None:
                 try:
                     each.append(batch, self._source, logdb.CHUNK)
                 except FacekeepError as error:
+                    self._look(each)
                     each.leave(str(error))
+            elif time.monotonic() >= each.look_at_s:
+                self._look(each)
+                each.leave(each.note)
+
+    def _look(self, copy: _Copy) -> None:
+        """Raise IntegrityError for a copy that proves the log an old one.
+
+        Whoever appends does so to the log first, and it is read after the copy: none is ahead for a moment.
+        """
+        state, _ = copy.stand(self._source)
+        if state in ("ahead", "diverged"):
+            raise _refusal(copy.path, state)
 
     def states(self) -> tuple[CopyState, ...]:
         """How each copy stands; reads only."""
@@ -127,6 +146,7 @@ class _Copy:
         self.path = path
         self._key = key
         self.note: str | None = None
+        self.look_at_s = 0.0  # when it is looked at again, once it was left behind
         self._vault_id = vault_id
         self._database: Database | None = None
         self._connection: sqlite3.Connection | None = None
@@ -208,6 +228,7 @@ class _Copy:
     def leave(self, why: str) -> None:
         """Stop writing to the copy until the next ``resync``."""
         self.note = why
+        self.look_at_s = time.monotonic() + _LOOK_S
         self.shut()
 
     def shut(self) -> None:

@@ -66,7 +66,7 @@ class Request:
             raise StoreError("it is not known whether the entry was written: another thread was interrupted")
         if isinstance(error, FacekeepError):  # may be shared by several threads: raise a copy
             raise type(error)(str(error), next=error.next) from error
-        raise error
+        raise type(error)(*error.args)  # this one's traceback would lead to itself, and keep what was opened
 
 
 class DecisionRequest(Request):

@@ -127,7 +127,12 @@ class Writer:
             self._watch.advance(seen)
         for request, first in placed:
             request.first = first
-        self._copies.push(Batch(pass_.rows, pass_.slots, before.chain, seen.sealed))
+        try:
+            self._copies.push(Batch(pass_.rows, pass_.slots, before.chain, seen.sealed))
+        except IntegrityError:  # the log that it was written to is an old one: no answer counts
+            for request, _ in placed:
+                request.first = -1
+            raise
 
     def _unobjected(self) -> bool:
         try:

@@ -39,6 +39,7 @@ class FileProvider(RootProvider):
         self.path = path
         self._vault_id = vault_id
         self._damage: tuple[str, ...] = ()
+        self._asked: tuple[int, ...] | None = None
 
     @classmethod
     def from_uri(cls, rest: str, place: Place) -> Self:
@@ -60,6 +61,17 @@ class FileProvider(RootProvider):
     def places(self) -> tuple[str, ...]:
         """Path and inode."""
         return (self.identity, *inode_of(self.path))
+
+    def is_touched(self) -> bool:
+        """Whether the file is another one, or was changed, since the last ``candidates``."""
+        return self._stamp() != self._asked
+
+    def _stamp(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat(follow_symlinks=False)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
     @property
     def damage(self) -> tuple[str, ...]:
@@ -109,6 +121,7 @@ class FileProvider(RootProvider):
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Roots in readable slots, the current one first. open(O_RDONLY|O_NOFOLLOW), flock, pread."""
+        self._asked = self._stamp()
         with self._opened(write=False) as descriptor:
             slots = self._read(descriptor)
         held = {slot.fingerprint: slot for slot in sorted(filter(None, slots), key=lambda slot: slot.state)}

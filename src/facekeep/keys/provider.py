@@ -147,6 +147,10 @@ class RootProvider(abc.ABC):
         """Everything that no other holder may share, by however many names: files, as inodes too."""
         return (self.identity,)
 
+    def is_touched(self) -> bool:
+        """Whether it was written to since it was last asked; False where only asking tells."""
+        return False
+
     @property
     @abc.abstractmethod
     def damage(self) -> tuple[str, ...]:
