@@ -25,7 +25,7 @@ from vaultlab import DAY, NOW, VERIFY, Lab, core, reason
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TERMS = Terms(Scope.VERIFY, 100, 200, ("DE", "EU"), 1, 4, bytes(32))
-ASK = Ask(Action.VERIFY, Scope.VERIFY, "m", "FR")
+ASK = Ask(Action.VERIFY, Scope.VERIFY, "m", 4, "l2", "FR")
 
 
 # -- tokens
@@ -150,6 +150,8 @@ def test_roles_add_up_and_nothing_comes_from_none() -> None:
         (TERMS, ASK._replace(region="DE"), 150, Reason.OK),
         (replace(TERMS, regions=("DE",)), ASK, 150, Reason.REGION),
         (TERMS, ASK._replace(model="n"), 150, Reason.MODEL),
+        (TERMS, ASK._replace(dimension=3), 150, Reason.MODEL),
+        (TERMS, ASK._replace(metric="cosine"), 150, Reason.MODEL),
         (TERMS, ASK._replace(scope=Scope.IDENTIFY), 150, Reason.SCOPE),
         (TERMS, ASK._replace(model="n", region="CH", scope=Scope.SHARE), 50, Reason.SCOPE),
         (TERMS, ASK._replace(model="n", region="CH"), 50, Reason.NOT_BEFORE),

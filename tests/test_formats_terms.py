@@ -13,6 +13,7 @@ from facekeep.errors import FormatError
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import (
     EU_MEMBERS,
+    METRICS,
     TERMS_DTYPE,
     TERMS_LEN,
     Scope,
@@ -37,6 +38,7 @@ def terms(draw: st.DrawFn) -> Terms:
         draw(st.integers(1, 64)),
         draw(st.integers(1, 4_096)),
         draw(st.binary(min_size=32, max_size=32)),
+        draw(st.sampled_from(METRICS)),
     )
 
 
@@ -88,7 +90,7 @@ def changed(at: int, data: bytes) -> bytes:
         changed(1, b"\0"),
         changed(1, b"\1"),
         changed(1, b"\7"),
-        changed(2, b"\0\1"),
+        changed(2, b"\0\2"),
         changed(4, (20).to_bytes(8, "big")),
         changed(4, b"\xff" * 8),
         changed(12, (2**53).to_bytes(8, "big")),
@@ -121,8 +123,9 @@ def test_a_million_are_judged_like_one(many: list[Terms], region: str, now: int)
     rows = np.frombuffer(b"".join(each.pack() for each in many), TERMS_DTYPE)
     for scope in (Scope.VERIFY, Scope.IDENTIFY):
         mask = valid_now(rows, scope, region, now)
-        ask = Ask(Action.VERIFY, scope, "m", region)
-        assert mask.tolist() == [check_terms(each, "m", ask, now) is Reason.OK for each in many]
+        asks = [Ask(Action.VERIFY, scope, "m", each.dimension, each.metric, region) for each in many]
+        judged = [check_terms(each, "m", ask, now) for each, ask in zip(many, asks, strict=True)]
+        assert mask.tolist() == [reason is Reason.OK for reason in judged]
 
 
 def test_a_grant_for_the_union_covers_its_members_only() -> None:

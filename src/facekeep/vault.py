@@ -44,7 +44,7 @@ from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
 from facekeep.matching.images import ImageInput
 from facekeep.matching.model import Model
-from facekeep.matching.threshold import Threshold, default_threshold
+from facekeep.matching.threshold import Threshold, check_pair, default_threshold
 from facekeep.operations import (
     auditing,
     backups,
@@ -126,7 +126,7 @@ class Vault:
         self._core = core
         self._session = session
         self._extractor = extractor
-        self._galleries: dict[tuple[Scope, str, str], Gallery] = {}
+        self._galleries: dict[tuple[Model, str], Gallery] = {}
         self._opening = threading.Lock()
         self._left: list[Core] = []  # as they were before a change of settings
         self.token: str | None = None
@@ -328,7 +328,8 @@ class Vault:
         raw = check_subject_id(subject)
         vector, model = self._probe(probe, model)
         threshold = self._threshold(model, threshold)
-        ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, region or self.region)
+        where = region or self.region
+        ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, model.dimension, model.metric, where)
         question = decide.Question(vector, model, threshold, ask, with_score)
         return decide.verify(self._core, self._session, raw, question)
 
@@ -350,7 +351,7 @@ class Vault:
         """
         top = self.settings.matching.top if top is None else top
         vector, model = self._probe(probe, model)
-        key = (Scope.IDENTIFY, model.id, region or self.region)
+        key = (model, region or self.region)
         threshold = self._threshold(model, threshold, search=True)
         with self._opening:
             gallery = self._galleries.get(key)
@@ -388,8 +389,7 @@ class Vault:
     def _threshold(self, model: Model, threshold: Threshold | None, *, search: bool = False) -> Threshold:
         if threshold is None:
             return default_threshold(model, self.settings.matching.registered(model.id, search=search))
-        if threshold.model_id != model.id:
-            raise UsageError("the threshold was measured for another model")
+        check_pair(model, threshold)
         return threshold
 
     # Operation

@@ -139,7 +139,7 @@ def test_a_number_that_is_none_is_no_match() -> None:
     assert not DEFAULT.matches(float(np.nextafter(DEFAULT.value, 9)))
 
 
-@pytest.mark.parametrize("model", [MODEL, Model("dlib-resnet", "1", 128, "cosine")])
+@pytest.mark.parametrize("model", [MODEL, Model("raw:hostile", "1", 128, "cosine")])
 def test_no_default_for_a_model_that_was_not_measured(model: Model) -> None:
     with pytest.raises(UsageError, match="no calibrated threshold") as caught:
         default_threshold(model)

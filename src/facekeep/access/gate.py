@@ -33,11 +33,16 @@ from facekeep.wiping import wipe
 
 
 class Ask(NamedTuple):
-    """What is asked of the gate: an action on one subject's templates of one model, in one region."""
+    """What is asked of the gate: an action on one subject's templates of one model, in one region.
+
+    ``dimension`` and ``metric`` are what the model is said to be: what was enrolled decides.
+    """
 
     action: Action
     scope: Scope
     model: str
+    dimension: int
+    metric: str
     region: str
 
 
@@ -204,7 +209,8 @@ def check_terms(terms: Terms, model: str, ask: Ask, now_ms: int) -> Reason:
         return Reason.EXPIRED
     if covering_regions(ask.region).isdisjoint(terms.regions):
         return Reason.REGION
-    return Reason.OK if model == ask.model else Reason.MODEL
+    same = (model, terms.dimension, terms.metric) == (ask.model, ask.dimension, ask.metric)
+    return Reason.OK if same else Reason.MODEL
 
 
 def is_logged(core: Core, row: GrantRow) -> bool:

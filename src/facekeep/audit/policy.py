@@ -166,8 +166,8 @@ class Policy:
         (new, grant), old, op = made, self.register.living.get(slot), entry["op"]
         if old is None:  # SPEC.md §11 R14
             raise RuleBroken("R14", index, f"it opens what it may not: {self.register.why_not(slot)}")
-        same = (old.tag, old.terms.model, old.terms.dimension) == (
-            grant.tag, grant.terms.model, grant.terms.dimension,
+        same = (old.tag, old.terms.model, old.terms.dimension, old.terms.metric) == (
+            grant.tag, grant.terms.model, grant.terms.dimension, grant.terms.metric,
         )  # fmt: skip
         if not same or (op != "grant" and old.terms.scope != grant.terms.scope):  # SPEC.md §11 R14
             raise RuleBroken("R14", index, f"it opens slot {slot} of another subject, model or scope")

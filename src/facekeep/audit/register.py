@@ -20,7 +20,9 @@ class Conditions:
     Compared by identity: ``Register`` keeps one of each. Times in ms.
     """
 
-    __slots__ = ("count", "dimension", "expires_at_ms", "model", "not_before_ms", "regions", "scope")
+    __slots__ = (
+        "count", "dimension", "expires_at_ms", "metric", "model", "not_before_ms", "regions", "scope",
+    )  # fmt: skip
 
     def __init__(self, model: str, terms: Terms) -> None:
         """Take what matters of unpacked terms."""
@@ -31,6 +33,7 @@ class Conditions:
         self.regions = frozenset(terms.regions)
         self.count = terms.count
         self.dimension = terms.dimension
+        self.metric = terms.metric
 
 
 class Grant(NamedTuple):

@@ -142,6 +142,7 @@ class RecordForm:
             holding.rows,
             holding.dimension,
             bytes(DIGEST_LEN),
+            holding.metric,
         )
         self._terms = packed[:-DIGEST_LEN]
 

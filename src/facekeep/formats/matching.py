@@ -41,6 +41,11 @@ CALIBRATED: Final[Mapping[str, Limits]] = {
     "dlib-resnet/1": Limits(546_900, 495_000),
     "sface/2021dec": Limits(642_400, 625_800),
 }
+#: Dimension and metric of the models that they were calibrated for.
+SHAPES: Final[Mapping[str, tuple[int, str]]] = {
+    "dlib-resnet/1": (128, "l2"),
+    "sface/2021dec": (128, "cosine"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class Matching:
     def search_limits(self) -> Mapping[str, Limits]:
         """The same for searches."""
         return {**self.limits, **dict(map(_limits, self.search_thresholds))}
+
+    @cached_property
+    def metrics(self) -> Mapping[str, str]:
+        """Model id -> the metric of the distances that its limits are of."""
+        texts = (*self.thresholds, *self.search_thresholds)
+        return {**{model: metric for model, (_, metric) in SHAPES.items()}, **dict(map(_metric, texts))}
 
     def registered(self, model_id: str, *, search: bool = False) -> str | None:
         """Return the JSON text of the threshold that is registered for a model, or None."""
@@ -101,6 +112,9 @@ class Matching:
             models = [_limits(text)[0] for text in texts]
             if len(models) > MAX_THRESHOLDS or models != sorted(set(models)):
                 raise FormatError(f"thresholds are at most {MAX_THRESHOLDS}, one of a model, by model")
+            for model, metric in map(_metric, texts):
+                if metric != self.metrics[model] or metric != SHAPES.get(model, (0, metric))[1]:
+                    raise FormatError(f"the thresholds of {model} are not all of the metric of that model")
 
     def document(self) -> JsonObject:
         """Return what differs from the defaults."""
@@ -164,6 +178,12 @@ def _triples(limits: Mapping[str, Limits]) -> list[JsonValue]:
 
 def _without(texts: tuple[str, ...], model_id: str) -> tuple[str, ...]:
     return tuple(text for text in texts if _limits(text)[0] != model_id)
+
+
+def _metric(text: str) -> tuple[str, str]:
+    """Model id and metric of a threshold's JSON text that ``_limits`` takes."""
+    found = json.loads(text)
+    return str(found["model_id"]), str(found.get("metric"))
 
 
 def _limits(text: str) -> tuple[str, Limits]:

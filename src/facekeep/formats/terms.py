@@ -24,6 +24,9 @@ _SAFE_MS: Final = 2**53
 _SHARED: Final = TERMS_LEN - DIGEST_LEN
 _NO_DIGEST: Final = bytes(DIGEST_LEN)
 
+#: How templates are compared; a metric's place here is the number in ``flags``.
+METRICS: Final = ("l2", "cosine")
+
 #: Member states of the European Union: a grant for ``EU`` covers processing in each of them.
 EU_MEMBERS: Final = frozenset(
     "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()  # noqa: SIM905 - one line reads better
@@ -70,7 +73,7 @@ class Scope(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Unpacked terms. Times in ms; ``regions`` sorted two-letter codes; shapes of the sealed array."""
+    """Unpacked terms. Times in ms; ``regions`` sorted two-letter codes; what the sealed array is."""
 
     scope: Scope
     not_before_ms: int
@@ -79,6 +82,7 @@ class Terms:
     count: int
     dimension: int
     record_digest: bytes
+    metric: str = "l2"
 
     @property
     def photographs(self) -> int:
@@ -92,7 +96,7 @@ class Terms:
         return _LAYOUT.pack(
             VERSION,
             self.scope,
-            0,
+            METRICS.index(self.metric),
             self.not_before_ms,
             self.expires_at_ms,
             regions,
@@ -106,7 +110,8 @@ class Terms:
         """Decode strictly; raises FormatError unless it packs to the same bytes."""
         if len(raw) != TERMS_LEN:
             raise FormatError("packed terms are not 88 bytes")
-        return Terms(*_unpack_shared(raw[:_SHARED]), raw[_SHARED:])
+        shared, metric = _unpack_shared(raw[:_SHARED])
+        return Terms(*shared, raw[_SHARED:], metric)
 
     def _check(self) -> None:
         if not 0 <= self.not_before_ms < self.expires_at_ms < _SAFE_MS:
@@ -114,15 +119,17 @@ class Terms:
         check_regions(self.regions)
         if not (1 <= self.count <= LIMITS.templates and 1 <= self.dimension <= LIMITS.dimension):
             raise FormatError("terms name an impossible template shape")
+        if self.metric not in METRICS:
+            raise FormatError("terms name an unknown metric")
         if len(self.record_digest) != DIGEST_LEN:
             raise FormatError("a record digest is not 32 bytes")
 
 
 @lru_cache(maxsize=1024)
-def _unpack_shared(shared: bytes) -> tuple[Scope, int, int, tuple[str, ...], int, int]:
-    """Decode all but the digest: the same for every subject who consented to the same notice."""
+def _unpack_shared(shared: bytes) -> tuple[tuple[Scope, int, int, tuple[str, ...], int, int], str]:
+    """Decode all but the digest, the metric apart: the same for everybody who consented to a notice."""
     version, scope, flags, start, end, packed, count, dimension, _ = _LAYOUT.unpack(shared + _NO_DIGEST)
-    if version != VERSION or flags != 0:
+    if version != VERSION or flags >= len(METRICS):
         raise FormatError("packed terms have an unknown version or flags")
     try:
         names = packed.rstrip(b"\0").decode("ascii")
@@ -130,10 +137,10 @@ def _unpack_shared(shared: bytes) -> tuple[Scope, int, int, tuple[str, ...], int
     except ValueError:
         raise FormatError("packed terms have an unknown scope or region") from None
     regions = tuple(names[at : at + 2] for at in range(0, len(names), 2))
-    terms = Terms(kind, start, end, regions, count, dimension, _NO_DIGEST)
+    terms = Terms(kind, start, end, regions, count, dimension, _NO_DIGEST, METRICS[flags])
     if terms.pack() != shared + _NO_DIGEST:
         raise FormatError("packed terms are not canonical")
-    return kind, start, end, regions, count, dimension
+    return (kind, start, end, regions, count, dimension), terms.metric
 
 
 @lru_cache(maxsize=256)
@@ -153,9 +160,15 @@ def region_number(code: str) -> int:
 
 @lru_cache(maxsize=256)
 def _shared_part(
-    scope: Scope, start_ms: int, end_ms: int, regions: tuple[str, ...], count: int, dimension: int
+    scope: Scope,
+    start_ms: int,
+    end_ms: int,
+    regions: tuple[str, ...],
+    count: int,
+    dimension: int,
+    metric: str,
 ) -> bytes:
-    return Terms(scope, start_ms, end_ms, regions, count, dimension, _NO_DIGEST).pack()[:_SHARED]
+    return Terms(scope, start_ms, end_ms, regions, count, dimension, _NO_DIGEST, metric).pack()[:_SHARED]
 
 
 def pack_terms(
@@ -166,9 +179,10 @@ def pack_terms(
     count: int,
     dimension: int,
     record_digest: bytes,
+    metric: str,
 ) -> bytes:
     """``Terms(...).pack()`` for many subjects who share everything but the digest."""
-    return _shared_part(scope, start_ms, end_ms, regions, count, dimension) + record_digest
+    return _shared_part(scope, start_ms, end_ms, regions, count, dimension, metric) + record_digest
 
 
 def expires_at(packed: bytes) -> int:
@@ -187,9 +201,14 @@ def valid_now(terms: npt.NDArray[np.void], scope: Scope, region: str, now_ms: in
     codes = [region_number(code) for code in covering_regions(region)]
     return np.asarray(
         (terms["version"] == VERSION)
-        & (terms["flags"] == 0)
+        & (terms["flags"] < len(METRICS))
         & (terms["scope"] == scope)
         & (terms["not_before_ms"] <= now_ms)
         & (terms["expires_at_ms"] > now_ms)
         & np.isin(terms["regions"], codes).any(axis=1)
     )
+
+
+def is_shaped(terms: npt.NDArray[np.void], dimension: int, metric: str) -> npt.NDArray[np.bool_]:
+    """Mask of shape (n,): rows of templates of that dimension and metric. ``terms`` has TERMS_DTYPE."""
+    return np.asarray((terms["dimension"] == dimension) & (terms["flags"] == METRICS.index(metric)))

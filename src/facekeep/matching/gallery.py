@@ -39,7 +39,7 @@ from facekeep.limits import LIMITS
 from facekeep.matching.matrix import FOREVER
 from facekeep.matching.members import ATTEMPTS, Members, Progress
 from facekeep.matching.model import Model, distances, score
-from facekeep.matching.threshold import Threshold, allows
+from facekeep.matching.threshold import Threshold, allows, check_pair
 
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
@@ -102,10 +102,13 @@ class Gallery:
     ) -> SearchResult:
         """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
 
-        ``probe`` is float32 of shape (d,). Raises Denied; after that nothing was answered.
+        ``probe`` is one embedding, of shape (d,). Raises Denied, and UsageError for a probe or threshold of
+        another model; after that nothing was answered.
         """
         if not 1 <= top <= LIMITS.candidates:
             raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
+        check_pair(self.model, threshold)
+        probe = self.model.check(probe)
         with denying(self._core, self._denial):
             return self._search(probe, threshold, top, with_score=with_score)
 
@@ -116,6 +119,8 @@ class Gallery:
             with self._guard:
                 view = self._follow()
                 reason = self._may(view, self._core.clock.now_ms())
+                if reason is Reason.OK and self._members.misfits:
+                    reason = Reason.MODEL
                 now = self._members.now()
                 omitted = to_ranges(list(self._members.omitted))
                 if reason is Reason.OK and len(omitted) > LIMITS.ranges_per_entry:

@@ -12,7 +12,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.gate import permit_gallery
 from facekeep.errors import StoreError
 from facekeep.formats.ids import SLOT_BITS, from_ranges
-from facekeep.formats.terms import TERMS_DTYPE, Scope, valid_now
+from facekeep.formats.terms import TERMS_DTYPE, Scope, is_shaped, valid_now
 from facekeep.keys.tree import TreeStale
 from facekeep.matching.matrix import FOREVER, Matrix
 from facekeep.matching.model import Model
@@ -29,7 +29,8 @@ class Members:
     """Opened references of one scope, model and region, which follow the log. Not thread-safe.
 
     ``excluded`` are slots left out because of authentic terms, ``omitted`` those that the log allows, but
-    whose row is missing or damaged.
+    whose row is missing or damaged. ``misfits`` are excluded ones under the model's id that are of another
+    dimension or metric: then it is not the model that the caller says.
     """
 
     def __init__(self, core: Core, scope: Scope, model: Model, region: str) -> None:
@@ -39,6 +40,7 @@ class Members:
         self.rows = Matrix(model.dimension)
         self.excluded: set[int] = set()
         self.omitted: set[int] = set()
+        self.misfits: set[int] = set()
         self._seen = 0
         self._control_seq = -1
         self._wake_ms = FOREVER
@@ -63,6 +65,7 @@ class Members:
         self.rows.clear()
         self.excluded.clear()
         self.omitted.clear()
+        self.misfits.clear()
         self._control_seq = -1
 
     def _catch_up(self, view: View, progress: Progress | None) -> None:
@@ -98,6 +101,7 @@ class Members:
     def _account(self, wanted: set[int]) -> None:
         """Omitted is who is granted and neither opened nor excluded by authentic terms."""
         self.excluded &= wanted
+        self.misfits &= wanted
         self.omitted = wanted - set(self.rows.known()) - self.excluded
 
     def _mark(self, view: View) -> None:
@@ -147,8 +151,10 @@ class Members:
         now = self.now()
         fit = valid_now(terms, self._scope, self._region, now)
         model = self._model.id.encode("ascii")
-        fit &= np.array([each == model for each in rows.models], np.bool_)
-        fit &= terms["dimension"] == self._model.dimension
+        named = np.array([each == model for each in rows.models], np.bool_)
+        shaped = is_shaped(terms, self._model.dimension, self._model.metric)
+        fit &= named & shaped
+        self.misfits.update(slots[living & named & ~shaped].tolist())
         self.excluded.update(slots[living & ~fit].tolist())  # by terms that are the log's
         later = terms["not_before_ms"][living & (terms["not_before_ms"] > now)]
         if len(later):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from facekeep.crypto.memory import Scratch
 from facekeep.errors import UsageError
 from facekeep.formats.ids import check_model_id
+from facekeep.formats.matching import SHAPES
 from facekeep.limits import LIMITS
 
 Metric: TypeAlias = Literal["l2", "cosine"]
@@ -23,6 +24,16 @@ _NAME = re.compile(r"[a-z0-9._:-]+\Z")
 _LEAST, _MOST = 1e-30, 1e30  # squared length: beyond, squares of float32 vanish or overflow
 _GAPS: Final = 2**18  # components compared at a time: a mebibyte of differences
 _scratch = Scratch()
+
+
+def check_shape(model_id: str, dimension: int | None, metric: str) -> None:
+    """Raise UsageError where a calibrated model is said to be another one; dimension None: not said."""
+    known = SHAPES.get(model_id)
+    if known is not None and (known[0] if dimension is None else dimension, metric) != known:
+        raise UsageError(
+            f"the model {model_id} has {known[0]} dimensions and is compared by {known[1]}",
+            next="give a model of your own a name of its own, such as raw:NAME/VERSION",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class Model:
             raise UsageError(f"a model has 1 to {LIMITS.dimension} dimensions")
         if self.metric not in ("l2", "cosine"):
             raise UsageError("a model's metric is l2 or cosine")
+        check_shape(self.id, self.dimension, self.metric)
 
     @property
     def id(self) -> str:

@@ -15,7 +15,7 @@ from typing import Final, Self, cast
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonValue
 from facekeep.formats.matching import Limits, Matching
-from facekeep.matching.model import Metric, Model
+from facekeep.matching.model import Metric, Model, check_shape
 
 _MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
 
@@ -57,6 +57,7 @@ class Threshold:
             raise UsageError("a threshold's value for means is out of range")
         if self.metric not in ("l2", "cosine") or not self.fmr_low <= self.fmr <= self.fmr_high:
             raise UsageError("a threshold's metric is l2 or cosine, and its FMR lies within its interval")
+        check_shape(self.model_id, None, self.metric)
         if not self.dataset or self.impostor_pairs < 1 or self.genuine_pairs < 1:
             raise UsageError("a threshold needs its evidence: the data set and the pairs it was measured on")
 
@@ -129,9 +130,16 @@ def default_threshold(model: Model, registered: str | None = None) -> Threshold:
     return threshold
 
 
+def check_pair(model: Model, threshold: Threshold) -> None:
+    """Raise UsageError for a threshold that says nothing of a model's distances."""
+    if (threshold.model_id, threshold.metric) != (model.id, model.metric):
+        raise UsageError("the threshold was measured for another model")
+
+
 def allows(
     limits: Matching, model: Model, threshold: Threshold, *, score: bool, top: int | None = None
 ) -> bool:
     """Whether limits on matching allow to be asked so (SPEC.md §9.3); ``top`` None: 1:1."""
     known = (limits.limits if top is None else limits.search_limits).get(model.id) == threshold.limits
+    known = known and limits.metrics.get(model.id) == model.metric == threshold.metric
     return known and (top or 1) <= limits.top and (limits.scores or not score)

@@ -106,8 +106,6 @@ def _compare(core: Core, verdict: Verdict, question: Question) -> float:
     row, terms, permit = verdict.row, verdict.terms, verdict.permit
     if row is None or terms is None or permit is None:
         raise IntegrityError("a permit without a row")
-    if terms.dimension != question.model.dimension:
-        raise IntegrityError("a template of another dimension than its model's")
     size = 4 * terms.count * terms.dimension
     out = _scratch.take(size)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from facekeep.matching.model import Model, fill_mean, reference_stack
 from facekeep.operations.granting import NewGrant
 from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
-from facekeep.operations.rows import LivingGrant, living_of
+from facekeep.operations.rows import LivingGrant, any_of_model, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
 from facekeep.operations.whose import Held, for_grants
 from facekeep.operations.writing import as_found, uncollected, writing
@@ -89,6 +89,7 @@ def _enroll(
         uncollected(len(enrolments)),
     ):
         now = core.clock.now_ms()
+        _check_models(core, view, {id(each.model): each.model for each in enrolments}.values())
         asked = _asked(core, view, enrolments, now)
         newcomers = iter(_newcomers(core, [each for each in asked if not each.held.tags], now))
         prepared = [
@@ -96,6 +97,26 @@ def _enroll(
             for each in asked
         ]
         return carry_out(core, view, session, "enroll", prepared)
+
+
+def _check_models(core: Core, view: View, models: Iterable[Model]) -> None:
+    """Hold models to what their ids stand for: one dimension and metric in a vault (SPEC.md §5.4)."""
+    metrics = core.settings.matching.metrics
+    seen: dict[str, Model] = {}
+    for model in models:
+        if seen.setdefault(model.id, model) != model or metrics.get(model.id, model.metric) != model.metric:
+            raise _another_model(model)
+    for model in seen.values():
+        grant = any_of_model(core, view, model.id)
+        if grant and (grant.terms.dimension, grant.terms.metric) != (model.dimension, model.metric):
+            raise _another_model(model)
+
+
+def _another_model(model: Model) -> UsageError:
+    return UsageError(
+        f"{model.id} has another dimension or metric here than {model.dimension} and {model.metric}",
+        next="nobody was enrolled; name what made these embeddings by another version, such as raw:NAME/2",
+    )
 
 
 def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) -> list[_Asked]:
@@ -226,7 +247,7 @@ def _fresh_grant(
     ``of`` is the subject's handle, salt and tag.
     """
     model, (handle, salt, tag) = what.model, of
-    if old is not None and (old.row.model != model.id or old.terms.dimension != model.dimension):
+    if old is not None and old.row.model != model.id:
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))
     record, terms = build_record(consent, scope, _holding(model, what.subject, salt, images), now)

@@ -94,11 +94,9 @@ def _resealed(
     cleanup: contextlib.ExitStack,
 ) -> NewGrant:
     """Return the grant that follows ``source``; ``named`` is the subject's id and handle."""
-    model = source.record["model"]
-    metric = str(model["metric"]) if isinstance(model, dict) else ""
     terms = source.terms
     holding = Holding(
-        named[0], source.salt, source.images, source.row.model, metric, terms.dimension, terms.count
+        named[0], source.salt, source.images, source.row.model, terms.metric, terms.dimension, terms.count
     )
     record, fresh = build_record(consent, scope, holding, now)
     return NewGrant(

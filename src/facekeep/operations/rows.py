@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import cast
 
 from facekeep.access.core import Core, View
+from facekeep.access.gate import is_logged
 from facekeep.consent.consent import subject_tag
 from facekeep.errors import IntegrityError, SlotDead
 from facekeep.formats.canonical import JsonObject
@@ -71,3 +73,14 @@ def living_of(core: Core, view: View, tag: bytes) -> list[LivingGrant]:
     """Living grants of a subject tag, by slot; raises IntegrityError when one was altered."""
     grants = (living(core, view, row) for row in core.rows_of(view, tag))
     return [grant for grant in grants if grant is not None]
+
+
+def any_of_model(core: Core, view: View, model_id: str) -> LivingGrant | None:
+    """Return a living grant of a model id, most often the newest: what that id stands for in this vault."""
+    with contextlib.closing(core.data.of_model(model_id)) as rows:
+        for row in rows:
+            with contextlib.suppress(IntegrityError):  # says nothing; 'facekeep check' tells of it
+                grant = living(core, view, row) if is_logged(core, row) else None
+                if grant is not None:
+                    return grant
+    return None

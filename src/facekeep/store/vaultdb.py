@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -177,6 +177,13 @@ class VaultStore:
                     if row.slot > last:  # else it stands twice, or out of its order
                         yield row
                         last = row.slot
+
+    def of_model(self, model: str) -> Generator[GrantRow, None, None]:
+        """Rows of one model id, as it stands there, from the highest slot on, read one by one."""
+        sql = f"SELECT {_ROW} FROM grants WHERE model = ? ORDER BY slot DESC"
+        with translated(self.database.name):
+            for row in self.database.connection().execute(sql, (model,)):
+                yield from self._masked([_typed(row)])
 
     def models(self, low: int, high: int) -> Iterator[str]:
         """Model id of each row with ``low <= slot < high``, as it stands there."""
