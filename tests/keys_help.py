@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from facekeep.formats.ids import slot_id
+from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.nodes import EMPTY_PIN, Kind, root_fingerprint
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.plan import plan
@@ -21,6 +21,7 @@ from facekeep.store.keysdb import KeysStore
 
 VAULT = bytes(range(16))
 NOW = 1_700_000_000_000
+ALL_GIVEN = dict.fromkeys(range(200), BRANCH_SLOTS)
 
 
 def candidate(root: bytes, vault_id: bytes = VAULT) -> Candidate:
@@ -32,6 +33,7 @@ class Lab:
 
     def __init__(self, directory: Path, copies: Sequence[Path] = ()) -> None:
         self.directory = directory
+        self.alloc = ALL_GIVEN
         self.path = directory / "keys.db"
         self.root_path = directory / "root.key"
         for copy in copies:
@@ -55,6 +57,7 @@ class Lab:
             slots,
             pin=EMPTY_PIN,
             now_ms=NOW,
+            alloc=self.alloc,
             take=take,
             on_step=on_step,
         )
@@ -66,7 +69,9 @@ class Lab:
     def quick_shred(self, slots: Slots, take: Sequence[int] = ()) -> KeyTree:
         """Shred without staging: plan, write, open; the provider is told afterwards."""
         root = os.urandom(32)
-        self.store.write_swap(plan(self.tree, slots, new_root=root, pin=EMPTY_PIN, now_ms=NOW, take=take))
+        self.store.write_swap(
+            plan(self.tree, slots, new_root=root, pin=EMPTY_PIN, now_ms=NOW, alloc=self.alloc, take=take)
+        )
         before = self.tree.fingerprint
         self.tree, winner = open_tree(self.store, VAULT, [candidate(root)])
         settle(self.store, winner, [self.provider], previous=before)

@@ -328,7 +328,9 @@ def test_a_vault_that_does_not_open_still_denies(lab: Lab, what: str, how: str) 
 
 def damage_her_leaf(lab: Lab) -> None:
     """Re-key her path, then damage the stored leaf that has it: nobody can read her key from the file."""
-    lab.sql("keys.db", "UPDATE node SET blob = zeroblob(length(blob)) WHERE id % 32768 >= 1024")
+    lab.sql(
+        "keys.db", "UPDATE node SET blob = zeroblob(length(blob)) WHERE id % 32768 >= 1024 AND id > 32768"
+    )
 
 
 def test_a_damaged_node_hides_nobody_from_an_erasure(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from facekeep.keys.passphrase_layer import PassphraseLayer
 from facekeep.keys.provider import Candidate, Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import Swap
-from keys_help import NOW, VAULT, Lab, verify_slot
+from keys_help import ALL_GIVEN, NOW, VAULT, Lab, verify_slot
 from layers_help import PASSPHRASE, SECRETS, provider, uri
 
 ROOT, NEXT = b"r" * 32, b"n" * 32
@@ -454,7 +454,9 @@ def test_a_swap_cut_anywhere_is_finished_and_revives_nobody(
         with pytest.MonkeyPatch.context() as patch:
             wire = Wire(patch, holder)
             wire.cut_at = at
-            swap = Swap(lab.store, lab.tree, [holder], [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW)
+            swap = Swap(
+                lab.store, lab.tree, [holder], [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN
+            )
             was_cut = False
             try:
                 swap.run()

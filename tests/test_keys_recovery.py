@@ -22,7 +22,7 @@ from facekeep.keys.settle import settle
 from facekeep.keys.swap import Swap
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
-from keys_help import NOW, VAULT, Lab, candidate, verify_slot
+from keys_help import ALL_GIVEN, NOW, VAULT, Lab, candidate, verify_slot
 from recovery_help import KEY, OTHER
 
 OTHER_VAULT = bytes(16)
@@ -66,7 +66,7 @@ class Keys(Lab):
 
     def both(self, *slots: int) -> Swap:
         providers = [self.provider, self.recovery]
-        return Swap(self.store, self.tree, providers, slots, pin=EMPTY_PIN, now_ms=NOW)
+        return Swap(self.store, self.tree, providers, slots, pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN)
 
 
 @pytest.fixture
@@ -339,7 +339,9 @@ def test_a_record_of_the_first_version_opens() -> None:
 def test_a_recovered_root_in_memory_is_read_and_takes_part_in_no_swap(keys: Keys) -> None:
     standing = MemoryHolder(VAULT, keys.root())
     assert open_tree(keys.store, VAULT, held([standing]))[1].root == keys.root()
-    swap = Swap(keys.store, keys.tree, [standing], [verify_slot(1)], pin=EMPTY_PIN, now_ms=NOW)
+    swap = Swap(
+        keys.store, keys.tree, [standing], [verify_slot(1)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN
+    )
     with pytest.raises(ErasurePending, match="only read"):
         swap.run()
     with pytest.raises(ErasurePending, match="only read"):

@@ -24,7 +24,7 @@ from facekeep.keys.settle import settle
 from facekeep.keys.swap import Swap, initial
 from facekeep.keys.tree import open_tree
 from facekeep.store.keysdb import KeysStore
-from keys_help import NOW, VAULT, Lab, candidate, sql, verify_slot
+from keys_help import ALL_GIVEN, NOW, VAULT, Lab, candidate, sql, verify_slot
 
 STEPS = [f"{when} {name}" for name in ("stage", "write", "verify", "promote") for when in ("before", "after")]
 
@@ -72,14 +72,14 @@ def test_slots_already_dead_are_fine_and_re_key_nothing(lab: Lab) -> None:
 
 def test_each_node_on_the_paths_is_re_keyed_exactly_once(lab: Lab) -> None:
     slots = [verify_slot(i) for i in (0, 1, 120, 14400, 14401)] + [slot_id(2, 0)]
-    writes = plan(lab.tree, slots, new_root=os.urandom(32), pin=EMPTY_PIN, now_ms=NOW)
+    writes = plan(lab.tree, slots, new_root=os.urandom(32), pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN)
     rows = [repr(row).partition(", epoch")[0] for row in writes.rows]
     assert len(rows) == len(set(rows)) == (3 + 2 + 1) + 3 + 1
 
 
 def test_the_pin_and_the_time_stand_in_the_new_root_node(lab: Lab) -> None:
     pin = Pin(9, b"r" * 32, b"c" * 32)
-    tree, _ = Swap(lab.store, lab.tree, [lab.provider], [], pin=pin, now_ms=NOW + 5).run()
+    tree, _ = Swap(lab.store, lab.tree, [lab.provider], [], pin=pin, now_ms=NOW + 5, alloc=ALL_GIVEN).run()
     assert tree.pin == pin
     assert tree.swapped_at_ms == NOW + 5
 
@@ -141,14 +141,14 @@ def test_a_position_is_recycled_in_the_same_swap(lab: Lab) -> None:
 @pytest.mark.parametrize("slot", [-1, slot_id(3, 0), slot_id(1, 0) + BRANCH_SLOTS, 2**53])
 def test_a_slot_that_never_was_is_refused(lab: Lab, slot: int) -> None:
     with pytest.raises(FormatError):
-        plan(lab.tree, [slot], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW)
+        plan(lab.tree, [slot], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN)
 
 
 def test_an_unknown_kind_is_refused(lab: Lab) -> None:
     with pytest.raises(FormatError):
-        plan(lab.tree, [], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW, take=[9])
+        plan(lab.tree, [], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN, take=[9])
     with pytest.raises(FormatError):
-        plan(lab.tree, [], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW, take=[Kind.FREE])
+        plan(lab.tree, [], new_root=b"r" * 32, pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN, take=[Kind.FREE])
 
 
 def test_more_kinds_than_positions_are_refused(tmp_path: Path) -> None:
@@ -327,7 +327,9 @@ def test_kill_9_at_any_step(tmp_path: Path, where: str) -> None:
         settle(store, winner, [provider])
         assert tree.alive([verify_slot(5)])[0] == (STEPS.index(where) < STEPS.index("after write"))
         assert tree.slot_key(verify_slot(6)).hex() == run.stdout.strip()
-        tree, _ = Swap(store, tree, [provider], [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW).run()
+        tree, _ = Swap(
+            store, tree, [provider], [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN
+        ).run()
         assert not tree.alive([verify_slot(5)])[0]
         assert [each.state for each in store.copies_state()] == ["current"]
 
@@ -370,7 +372,9 @@ def mirrored(lab: Lab) -> list[FileProvider]:
 
 def test_every_holder_promotes_and_destroys(lab: Lab) -> None:
     holders = mirrored(lab)
-    tree, receipts = Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW).run()
+    tree, receipts = Swap(
+        lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN
+    ).run()
     assert [each.action for each in receipts] == ["promoted", "destroyed"] * 2
     assert {each.candidates()[0].fingerprint for each in holders} == {tree.fingerprint}
 
@@ -380,17 +384,19 @@ def test_a_holder_that_is_away_stops_the_swap_before_the_keys_change(lab: Lab) -
     away = holders[1].path.rename(lab.directory / "away.key")
     before = sql(lab.path, "SELECT * FROM top")
     with pytest.raises(ErasurePending):
-        Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW).run()
+        Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN).run()
     assert sql(lab.path, "SELECT * FROM top") == before
     away.rename(holders[1].path)
-    tree, _ = Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW).run()
+    tree, _ = Swap(
+        lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN
+    ).run()
     assert not tree.alive([verify_slot(5)])[0]
 
 
 def test_a_holder_away_at_promotion_is_brought_up_by_recovery(lab: Lab) -> None:
     holders = mirrored(lab)
     old = holders[1].path.read_bytes()
-    swap = Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW)
+    swap = Swap(lab.store, lab.tree, holders, [verify_slot(5)], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN)
     swap.stage()
     swap.write()
     swap.verify()
@@ -425,7 +431,9 @@ def test_a_holder_keeps_the_only_root_it_has_until_it_has_the_new_one(
         return done
 
     monkeypatch.setattr(FileProvider, "drop", counted)
-    swap = Swap(lab.store, lab.tree, [lab.provider, new], [], pin=EMPTY_PIN, now_ms=NOW, moving=True)
+    swap = Swap(
+        lab.store, lab.tree, [lab.provider, new], [], pin=EMPTY_PIN, now_ms=NOW, alloc=ALL_GIVEN, moving=True
+    )
     tree, _ = swap.run()
     assert held
     assert 0 not in held

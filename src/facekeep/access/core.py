@@ -25,7 +25,7 @@ from facekeep.auditlog.pending import Pending
 from facekeep.auditlog.prints import entry_print, grant_prints
 from facekeep.errors import FacekeepError, IntegrityError, RootError, SettingsChanged
 from facekeep.formats.columns import each_row
-from facekeep.formats.ids import SLOT_BITS, slot_id
+from facekeep.formats.ids import LEVEL2_SPAN, SLOT_BITS, slot_id
 from facekeep.formats.nodes import Kind
 from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Terms
@@ -46,7 +46,7 @@ from facekeep.store.vaultdb import GrantRow, VaultStore
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
 HANDLE_KEY_SLOT = slot_id(0, 3)
-FIRST_PRINCIPAL_INDEX = 16
+FIRST_PRINCIPAL_INDEX = LEVEL2_SPAN  # their nodes are not on the way to the vault's own keys
 _REMEMBERED = 8_192  # subjects whose sealed rows are kept: about ten megabytes
 _SWAPS_FOLLOWED = 8  # times that tree and head are read again while another process swaps
 

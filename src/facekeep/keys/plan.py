@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from facekeep.formats.nodes import (
     FULL_MAP,
     KEY_LEN,
     LEAF_LEVEL,
+    ZERO_KEY,
     Kind,
     Node,
     Pin,
@@ -30,9 +31,19 @@ from facekeep.keys.slots import Int64, Slots, distinct
 from facekeep.keys.tree import KeyTree
 from facekeep.store.keysdb import NodeDrop, NodeRow, SwapRow, SwapWrites, TopRow
 
-_DEAD: Final = b""
-_Step: TypeAlias = Generator[SwapRow, None, bytes | None]
-"""Yields rows; returns the new node key, ``_DEAD`` for a wholly dead node, None for an untouched one."""
+
+class _Child(NamedTuple):
+    """What a parent has of a child: its key, and whether it has a row of its own."""
+
+    key: bytes
+    stored: bool = False
+
+
+_DEAD: Final = _Child(ZERO_KEY)
+_NONE: Final = np.zeros(0, dtype=np.int64)
+_SPANS: Final = {1: BRANCH_SLOTS, 2: LEVEL2_SPAN, LEAF_LEVEL: FANOUT}
+_Step: TypeAlias = Generator[SwapRow, None, _Child | None]
+"""Yields rows; returns ``_DEAD`` for a wholly dead node, None for an untouched one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ def plan(
     new_root: bytes,
     pin: Pin,
     now_ms: int,
+    alloc: Mapping[int, int],
     take: Sequence[int] = (),
     principals: Sequence[int] = (),
     index_hashes: Sequence[bytes] = (),
@@ -61,9 +73,11 @@ def plan(
 ) -> SwapWrites:
     """Rows of the epoch after ``tree`` in which ``dead_slots`` are dead.
 
-    Slots already dead are fine. ``take`` are the kinds of branches to take, in order. ``principals`` (slots)
-    and ``index_hashes`` are rows to delete along with it. The rows are made while they are read, in memory
-    for one path; a second reading needs a second plan under a second root, since a key seals one node only.
+    Slots already dead are fine. ``alloc`` leads from a branch to the index of its first slot that was never
+    given out, as the log's head has it (a branch that it lacks: none was): from there on every slot that
+    lives gets another key. ``take`` are the kinds of branches to take, in order. ``principals`` (slots) and
+    ``index_hashes`` are rows to delete along with it. The rows are made while they are read, in memory for
+    one path; a second reading needs a second plan under a second root, since a key seals one node only.
     With ``rekey`` every stored node gets a fresh key, and no slot may be destroyed along with it.
     ``drop`` are branches (numbers) that end whole, slots never given out among them.
     Raises FormatError for a slot that no branch of this vault ever had, TreeFull.
@@ -75,7 +89,7 @@ def plan(
         _free(tree.root_node.positions, len(take))  # before anything is staged
     if rekey is not None and len(slots):
         raise FormatError("the tree is re-keyed by itself, or a slot destroyed")
-    rows = _Planner(tree, rekey, drop).top(slots, new_root, pin, now_ms, kinds)
+    rows = _Planner(tree, alloc, rekey, drop).top(slots, new_root, pin, now_ms, kinds)
     index = None if rekey is None else iter(rekey.index())
     return SwapWrites(tree.fingerprint, rows, tuple(principals), tuple(index_hashes), index)
 
@@ -97,8 +111,11 @@ def _kinds(take: Sequence[int]) -> tuple[Kind, ...]:
 class _Planner:
     """Walks the touched paths bottom-up and yields every re-keyed node exactly once."""
 
-    def __init__(self, tree: KeyTree, rekey: Rekey | None = None, drop: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tree: KeyTree, alloc: Mapping[int, int], rekey: Rekey | None = None, drop: Sequence[int] = ()
+    ) -> None:
         self._tree = tree
+        self._alloc = alloc
         self._doomed = frozenset(drop)
         self._rekeying = rekey is not None
         self._fresh = dict(rekey.fresh) if rekey else {}
@@ -108,101 +125,89 @@ class _Planner:
         self, slots: Int64, new_root: bytes, pin: Pin, now_ms: int, take: Sequence[Kind]
     ) -> Iterator[SwapRow]:
         root = self._tree.root_node
-        children = bytearray(root.node.children)
-        positions, stored, following = list(root.positions), root.node.stored, root.next_branch
-        touched = set(distinct(slots >> SLOT_BITS).tolist())
+        positions, following = list(root.positions), root.next_branch
+        made: dict[int, _Child] = {}
         for place, branch, _ in self._tree.branches():
-            if branch in self._doomed:
-                key: bytes | None = yield from self._drop(branch, 1, 0)
-            elif self._rekeying:
-                key = yield from self._refresh(branch, 1, 0, stored=root.node.is_stored(place))
-            elif branch in touched:
-                key = yield from self._branch(branch, _within(slots, branch << SLOT_BITS, BRANCH_SLOTS))
-            else:
-                continue
-            if key is None:
-                continue
-            stored = stored | bit(place) if key else stored & ~bit(place)
-            children[KEY_LEN * place : KEY_LEN * (place + 1)] = key or random_bytes(KEY_LEN)
-            positions[place] = positions[place] if key else (0, Kind.FREE)
+            dead = _within(slots, branch << SLOT_BITS, BRANCH_SLOTS)
+            child = yield from self._branch(branch, dead, stored=root.node.is_stored(place))
+            if child is _DEAD:
+                positions[place] = (0, Kind.FREE)
+            if child is not None:
+                made[place] = _fresh_child() if child is _DEAD else child
         for place, kind in zip(_free(positions, len(take)), take, strict=True):
             positions[place] = (following, kind)
-            children[KEY_LEN * place : KEY_LEN * (place + 1)] = random_bytes(KEY_LEN)
+            made[place] = _fresh_child()
             following += 1
-        node = Node(bytes(children), stored)
         yield seal_top(
             self._tree.vault_id,
             new_root,
-            RootNode(node, tuple(positions), following, self._epoch, pin, now_ms),
+            RootNode(_put(root.node, made), tuple(positions), following, self._epoch, pin, now_ms),
         )
 
-    def _branch(self, branch: int, index: Int64) -> _Step:
-        if not len(index):
-            return None
-        if len(index) == BRANCH_SLOTS:
+    def _branch(self, branch: int, dead: Int64, *, stored: bool) -> _Step:
+        given = self._alloc.get(branch, 0)
+        if branch in self._doomed or len(dead) == BRANCH_SLOTS:
             return (yield from self._drop(branch, 1, 0))
-        return (yield from self._inner(branch, 1, 0, index))
+        if not given and not len(dead):
+            if stored:
+                yield NodeDrop(branch, 1, 0)
+            return _fresh_child()
+        if len(dead) or given < BRANCH_SLOTS or (self._rekeying and (stored or self._slots(branch, 1, 0))):
+            return (yield from self._node(branch, 1, 0, dead, given))
+        return None
 
-    def _refresh(self, branch: int, level: int, number: int, *, stored: bool) -> _Step:
-        """Re-key what is stored from here on, and the paths to slots that get a fresh key."""
-        span = {1: BRANCH_SLOTS, 2: LEVEL2_SPAN, LEAF_LEVEL: FANOUT}[level]
-        first = (branch << SLOT_BITS) + number * span
-        fresh = [slot for slot in self._fresh if first <= slot < first + span]
-        node = self._tree.node(branch, level, number, keep=level < LEAF_LEVEL) if stored or fresh else None
-        if node is None:
-            return None
-        keys: dict[int, bytes] = {}
+    def _node(self, branch: int, level: int, number: int, dead: Int64, given: int) -> _Step:
+        """Re-key a node and what is touched below it, if anything is.
+
+        ``dead`` are indexes counted from its first slot; the first ``given`` of its slots were given out.
+        """
         if level == LEAF_LEVEL:
-            keys = {slot - first: self._fresh[slot] for slot in fresh}
-            return (yield from self._seal(branch, level, number, _with_children(node, keys)))
-        for child in range(FANOUT):
-            if not node.is_dead(child):
-                below = number * FANOUT + child
-                key = yield from self._refresh(branch, level + 1, below, stored=node.is_stored(child))
-                if key is not None:
-                    keys[child] = key
-        return (yield from self._rekey(branch, level, number, node, keys))
-
-    def _inner(self, branch: int, level: int, number: int, index: Int64) -> _Step:
-        """Re-key a node at level 1 or 2; ``index`` are slot indexes counted from its first slot."""
+            return (yield from self._leaf(branch, number, dead, given))
         node = self._tree.node(branch, level, number)
         if node is None:
             return None
-        span = LEVEL2_SPAN if level == 1 else FANOUT
-        keys: dict[int, bytes] = {}
-        for child, part in _split(index, span):
-            if node.is_dead(child):
-                continue
-            below = number * FANOUT + child
-            if len(part) == span:
-                key: bytes | None = yield from self._drop(branch, level + 1, below)
-            elif level == 1:
-                key = yield from self._inner(branch, 2, below, part)
-            else:
-                key = yield from self._leaf(branch, below, part)
-            if key is not None:
-                keys[child] = key
-        return (yield from self._rekey(branch, level, number, node, keys)) if keys else None
+        span = _SPANS[level] // FANOUT
+        parts = dict(_split(dead, span))
+        begun, unused = given // span, -(-given // span)
+        touched = {*parts, *range(begun, unused)}
+        if self._rekeying:
+            touched |= {child for child in range(FANOUT) if node.is_stored(child)}
+            touched |= {at // span for at in self._slots(branch, level, number)}
+        made: dict[int, _Child] = {}
+        for at in sorted(touched):
+            if not node.is_dead(at):
+                part, rest = parts.get(at, _NONE), min(max(given - at * span, 0), span)
+                below = branch, level + 1, number * FANOUT + at
+                whole = len(part) == span
+                child = yield from self._drop(*below) if whole else self._node(*below, part, rest)
+                if child is not None:
+                    made[at] = child
+        for at in range(unused, FANOUT):
+            if node.is_stored(at) and at not in touched:
+                yield NodeDrop(branch, level + 1, number * FANOUT + at)
+        if not made and unused >= FANOUT and not self._rekeying:
+            return None
+        return (yield from self._seal(branch, level, number, _put(_unused_anew(node, unused), made)))
 
-    def _leaf(self, branch: int, number: int, index: Int64) -> _Step:
+    def _leaf(self, branch: int, number: int, dead: Int64, given: int) -> _Step:
         node = self._tree.node(branch, LEAF_LEVEL, number, keep=False)
         if node is None:
             return None
-        dead = node.dead | _map(index)
-        if dead == node.dead:
+        made = {at: _Child(key) for at, key in self._slots(branch, LEAF_LEVEL, number).items()}
+        if any(node.is_dead(at) for at in made):
+            raise FormatError("a destroyed slot would get a key")
+        dying = _map(dead) & ~node.dead
+        if not dying and given == FANOUT and not self._rekeying:
             return None
-        children = np.frombuffer(node.children, dtype=np.uint8).reshape(FANOUT, KEY_LEN).copy()
-        children[index] = 0
-        return (yield from self._seal(branch, LEAF_LEVEL, number, Node(children.tobytes(), 0, dead)))
+        children = np.frombuffer(_put(_unused_anew(node, given), made).children, dtype=np.uint8)
+        left = children.reshape(FANOUT, KEY_LEN).copy()
+        left[dead] = 0
+        return (yield from self._seal(branch, LEAF_LEVEL, number, Node(left.tobytes(), 0, node.dead | dying)))
 
-    def _rekey(self, branch: int, level: int, number: int, node: Node, keys: dict[int, bytes]) -> _Step:
-        """Put ``keys`` in place of its children's and seal the node again."""
-        children, stored, dead = bytearray(node.children), node.stored, node.dead
-        for child, key in keys.items():
-            children[KEY_LEN * child : KEY_LEN * (child + 1)] = key or bytes(KEY_LEN)
-            stored = stored | bit(child) if key else stored & ~bit(child)
-            dead = dead if key else dead | bit(child)
-        return (yield from self._seal(branch, level, number, Node(bytes(children), stored, dead)))
+    def _slots(self, branch: int, level: int, number: int) -> dict[int, bytes]:
+        """Fresh slot keys below a node, by index from its first slot."""
+        first = (branch << SLOT_BITS) + number * _SPANS[level]
+        return {slot - first: key for slot, key in self._fresh.items() if 0 <= slot - first < _SPANS[level]}
 
     def _seal(self, branch: int, level: int, number: int, node: Node) -> _Step:
         """Seal under a fresh key, which seals nothing else; drop a node whose children are all dead."""
@@ -211,7 +216,7 @@ class _Planner:
         fresh = random_bytes(KEY_LEN)
         aad = node_aad(self._tree.vault_id, branch, level, number, self._epoch)
         yield NodeRow(branch, level, number, self._epoch, seal(fresh, encode_node(node, level), aad))
-        return fresh
+        return _Child(fresh, stored=True)
 
     @staticmethod
     def _drop(branch: int, level: int, number: int) -> _Step:
@@ -225,14 +230,31 @@ def seal_top(vault_id: bytes, root: bytes, node: RootNode) -> TopRow:
     return TopRow(node.epoch, mark, seal(root, encode_root(node), root_aad(vault_id, node.epoch, mark)))
 
 
-def _with_children(node: Node, keys: Mapping[int, bytes]) -> Node:
-    """Put fresh slot keys into a leaf node."""
+def _fresh_child() -> _Child:
+    return _Child(random_bytes(KEY_LEN))
+
+
+def _put(node: Node, made: Mapping[int, _Child]) -> Node:
+    """Put children in the place of its own."""
+    children, stored, dead = bytearray(node.children), node.stored, node.dead
+    for at, child in made.items():
+        children[KEY_LEN * at : KEY_LEN * (at + 1)] = child.key
+        stored = stored | bit(at) if child.stored else stored & ~bit(at)
+        dead = dead | bit(at) if child is _DEAD else dead
+    return Node(bytes(children), stored, dead)
+
+
+def _unused_anew(node: Node, first: int) -> Node:
+    """Give the children from ``first`` on fresh random keys, and none a row; what is dead stays so."""
+    if first >= FANOUT:
+        return node
+    after = (1 << FANOUT - first) - 1
     children = bytearray(node.children)
-    for child, key in keys.items():
-        if node.is_dead(child):
-            raise FormatError("a destroyed slot would get a key")
-        children[KEY_LEN * child : KEY_LEN * (child + 1)] = key
-    return Node(bytes(children), 0, node.dead)
+    children[KEY_LEN * first :] = random_bytes(KEY_LEN * (FANOUT - first))
+    for at in range(first, FANOUT) if node.dead & after else ():
+        if node.is_dead(at):
+            children[KEY_LEN * at : KEY_LEN * (at + 1)] = ZERO_KEY
+    return Node(bytes(children), node.stored & ~after, node.dead)
 
 
 def _within(slots: Int64, first: int, count: int) -> Int64:
@@ -242,6 +264,8 @@ def _within(slots: Int64, first: int, count: int) -> Int64:
 
 def _split(index: Int64, span: int) -> Iterator[tuple[int, Int64]]:
     """Split sorted indexes by the child whose ``span`` they fall into: (child, indexes inside it)."""
+    if not len(index):
+        return
     child = index // span
     starts = np.flatnonzero(np.diff(child, prepend=-1)).tolist()
     for low, high in zip(starts, [*starts[1:], len(index)], strict=True):

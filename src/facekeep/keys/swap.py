@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from facekeep.crypto.primitives import compare, random_bytes
 from facekeep.errors import IntegrityError, RootError, TreeFull
-from facekeep.formats.ids import FANOUT
+from facekeep.formats.ids import FANOUT, SLOT_BITS
 from facekeep.formats.nodes import EMPTY_PIN, KEY_LEN, Kind, Node, Pin, RootNode, root_fingerprint
 from facekeep.keys.holders import held
 from facekeep.keys.plan import Rekey, plan, seal_top
@@ -16,16 +16,16 @@ from facekeep.keys.provider import Candidate, Receipt, RootProvider
 from facekeep.keys.settle import hold, holders_reached, settle
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
-from facekeep.keys.verify import verify_tree
+from facekeep.keys.verify import bounds, key_of, verify_tree
 from facekeep.store.keysdb import KeysStore, SwapRow, SwapWrites, TopRow
 
 
 class Swap:
     """One swap from ``tree`` to the next epoch. Each step may be repeated; none may be left out.
 
-    ``dead_slots``, ``take``, ``principals``, ``index_hashes``: see ``plan``. ``witness`` is a living slot
-    that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``. ``guard``
-    raises when the writer lock is lost; every step asks it first. ``moving``: see ``settle``.
+    ``dead_slots``, ``alloc``, ``take``, ``principals``, ``index_hashes``: see ``plan``. ``witness`` is a
+    living slot that must keep its key (the log key). ``on_step`` is told ``before NAME`` and ``after NAME``.
+    ``guard`` raises when the writer lock is lost; every step asks it first. ``moving``: see ``settle``.
     Every step raises ErasurePending where a holder or a copy cannot be reached.
     """
 
@@ -38,6 +38,7 @@ class Swap:
         *,
         pin: Pin,
         now_ms: int,
+        alloc: Mapping[int, int],
         take: Sequence[int] = (),
         principals: Sequence[int] = (),
         index_hashes: Sequence[bytes] = (),
@@ -56,7 +57,9 @@ class Swap:
         self._dead = distinct(dead_slots)
         self._pin, self._now_ms, self._take = pin, now_ms, tuple(take)
         self._principals, self._index_hashes = tuple(principals), tuple(index_hashes)
+        self._alloc = dict(alloc)
         self._witness, self._witness_key = witness, tree.slot_key(witness)
+        self._bounds = [(slot, given, key_of(tree, slot)) for slot, given in bounds(tree, alloc)]
         self._on_step = on_step or (lambda _: None)
         self._guard = guard or (lambda: None)
         self._winner = self._fresh_root()
@@ -179,6 +182,7 @@ class Swap:
             new_root=self._winner.root,
             pin=self._pin,
             now_ms=self._now_ms,
+            alloc=self._alloc,
             take=self._take,
             principals=self._principals,
             index_hashes=self._index_hashes,
@@ -191,6 +195,7 @@ class Swap:
         tree, _ = open_tree(store, self._tree.vault_id, [self._winner])
         if tree.epoch != self.epoch or bool(tree.alive(self._dead).any()):
             raise IntegrityError("the swap did not destroy what it should; the old root was kept")
+        self._check_bounds(tree)
         if tree.damage:  # of the root node and of the touched paths: what stood elsewhere is not the swap's
             raise IntegrityError("the swap was not written whole; the old root was kept")
         if not compare(tree.slot_key(self._witness), self._witness_key):
@@ -200,6 +205,19 @@ class Swap:
         if self._rekey is not None:
             self._check_rekeyed(store, tree, self._rekey)
         return tree
+
+    def _check_bounds(self, tree: KeyTree) -> None:
+        """Of each branch the last slot given out has its key still, and the first of the others has not."""
+        for slot, given, before in self._bounds:
+            if before is None or slot in self._dead or slot >> SLOT_BITS in self._drop:
+                continue
+            after = key_of(tree, slot)
+            if given is not (after is not None and compare(after, before)):
+                raise IntegrityError(
+                    "the swap changed a living slot; the old root was kept"
+                    if given
+                    else "the swap left the key of a slot that was never given out; the old root was kept"
+                )
 
     @staticmethod
     def _check_rekeyed(store: KeysStore, tree: KeyTree, rekey: Rekey) -> None:

@@ -1,11 +1,11 @@
-"""Opening every stored node of the tree, for ``facekeep check`` (SPEC.md §3)."""
+"""Looking over a tree: all stored nodes for ``facekeep check``, what bounds the given slots (SPEC.md §3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from facekeep.errors import FacekeepError
-from facekeep.formats.ids import FANOUT
+from facekeep.errors import FacekeepError, IntegrityError, SlotDead
+from facekeep.formats.ids import BRANCH_SLOTS, FANOUT, slot_id
 from facekeep.formats.nodes import LEAF_LEVEL
 from facekeep.keys.tree import KeyTree
 from facekeep.store.keysdb import KeysStore
@@ -51,3 +51,24 @@ def _verify_below(tree: KeyTree, branch: int, level: int, index: int) -> Iterato
     for child in range(FANOUT):
         if node.is_stored(child):
             yield from _verify_below(tree, branch, level + 1, index * FANOUT + child)
+
+
+def bounds(tree: KeyTree, alloc: Mapping[int, int]) -> Iterator[tuple[int, bool]]:
+    """Yield slots at which a swap could go wrong, and whether each was given out.
+
+    Of each branch that has slots left: the last that was given out, the first that was not.
+    """
+    for _, branch, _ in tree.branches():
+        given = alloc.get(branch, 0)
+        if 0 < given < BRANCH_SLOTS:
+            yield slot_id(branch, given - 1), True
+        if given < BRANCH_SLOTS:
+            yield slot_id(branch, given), False
+
+
+def key_of(tree: KeyTree, slot: int) -> bytes | None:
+    """Return the key of a slot, 32 bytes; None where it is dead or cannot be read."""
+    try:
+        return tree.slot_key(slot)
+    except (SlotDead, IntegrityError):
+        return None

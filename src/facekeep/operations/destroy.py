@@ -76,6 +76,7 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
         what.slots,
         pin=Pin(*view.head.pin()),
         now_ms=core.clock.now_ms(),
+        alloc=view.head.alloc,
         take=what.take,
         principals=what.slots if what.op in {"revoke", "void"} else (),
         index_hashes=what.hashes,

@@ -23,6 +23,7 @@ from facekeep.errors import FacekeepError, IntegrityError, RootError
 from facekeep.files import rename
 from facekeep.formats.settings import Settings
 from facekeep.keys.holders import held
+from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import Candidate
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import open_tree
@@ -75,7 +76,8 @@ def salvage(path: Path, token: str, clock: Clock, secrets: Secrets) -> list[Repa
             log_why = _log_trouble(path / "log.db", vault_id, log_key)
             if log_why:
                 _copy(logdb.open_log(_best_log(place, log_key, log_why), vault_id), path / ("log.db" + _NEW))
-            mended = [] if log_why else _mend_log(place, log_key)
+            mended = [] if keys_why else _mend_nodes(place)
+            mended += [] if log_why else _mend_log(place, log_key)
             if not keys_why and not log_why:
                 return mended
             _try_out(path, token, clock, secrets, keys_new=bool(keys_why), log_new=bool(log_why))
@@ -133,6 +135,23 @@ def _log_size(path: Path, vault_id: bytes, key: LogKey) -> int:
         if verdict != "ok":
             raise IntegrityError(f"{path.name} is damaged: {verdict}")
         return head.size
+
+
+def _mend_nodes(place: _Place) -> list[Repair]:
+    """Put damaged nodes right from copies, in place: the token's own key may lie below one."""
+    vault_id, copies = place.settings.vault_id, place.copies("keys.db")
+    mended: list[Repair] = []
+    with contextlib.suppress(FacekeepError), contextlib.ExitStack() as stack:  # the scrub says what is left
+        own = stack.enter_context(KeysStore.open(place.path / "keys.db", vault_id, copies))
+        others = []
+        for path in copies:
+            with contextlib.suppress(FacekeepError):
+                others.append(stack.enter_context(KeysStore.open(path, vault_id)))
+        tree, _ = open_tree(own, vault_id, place.roots)
+        for what in mend_tree(tree, own, others):
+            mended.append(Repair("keys.db", f"{what} was written anew"))
+            reached("scrub.mended")
+    return mended
 
 
 def _mend_log(place: _Place, key: LogKey) -> list[Repair]:
