@@ -283,3 +283,17 @@ def test_a_true_principal_above_is_not_scrubbed_away(lab: Lab) -> None:
     lab.clean()
     with lab.open(token) as vault:
         assert vault.whoami()[1] == "another"
+
+
+@pytest.mark.parametrize("number", [9e15, "x", -1, 2**63 - 1, b"\1", None])
+def test_a_generation_that_is_no_number_of_ours_stops_nothing(lab: Lab, number: object) -> None:
+    statement = "UPDATE meta SET value = ? WHERE key = 'generation'"
+    if number is None:
+        statement = "DELETE FROM meta WHERE key = 'generation' AND ? IS NULL"
+    lab.sql("keys.db", statement, (number,))
+    with lab.open() as vault:
+        assert vault.shred("alice").slots == 2
+        vault.add_principal("another", [Role.SERVICE])
+    Vault.scrub(lab.path, token=lab.token, clock=lab.clock)
+    lab.clean()
+    assert lab.sql("keys.db", "SELECT value > 0 FROM meta WHERE key = 'generation'") == [(1,)]

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
 from facekeep.files import rename
+from facekeep.store.keysrows import GENERATION
 from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal[
@@ -188,14 +189,12 @@ def _refusal(state: CopyState) -> IntegrityError:
 
 
 def stand_of(connection: sqlite3.Connection) -> Stand:
-    """Read where a keys.db stands; raises IntegrityError."""
-    row = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+    """Read where a keys.db stands; raises IntegrityError. What is no number of generations counts as 0."""
+    row = connection.execute(GENERATION).fetchone()
     tops = connection.execute("SELECT epoch, fingerprint FROM top ORDER BY epoch DESC").fetchall()
-    if row is None or not isinstance(row[0], int):
-        raise IntegrityError("keys.db is damaged: it has no generation")
     if any(not isinstance(epoch, int) or not isinstance(mark, bytes) for epoch, mark in tops):
         raise IntegrityError("keys.db is damaged: its root node has a column of another type")
-    return Stand(row[0], *(tops[0] if tops else (0, b"")))
+    return Stand(int(row[0]), *(tops[0] if tops else (0, b"")))
 
 
 def _compare(mine: Stand, theirs: Stand) -> State:

@@ -105,7 +105,12 @@ _DROP_NODES = "DELETE FROM node WHERE id BETWEEN ? AND ?"
 DROP_INDEX = "DELETE FROM subject_index WHERE hash = ?"
 PUT_PRINCIPAL = "INSERT OR REPLACE INTO principal VALUES (?, ?, ?, ?, ?)"  # the id is unique, too
 DROP_PRINCIPAL = "DELETE FROM principal WHERE slot = ?"
-STEP = "UPDATE meta SET value = value + 1 WHERE key = 'generation'"
+#: Anybody can write it: what is no plausible number counts as 0.
+GENERATION: Final = (
+    "SELECT ifnull((SELECT value FROM meta WHERE key = 'generation' AND typeof(value) = 'integer'"
+    " AND value BETWEEN 0 AND 9007199254740991), 0)"
+)
+STEP = f"INSERT OR REPLACE INTO meta SELECT 'generation', 1 + ({GENERATION})"
 
 
 def _bounded(column: str, most: int) -> str:
