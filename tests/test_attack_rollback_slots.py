@@ -234,3 +234,19 @@ def test_a_gallery_that_is_open_goes_on_over_the_swap(hidden: Hidden) -> None:
         vault.enroll_many([hidden.lab.enrolment("dave", IDENTIFY)])
         assert [each.subject for each in gallery.search(face("dave"), THRESHOLD, 1).hits] == ["dave"]
         assert gallery.search(face("alice"), THRESHOLD, 1).hits == ()
+
+
+def test_damaged_nodes_of_the_principals_keep_no_operator_out(tmp_path: Path) -> None:
+    """Every swap stores the newest of them, once: the log knows who is an operator, and who is no more."""
+    lab = Lab(tmp_path).create()
+    lab.enrol("alice", "bob")
+    identity, revoked = lab.do(lambda vault: vault.add_principal("gone", [Role.OPERATOR]))
+    lab.do(lambda vault: vault.revoke_principal(identity))
+    lab.sql("keys.db", "UPDATE node SET blob = zeroblob(length(blob)) WHERE id BETWEEN 256 AND 32767")
+    with pytest.raises(NotAllowed):
+        lab.do(lambda vault: vault.whoami(), revoked)
+    with lab.open() as vault:
+        assert matches(vault, "bob")
+        with pytest.raises(IntegrityError, match="damaged"):
+            vault.shred("alice")
+        assert reason(vault, "alice") == "withdrawn"

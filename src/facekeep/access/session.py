@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token, token_mark
 from facekeep.access.roles import Action, Role, allowed
 from facekeep.auditlog.prints import principal_print
 from facekeep.crypto import primitives as p
-from facekeep.errors import FacekeepError, NotAllowed, SlotDead, StoreError
+from facekeep.errors import FacekeepError, IntegrityError, NotAllowed, SlotDead, StoreError
 from facekeep.formats.entryrules import Reason
 from facekeep.store.keysdb import PrincipalRow
 
@@ -98,10 +98,15 @@ def _by_log(core: Core, view: View, identity: bytes, token_hash: bytes) -> tuple
 
 
 def _lives(core: Core, view: View, slot: int) -> bool:
+    """Whether the slot lives by the tree; by the log, where a damaged node hides it."""
     try:
         core.slot_key(view, slot)
     except SlotDead:
         return False
+    except IntegrityError:
+        control = (entry for _, entry in core.log.control_since(0) if entry["type"] == "destroy")
+        spans = (span for entry in control for span in cast("list[list[int]]", entry["slots"]))
+        return not any(first <= slot < first + count for first, count in spans)
     return True
 
 
