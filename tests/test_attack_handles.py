@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from facekeep.errors import (
+    Denied,
     ErasurePending,
     FacekeepError,
     IntegrityError,
@@ -348,15 +349,19 @@ def test_a_damaged_node_hides_nobody_from_an_erasure(tmp_path: Path) -> None:
                 vault.shred("alice")
             with pytest.raises(FacekeepError):
                 vault.enroll_many([lab.enrolment("dora")])  # she might be among those that nobody can tell
-            with pytest.raises(IntegrityError):
+            with pytest.raises(ErasurePending, match="denied to everybody"):
                 vault.shred("nobody at all")  # not: unknown
-        assert reason(service, "alice") in ("withdrawn", "integrity")
+        assert reason(service, "alice") == "unavailable"
+        assert reason(service, "bob") == "unavailable"
     lab.put_back(saved, "keys.db")
     with lab.open() as vault:
         with contextlib.suppress(SubjectUnknown):
             vault.shred("alice")
         assert not core(vault).view().tree.alive(np.array(held, np.int64)).any()
+        with pytest.raises(SubjectUnknown):
+            vault.shred("nobody at all")
         assert matches(vault, "bob")
+    lab.clean()
 
 
 def test_an_old_entry_of_the_log_is_damaged_before_an_erasure(lab: Lab) -> None:
@@ -370,6 +375,46 @@ def test_an_old_entry_of_the_log_is_damaged_before_an_erasure(lab: Lab) -> None:
                 vault.shred("alice")
             assert reason(vault, "alice") != "ok"
         assert reason(other, "alice") != "ok"
+
+
+@pytest.mark.parametrize("how", ["shred", "withdraw"])
+def test_neither_the_log_nor_the_index_leads_to_her(lab: Lab, how: str) -> None:
+    """A service has her open. Nobody is answered until the file is whole and she was asked for again."""
+    saved = lab.save("whole")
+    with lab.open() as service, service.gallery(model=MODEL) as gallery:
+        assert matches(service, "alice")
+        lab.sql("log.db", "UPDATE entry SET chain = zeroblob(32) WHERE idx = 2")
+        lab.sql("keys.db", "DELETE FROM subject_index")
+        lab.sql("vault.db", "DELETE FROM grants")
+        with lab.open() as vault, pytest.raises(IntegrityError, match="nobody is answered"):
+            vault.shred("alice") if how == "shred" else vault.withdraw("alice", [VERIFY, IDENTIFY])
+        for name in ("alice", "bob"):
+            assert reason(service, name) == "unavailable"
+            with pytest.raises(Denied):
+                gallery.search(face(name), THRESHOLD, 5)
+        chain = sql(saved / "vault" / "log.db", "SELECT chain FROM entry WHERE idx = 2")[0]
+        lab.sql("log.db", "UPDATE entry SET chain = ? WHERE idx = 2", chain)
+        for row in sql(saved / "vault" / "vault.db", "SELECT * FROM grants"):
+            lab.sql("vault.db", "INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        with lab.open() as vault:
+            vault.repair_index()
+            assert reason(vault, "bob") == "unavailable"
+            vault.shred("alice") if how == "shred" else vault.withdraw("alice", [VERIFY, IDENTIFY])
+            assert matches(vault, "bob")
+            assert reason(vault, "alice") != "ok"
+        assert matches(service, "bob")
+        assert reason(service, "alice") != "ok"
+    lab.clean()
+
+
+def test_one_id_that_leads_to_nobody_saves_none_of_a_list(lab: Lab) -> None:
+    with lab.open() as service:
+        assert matches(service, "alice")
+        lab.sql("log.db", "UPDATE entry SET chain = zeroblob(32) WHERE idx = 2")
+        lab.sql("keys.db", "DELETE FROM subject_index WHERE hash = ?", (row_key(service, "bob"),))
+        with lab.open() as vault, pytest.raises(IntegrityError):
+            vault.shred("alice", "bob")
+        assert {reason(service, name) for name in ("alice", "bob")} == {"unavailable"}
 
 
 def test_a_clock_that_stands_behind_holds_up_no_erasure(lab: Lab) -> None:

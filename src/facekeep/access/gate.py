@@ -129,6 +129,8 @@ def admit(core: Core, session: Session, view: View, action: Action, region: str,
     reason = session.check(view, action)
     if reason is not Reason.OK:
         return reason
+    if view.pending.sought:  # somebody who asked for an erasure cannot be found: it may be anybody
+        return Reason.UNAVAILABLE
     if now_ms < view.head.high_ms - LIMITS.clock_slack_ms or not core.clock.is_steady:
         return Reason.CLOCK
     return Reason.OK if region in core.settings.all_regions else Reason.REGION

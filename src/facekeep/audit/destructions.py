@@ -28,6 +28,7 @@ class Operation:
     tags: list[bytes] = field(default_factory=list)
     voids: list[int] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)  # of the slots that are grants' (destroy only)
+    sought: bool = False  # an erasure of somebody who could not be found, and so of no slot
 
 
 class Destructions:
@@ -73,7 +74,7 @@ class Destructions:
         if operation.voids and op != "void":  # SPEC.md §11 R7
             raise RuleBroken("R7", index, f"op {op} voids an operation")
         judge = _JUDGES.get(op)
-        if judge is not None:
+        if judge is not None and not operation.sought:
             judge(self, index, operation)
 
     def _end_principal(self, index: int, operation: Operation, slot: int) -> None:

@@ -255,6 +255,7 @@ class Policy:
                 self._destructions.end(index, operation, slot)
         operation.tags += map(bytes.fromhex, entry["tags"])
         operation.voids += entry["voids"]
+        operation.sought = "sought" in entry
         if entry["part"] == entry["parts"]:
             self._destructions.whole(index, operation)
             self._whole(index, operation)

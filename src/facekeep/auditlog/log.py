@@ -74,6 +74,7 @@ class AuditLog:
         self._pin: Pin | None = None
         self._pending: tuple[int, Pending] | None = None
         self._spans: dict[Open, list[tuple[int, int]]] = {}
+        self._sought: dict[Open, tuple[bytes, bytes]] = {}
         self._pending_guard = threading.Lock()
         with self._snapshot():
             self._watch.writable()
@@ -193,6 +194,7 @@ class AuditLog:
                     if operation.type == "destroy"
                     for each in found
                 ),
+                {each.first: found for each, found in self._sought.items() if each in spans},
             )
             self._pending = (head.control_seq, pending)
             return pending
@@ -210,8 +212,12 @@ class AuditLog:
             if operation is None:
                 continue
             if operation.type == "destroy":
-                ranges = cast("list[list[int]]", entries.parse(body)["slots"])
+                entry = entries.parse(body)
+                ranges = cast("list[list[int]]", entry["slots"])
                 found[operation].extend((first, count) for first, count in ranges)
+                if "sought" in entry:
+                    named = str(entry["nonce"]), str(entry["sought"])
+                    self._sought[operation] = bytes.fromhex(named[0]), bytes.fromhex(named[1])
             else:
                 found[operation].extend((slot, 1) for slot in entries.slots_in(body))
         return spans | found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +52,14 @@ class Ranges:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Slots of open grant operations (not yet granted) and of open destroy operations (denied)."""
+    """Slots of open grant operations (not yet granted) and of open destroy operations (denied).
+
+    ``sought`` are open erasures of whom nobody could find: index -> nonce, and how the entry names them.
+    """
 
     granting_slots: Ranges
     destroying_slots: Ranges
+    sought: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def granting(self, slot: int) -> bool:
         """Whether the slot's grant is announced and not completed."""

@@ -65,7 +65,7 @@ class Watch:
         before = self._seen  # taken before the read: what is read then cannot be older
         stored = logdb.read_head(connection)
         for known in (before, self._prepared, self._seen):
-            if known is not None and stored == known.sealed:
+            if known is not None and stored == known.sealed and _is_no_older(known, before):
                 return known
         try:
             return self._accept(connection, stored, before)
@@ -93,6 +93,11 @@ class Watch:
             raise IntegrityError("the last entry of log.db is not the one its head names")
         self.advance(seen)
         return seen
+
+
+def _is_no_older(known: Seen, before: Seen | None) -> bool:
+    """Whether it is none that this process wrote itself and has seen a newer one since: that was put back."""
+    return before is None or known.head.size >= before.head.size
 
 
 def _follows(connection: sqlite3.Connection, before: Head, now: Head) -> None:

@@ -45,7 +45,7 @@ __all__ = [
     "decision_identify", "decision_time_ms", "decision_verify", "destroy_entries", "destroyed", "encode",
     "genesis", "grant_entries", "grant_item", "granted", "is_decision", "nonce_hex", "parse",
     "principal",
-    "restarted", "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "validate",
+    "restarted", "restore", "rotated", "rotation", "settings", "slots_in", "slots_of", "sought", "validate",
 ]  # fmt: skip
 
 _SLOT = re.compile(rb'"slot":(\d{1,16})')  # no string in an entry holds a quotation mark
@@ -226,6 +226,14 @@ def destroy_entries(
         }
         entries.append(_entry("destroy", by, time_ms, _nth(nonces, part), cast("JsonObject", further)))
     return entries
+
+
+def sought(op: str, sought_as: bytes, nonce: str, *, by: str | None, time_ms: int) -> JsonObject:
+    """Erasure of somebody who cannot be found: nobody is answered while it is open (SPEC.md §7)."""
+    further: JsonObject = {
+        "op": op, "part": 1, "parts": 1, "slots": [], "tags": [], "voids": [], "sought": sought_as.hex(),
+    }  # fmt: skip
+    return _entry("destroy", by, time_ms, nonce, further)
 
 
 def destroyed(

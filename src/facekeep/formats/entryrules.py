@@ -299,6 +299,7 @@ OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
         "genesis": _STATED,
         "restart": _STATED,
         "settings": _STATED,
+        "destroy": {"sought": _H16},
         "decision": {
             "mean_e6": _COUNT, "most": _integer(1, LIMITS.candidates + 1), "score": _one_of(True),  # noqa: FBT003 - the JSON value
         },
@@ -345,6 +346,9 @@ def _across_destroy(entry: Mapping[str, Any]) -> None:
     _across_parts(entry)
     if entry["op"] == "void" and entry["part"] == 1 and not entry["voids"]:
         raise FormatError("a log entry of op void does not say what it voids")
+    named = any(entry[each] for each in ("slots", "tags", "voids")) or entry["parts"] > 1
+    if "sought" in entry and (named or entry["op"] not in ("shred", "withdraw")):
+        raise FormatError("a log entry that seeks somebody names what it destroys, or is no erasure")
 
 
 def _across_decision(entry: Mapping[str, object]) -> None:

@@ -27,7 +27,8 @@ class Destruction:
 
     With ``rekey`` nothing is destroyed but the keys of the tree's nodes and of the subject index; ``recycle``
     ends branches in which nobody lives and no slot is given out any more. With ``rows_stay`` the
-    caller deletes the dead rows, together with something else.
+    caller deletes the dead rows, together with something else. ``sought`` is the handle of somebody who
+    cannot be found: nobody is answered until they are.
     """
 
     op: str
@@ -39,10 +40,15 @@ class Destruction:
     rekey: bool = False
     recycle: bool = False
     rows_stay: bool = False
+    sought: bytes | None = None
 
 
 def intent(core: Core, by: str | None, what: Destruction) -> list[JsonObject]:
     """Log entries that announce a destruction; from their append on the gate denies the slots."""
+    if what.sought is not None:
+        nonce = entries.nonce_hex()
+        named = core.handles.sought(what.sought, bytes.fromhex(nonce))
+        return [entries.sought(what.op, named, nonce, by=by, time_ms=_time_ms(core))]
     return entries.destroy_entries(
         what.op, what.slots, tags=what.tags, voids=what.voids, by=by, time_ms=_time_ms(core)
     )

@@ -15,6 +15,7 @@ from facekeep.access.core import Core, Finished, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.auditlog.group import ControlMoved
+from facekeep.crypto.primitives import compare
 from facekeep.errors import (
     Busy,
     ErasurePending,
@@ -113,7 +114,8 @@ def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices:
                 next=error.next,
             ) from error
         for index, what in zip(indices, whats, strict=True):
-            if any(each.first == index for each in core.view().head.open):  # else another process has
+            is_open = any(each.first == index for each in core.view().head.open)  # else another has ended it
+            if is_open and what.sought is None:
                 finish(core, by, index, what)
 
 
@@ -145,24 +147,45 @@ def shred(
         hashes = {core.index.hash(each.handle): each for each in found}
         gone = {hashed for hashed, each in hashes.items() if not each.slots}
         finished[:] = [each for each in before if each.hashes & gone]
-        unknown = gone - {hashed for each in finished for hashed in each.hashes}
-        if unknown:
-            raise _unknown(found, len(unknown), len(raw), finished=bool(before))
+        gone -= {hashed for each in finished for hashed in each.hashes}
+        sought = [hashes[hashed] for hashed in gone if hashes[hashed].doubt is not None]
+        if len(gone) > len(sought):
+            _end_sought(core, found)
+            raise _unknown(len(gone) - len(sought), len(raw), finished=bool(before))
         slots = [slot for each in found for slot in each.slots]
         tags = [tag for each in found for tag in each.tags]
         opened[:] = _openings(core, view, tags) if openings else ()
         whats = [Destruction("shred", slots, tags=tags, hashes=list(hashes))] if slots else []
-        return Asked(view, found, whats)
+        return Asked(view, found, [*whats, *_seek("shred", found)])
 
     asked, indices = announced(core, session, Action.SHRED, find)
-    if not indices:
+    carry_out(core, session.by, asked.whats, indices)
+    _certain(core, asked.found)
+    slots = asked.whats[0].slots if asked.whats else ()
+    if not slots:
         people, count = sum(each.subjects for each in finished), sum(each.slots for each in finished)
         return Erasure(finished[-1].first, people, count, core.view().tree.epoch, begun_before=True)
-    carry_out(core, session.by, asked.whats, indices)
-    _certain(asked.found)
     people = sum(bool(each.slots) for each in asked.found)
-    count = len(asked.whats[0].slots)
-    return Erasure(indices[0], people, count, core.epoch, tuple(opened), begun_before=bool(finished))
+    return Erasure(indices[0], people, len(slots), core.epoch, tuple(opened), begun_before=bool(finished))
+
+
+def _seek(op: str, found: Sequence[Held]) -> list[Destruction]:
+    """Erasures of those of whom nobody can tell what they have, or what more."""
+    return [Destruction(op, (), sought=each.handle) for each in found if each.doubt is not None]
+
+
+def _end_sought(core: Core, found: Sequence[Held]) -> None:
+    """End what was announced of these people while nobody could find them: now all of theirs is known."""
+    named = core.view().pending.sought
+    mine = [
+        index
+        for index, (nonce, sought_as) in named.items()
+        if any(compare(core.handles.sought(each.handle, nonce), sought_as) for each in found)
+    ]
+    if mine and core.impaired is None:
+        with core.lock.held():
+            for index in mine:
+                finish(core, None, index, Destruction("shred", ()), recovery=True)
 
 
 def _found(
@@ -172,30 +195,27 @@ def _found(
     found = for_erasure(core, view, raw, progress)
     slots = [slot for each in found for slot in each.slots]
     if core.impaired is None and view.head.operations and all(map(view.pending.destroying, slots)):
-        with core.lock.held():
+        with contextlib.suppress(FacekeepError), core.lock.held():
             recover(core)
         view = core.view()
         found = for_erasure(core, view, raw)
     return found, view
 
 
-def _certain(found: Sequence[Held]) -> None:
+def _certain(core: Core, found: Sequence[Held]) -> None:
     """Raise IntegrityError where what was destroyed may not have been everything."""
     doubt = next((each.doubt for each in found if each.doubt is not None), None)
-    if doubt is not None:
-        raise IntegrityError(
-            f"what was found of it is destroyed, but there may be more: {doubt}",
-            next="run 'facekeep check --scrub', then ask again; an id that is unknown then has nothing left",
-        ) from doubt
+    if doubt is None:
+        _end_sought(core, found)
+        return
+    raise IntegrityError(
+        f"what was found of it is destroyed, but there may be more, so that nobody is answered now: {doubt}",
+        next="run 'facekeep check --scrub', then ask for the same again: that ends it",
+    ) from doubt
 
 
-def _unknown(found: Sequence[Held], unknown: int, named: int, *, finished: bool) -> FacekeepError:
+def _unknown(unknown: int, named: int, *, finished: bool) -> SubjectUnknown:
     """Error for ids that lead to nobody: nor does that of somebody whose erasure has just been finished."""
-    doubt = next((each.doubt for each in found if each.doubt is not None and not each.slots), None)
-    if doubt is not None:
-        return IntegrityError(
-            f"{unknown} of the {named} subject ids lead to nobody that can be found: {doubt}", next=doubt.next
-        )
     are = "is" if unknown == 1 else "are"
     message = f"{unknown} of the {named} subject ids {are} unknown; nothing was shredded"
     return SubjectUnknown(message + ", but a pending erasure was finished just now" if finished else message)
@@ -219,17 +239,20 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
     def find(view: View) -> Asked:
         (held,), view = _found(core, view, [raw], None)
         mine = [slot for slot in held.slots if view.kind_of(slot) in scopes]
+        if not mine and held.doubt is not None:
+            return Asked(view, [held], _seek("withdraw", [held]))
         if not mine:
-            raise held.doubt or SubjectUnknown(
+            _end_sought(core, [held])
+            raise SubjectUnknown(
                 "no living grant of that scope stands under that subject id; nothing was withdrawn"
             )
         hashes = [core.index.hash(held.handle)] if len(mine) == len(held.slots) else []
         whats = [Destruction("withdraw", each, hashes=hashes) for each in _by_tag(core, held, mine)]
-        return Asked(view, [held], whats)
+        return Asked(view, [held], [*whats, *_seek("withdraw", [held])])
 
     asked, indices = announced(core, session, Action.WITHDRAW, find)
     carry_out(core, session.by, asked.whats, indices)
-    _certain(asked.found)
+    _certain(core, asked.found)
     return Erasure(indices[0], 1, sum(len(each.slots) for each in asked.whats), core.epoch)
 
 

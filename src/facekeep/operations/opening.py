@@ -283,7 +283,8 @@ def _open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepErro
     with contextlib.ExitStack() as undo:
         keys, tree = _any_keys(undo, [path / "keys.db", *_copies(settings, "keys.db")], vault_id, readers)
         log_key = tree.slot_key(LOG_KEY_SLOT)
-        log = AuditLog(logdb.open_log(path / "log.db", vault_id), (), log_key, vault_id, clock)
+        log_copies = _copies(settings, "log.db")
+        log = AuditLog(logdb.open_log(path / "log.db", vault_id), log_copies, log_key, vault_id, clock)
         undo.callback(log.close)
         data = VaultStore(_any_data(undo, path / DATA_FILE, vault_id))
         undo.callback(data.database.close)

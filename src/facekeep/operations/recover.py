@@ -36,7 +36,8 @@ def recover(core: Core, but: Collection[int] = ()) -> bool:
     core.log.resync_copies()
     core.forget_tree()  # the process that left these may have swapped before it ended
     view = core.view()
-    open_now = [each for each in view.head.operations if each.first not in but]
+    waiting = {*but, *view.pending.sought}  # whom nobody can find is asked for again
+    open_now = [each for each in view.head.operations if each.first not in waiting]
     if not open_now:
         with contextlib.suppress(ErasurePending):
             _drop_strays(core, view)
@@ -66,7 +67,8 @@ def recover(core: Core, but: Collection[int] = ()) -> bool:
         _drop_strays(core, core.view())
         if void:
             destroy(core, None, Destruction("void", slots, hashes=_orphans(core, slots), voids=void))
-    return not core.view().head.operations
+    view = core.view()
+    return len(view.head.operations) == len(view.pending.sought)
 
 
 def _drop_strays(core: Core, view: View) -> None:

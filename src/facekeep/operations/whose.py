@@ -97,15 +97,17 @@ def for_erasure(
     doubt: FacekeepError | None = None
     try:
         told = held_by(core, view, subjects, progress)
-        if core.owners.unreadable:
-            doubt = unreadable(core)
     except FacekeepError as error:
         told, doubt = [Held(handle) for handle in core.handles.of_many(subjects)], error
     return [_whole(core, view, each, doubt) for each in told]
 
 
 def _whole(core: Core, view: View, held: Held, doubt: FacekeepError | None) -> Held:
-    """Add what its tags, and that of the index, lead to."""
+    """Add what its tags, and that of the index, lead to.
+
+    A subject has one tag, and the log names all its slots: with it nothing is in doubt, whatever else is
+    damaged. Without one it may be among those whose keys cannot be read.
+    """
     tags, slots = set(held.tags), set(held.slots)
     with contextlib.suppress(FacekeepError):
         tag = core.index.lookup(held.handle)
@@ -119,11 +121,11 @@ def _whole(core: Core, view: View, held: Held, doubt: FacekeepError | None) -> H
             slots.update(_found_by_gate(core, held.handle, tag))
     try:
         living = _alive(view, sorted(slots))
-    except FacekeepError as error:
-        doubt = doubt or error
+    except FacekeepError:  # a damaged node: the log says what was destroyed
         living = sorted(slots - _destroyed(core))
     if not living:
-        return Held(held.handle, doubt=doubt)
+        lost = unreadable(core) if core.owners.unreadable else None
+        return Held(held.handle, doubt=doubt or lost)
     known = set(held.tags) | {
         tag for tag in tags if not set(living).isdisjoint(_slots_of(core, held.handle, tag))
     }

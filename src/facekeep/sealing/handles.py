@@ -17,6 +17,7 @@ from facekeep.sealing.sealer import Sealer
 
 HANDLE_LEN: Final = GRANT_ID_LEN
 _HANDLE: Final = p.domain("handle")
+_SOUGHT: Final = p.domain("sought")
 
 
 class Handles:
@@ -35,6 +36,10 @@ class Handles:
         """Return the handles of many subject ids, in order."""
         whole = mac_many(self._key, [self._prefix + subject for subject in subjects])
         return [each[:HANDLE_LEN] for each in whole]
+
+    def sought(self, handle: bytes, nonce: bytes) -> bytes:
+        """Return how an entry of that nonce (16 bytes) names somebody who cannot be found, 16 bytes."""
+        return p.mac(self._key, _SOUGHT, nonce, handle)[:HANDLE_LEN]
 
 
 def masked(sealer: Sealer, slots: Sequence[int] | npt.NDArray[np.int64], keys: Table, values: Table) -> Table:
