@@ -209,6 +209,20 @@ def test_nobody_is_enrolled_under_an_id_that_is_another_model(
         assert core(vault).log.head().size == before
 
 
+@pytest.mark.parametrize("where", ["slot + 5000", "slot + 1099511627776", "-slot", "slot + 1"])
+def test_a_planted_row_says_nothing_of_a_model(lab: Lab, where: str) -> None:
+    """Somebody who may write vault.db: no row hides what an id stands for, or claims an id for itself."""
+    columns = "grant_id, tag, {model}, terms, commitment, templates, record FROM grants"
+    for model in ("model", f"'{ANGLES.id}'"):
+        each = columns.format(model=model)
+        lab.sql("vault.db", f"INSERT OR IGNORE INTO grants SELECT {where}, {each}")
+    with lab.open() as vault:
+        with pytest.raises(UsageError, match="another dimension or metric"):
+            enrol(vault, lab, "dora", HALF)
+        enrol(vault, lab, "dora", ANGLES)
+        assert vault.verify("dora", face("dora"), model=ANGLES, threshold=threshold(ANGLES)).match
+
+
 def test_two_models_of_one_id_in_one_enrolment(lab: Lab) -> None:
     other = replace(ANGLES, dimension=4)
     people = [

@@ -79,6 +79,8 @@ def any_of_model(core: Core, view: View, model_id: str) -> LivingGrant | None:
     """Return a living grant of a model id, most often the newest: what that id stands for in this vault."""
     with contextlib.closing(core.data.of_model(model_id)) as rows:
         for row in rows:
+            if not view.given_out(row.slot):
+                continue
             with contextlib.suppress(IntegrityError):  # says nothing; 'facekeep check' tells of it
                 grant = living(core, view, row) if is_logged(core, row) else None
                 if grant is not None:
