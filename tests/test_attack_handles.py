@@ -288,6 +288,7 @@ UNOPENABLE: dict[str, Callable[[Lab], object]] = {
     ),
     "vault.db of another schema": lambda lab: lab.sql("vault.db", "PRAGMA user_version = 99"),
     "vault.toml was edited": edit_settings,
+    "a schema that is no text": lambda lab: raw(lab.path / "vault.db", b"CREATE TABLE", b"CREA\xccE TABLE"),
 }
 
 

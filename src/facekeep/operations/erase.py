@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from facekeep.access.core import Core, Finished, View
 from facekeep.access.roles import Action
@@ -36,6 +36,7 @@ from facekeep.operations.steps import reached
 from facekeep.operations.whose import Held, for_erasure
 
 Progress = Callable[[int, int], None]
+_DENIED: Final = "what was asked for is denied to everybody from now on, but not known to be destroyed yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ def announced(
 def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices: Sequence[int]) -> None:
     """Finish what was open before, then what was announced.
 
-    Raises ErasurePending where that cannot be done now: it is announced, and so denied.
+    Raises ErasurePending where that cannot be begun now; whatever comes in the way says that it is announced,
+    and so denied.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -109,14 +111,15 @@ def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices:
         except ErasurePending:
             raise
         except FacekeepError as error:
-            raise ErasurePending(
-                f"what was asked for is denied to everybody from now on, but not destroyed yet: {error}",
-                next=error.next,
-            ) from error
+            raise ErasurePending(f"{_DENIED}: {error}", next=error.next) from error
         for index, what in zip(indices, whats, strict=True):
             is_open = any(each.first == index for each in core.view().head.open)  # else another has ended it
             if is_open and what.sought is None:
-                finish(core, by, index, what)
+                try:
+                    finish(core, by, index, what)
+                except FacekeepError as error:
+                    error.args = (f"{_DENIED}: {error}",)
+                    raise
 
 
 def shred(

@@ -65,9 +65,11 @@ class translated:  # noqa: N801 - reads as a word of the with statement; a class
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Raise ours in place of theirs."""
-        if error is None or not isinstance(error, sqlite3.DatabaseError | OSError):
+        if error is None or not isinstance(error, sqlite3.DatabaseError | OSError | UnicodeDecodeError):
             return
         what = self._what
+        if isinstance(error, UnicodeDecodeError):  # a text, or SQLite's own message about one, is no UTF-8
+            raise IntegrityError(f"{what} is damaged: it has text that is no UTF-8", next=MEND.get(what))
         if isinstance(error, sqlite3.OperationalError):
             raise StoreError(f"{what}: {_reason(error)}") from error
         if isinstance(error, sqlite3.DatabaseError):
