@@ -76,10 +76,6 @@ SWAP = [f"UPDATE entry SET idx = {to} WHERE idx = {at}" for at, to in ((4, -1), 
         (["DELETE FROM grant_entry WHERE slot = 4194304"], "log entry 1: log.db does not lead"),
         (["UPDATE grant_entry SET idx = 3 WHERE slot = 4194304"], "log entry 1: log.db does not lead"),
         (["INSERT INTO grant_entry VALUES (77, 1)"], "slots that no entry opened"),
-        (
-            ["INSERT INTO entry SELECT 13, control, sealed, leaf, chain FROM entry WHERE idx = 12"],
-            "entries after 12",
-        ),
         (["UPDATE entry SET idx = -1 WHERE idx = 4"], "log entry 4 is missing"),
     ],
 )
@@ -157,6 +153,15 @@ def test_a_head_replaced_by_an_older_head(lab: Lab) -> None:
     lab.log.close()
     with pytest.raises(IntegrityError, match="has entries after 12"):
         lab.open()
+
+
+def test_a_row_after_the_head_that_does_not_follow_from_it_is_nobodys(lab: Lab) -> None:
+    lab.attack("INSERT INTO entry SELECT 13, control, sealed, leaf, chain FROM entry WHERE idx = 12")
+    lab.attack("INSERT INTO entry SELECT -1, control, sealed, leaf, chain FROM entry WHERE idx = 12")
+    log = lab.open()
+    assert (log.strays(), log.verify().size) == (2, 13)
+    lab.decide(1, log)
+    assert (log.strays(), log.verify().size) == (0, 14)
 
 
 def test_an_edited_head(lab: Lab) -> None:

@@ -6,7 +6,9 @@ has what the log has not is evidence of a rolled-back log, and is never written 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +19,7 @@ from typing import Final, Literal, TypeAlias
 from facekeep.auditlog.keyed import LogKey
 from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, UsageError
 from facekeep.store import logdb
+from facekeep.store.aside import SIDECARS, discard, is_same_place
 from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal["current", "behind", "missing", "away", "ahead", "diverged", "foreign", "damaged"]
@@ -66,8 +69,7 @@ class Copies:
         self._source = source
         self._copies = [_Copy(path, vault_id, key) for path in paths]
         for each in self._copies:
-            path = each.path
-            if path.resolve() == primary.path.resolve() or (path.exists() and path.samefile(primary.path)):
+            if is_same_place(each.path, primary.path):
                 raise UsageError(
                     "a copy of log.db is log.db itself", next="name another path, on another disk"
                 )
@@ -168,7 +170,7 @@ class _Copy:
         self, connection: sqlite3.Connection, batch: Batch, source: sqlite3.Connection, limit: int | None
     ) -> None:
         held = logdb.last_index(connection) + 1
-        first = batch.rows[0].idx if batch.rows else logdb.last_index(source) + 1
+        first = batch.rows[0].idx if batch.rows else self._key.open_head(batch.head).size
         last = batch.rows[-1] if batch.rows else None
         if last is not None and held > last.idx:  # another process brought these rows
             _agree(logdb.chain_at(connection, last.idx), last.chain)
@@ -194,21 +196,37 @@ class _Copy:
         """
         if not self.path.parent.is_dir():
             return "away", None
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return "missing", None
         try:
             with translated(str(self.path)):
-                connection = self._open()
-                held = logdb.last_index(connection) + 1
-                own = logdb.chain_at(connection, held - 1)
-                state = _compare(held, own, source)
-                if state in ("ahead", "diverged"):
-                    self._check_last(connection, held - 1)
+                return self._compared(self._open(), source)
         except ForeignFile:
-            return "foreign", None
+            return self._disowned(source)
         except FacekeepError:
             return "damaged", None
+
+    def _compared(self, connection: sqlite3.Connection, source: sqlite3.Connection) -> tuple[State, int]:
+        held = logdb.last_index(connection) + 1
+        own = logdb.chain_at(connection, held - 1)
+        state = _compare(held, own, source, self._key)
+        if state in ("ahead", "diverged"):
+            self._check_last(connection, held - 1)
         return state, held
+
+    def _disowned(self, source: sqlite3.Connection) -> tuple[State, int | None]:
+        """Judge a copy that says it is another vault's: it is this one's if its head opens."""
+        try:
+            with (
+                translated(str(self.path)),
+                contextlib.closing(logdb.open_log(self.path, self._vault_id, use="look")) as database,
+            ):
+                connection = database.connection()
+                self._key.open_head(logdb.read_head(connection) or b"")
+                state, held = self._compared(connection, source)
+        except FacekeepError:
+            return "foreign", None
+        return (state, held) if state in ("ahead", "diverged") else ("damaged", None)
 
     def _check_last(self, connection: sqlite3.Connection, index: int) -> None:
         """Raise IntegrityError unless a row follows from the one before it."""
@@ -221,8 +239,7 @@ class _Copy:
     def make(self) -> None:
         """Make an empty copy."""
         self.shut()
-        for suffix in ("-wal", "-shm"):  # a stale one would be replayed into the new file
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        discard(self.path, SIDECARS)  # a stale one would be replayed into the new file
         self._database = logdb.create_log(self.path, self._vault_id)
 
     def leave(self, why: str) -> None:
@@ -251,9 +268,10 @@ class _Copy:
         return self._connection
 
 
-def _compare(held: int, own: bytes | None, source: sqlite3.Connection) -> State:
+def _compare(held: int, own: bytes | None, source: sqlite3.Connection, key: LogKey) -> State:
     """Judge a copy of ``held`` rows whose last chain value is ``own``; read before the primary."""
-    size = logdb.last_index(source) + 1
+    stored = logdb.read_head(source)
+    size = 0 if stored is None else key.open_head(stored).size
     if held > size:
         return "ahead"
     if held and own != logdb.chain_at(source, held - 1):

@@ -26,6 +26,7 @@ from facekeep.auditlog.pending import Pending, Ranges
 from facekeep.auditlog.reader import Mark, Reader
 from facekeep.auditlog.replay import Pin, Progress, Replay
 from facekeep.auditlog.rules import NO_CONTROL, State
+from facekeep.auditlog.strays import refuse_rolled_back
 from facekeep.auditlog.watch import Seen, Watch
 from facekeep.auditlog.writer import Writer
 from facekeep.clock import Clock
@@ -296,19 +297,21 @@ class AuditLog:
         with self._database.again() as database:
             yield lambda key, clock: AuditLog(database, (), key, self._vault_id, clock)
 
+    def strays(self) -> int:
+        """Count the rows at indices of no entry, which are nobody's; a scrub deletes them."""
+        with self._snapshot() as (connection, head):
+            return logdb.count_outside(connection, head.size)
+
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, Head]]:
-        """Give one unchanging state of log.db, whose last row is its head's."""
+        """Give one unchanging state of log.db, which no entry follows."""
         self._watch.alive()
         with translated(self._database.name):
             connection = self._database.connection()
             connection.execute("BEGIN")
             try:
                 head = self._watch.head(connection).head
-                if logdb.last_index(connection) != head.size - 1:
-                    raise IntegrityError(
-                        f"log.db has entries after {head.size - 1}, the last one of its head"
-                    )
+                refuse_rolled_back(connection, self._key, head)
                 yield connection, head
             finally:
                 connection.execute("COMMIT")
@@ -330,12 +333,13 @@ class AuditLog:
 
     def mend_copy(self, path: Path) -> int:
         """Put damaged rows of a copy right from this log, which is whole; returns how many."""
+        size = self.head().size
         with (
             self._writer.exclusive,
             translated(str(path)),
             contextlib.closing(logdb.open_log(path, self._vault_id)) as copy,
         ):
-            return mend_copy(copy.connection(), self._own.connection(), self._key)
+            return mend_copy(copy.connection(), self._own.connection(), self._key, size)
 
     @contextlib.contextmanager
     def other_copies(self, paths: Sequence[Path]) -> Iterator[Copies]:

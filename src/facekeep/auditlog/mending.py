@@ -54,13 +54,15 @@ def mend_rows(
     return [row.idx for row in mended] or ([] if projected == slots else [-1])
 
 
-def mend_copy(copy: sqlite3.Connection, primary: sqlite3.Connection, key: LogKey) -> int:
-    """Write each row of a copy that is damaged anew from the primary, which is whole; returns how many.
+def mend_copy(copy: sqlite3.Connection, primary: sqlite3.Connection, key: LogKey, size: int) -> int:
+    """Write each row of a copy that is damaged anew from the primary, which has ``size`` whole entries.
+
+    Returns how many.
 
     Raises OtherHistory, with nothing written, where a row is another history's, or the primary has fewer.
     """
     held = logdb.last_index(copy) + 1
-    if held > logdb.last_index(primary) + 1:
+    if held > size:
         raise OtherHistory("it has entries that log.db lacks")
     mended: list[Row] = []
     previous = key.start

@@ -17,6 +17,7 @@ from facekeep.auditlog.group import ControlMoved, ControlRequest, DecisionReques
 from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.rules import State, clock_exempt, too_early
+from facekeep.auditlog.strays import delete_strays
 from facekeep.auditlog.voids import check_voids
 from facekeep.auditlog.watch import Seen, Watch
 from facekeep.clock import Clock
@@ -100,6 +101,8 @@ class Writer:
     def _append(self, batch: Sequence[Request], waiting: Callable[[], None]) -> None:
         with translated(self._name):
             before = self._watch.head(self._connection).head
+            if logdb.last_index(self._connection) >= before.size:
+                delete_strays(self._connection, self._key, before)
             decisions = [each for each in batch if isinstance(each, DecisionRequest)]
             allowing = any(each.allow for each in decisions)
             braked = any(each.asked is not None for each in decisions)

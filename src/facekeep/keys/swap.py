@@ -16,7 +16,7 @@ from facekeep.keys.provider import Candidate, Receipt, RootProvider
 from facekeep.keys.settle import hold, holders_reached, settle
 from facekeep.keys.slots import Slots, distinct
 from facekeep.keys.tree import KeyTree, TreeStale, open_tree
-from facekeep.keys.verify import bounds, key_of, verify_tree
+from facekeep.keys.verify import bounds, key_of, verify_nodes
 from facekeep.store.keysdb import KeysStore, SwapRow, SwapWrites, TopRow
 
 
@@ -222,7 +222,7 @@ class Swap:
     @staticmethod
     def _check_rekeyed(store: KeysStore, tree: KeyTree, rekey: Rekey) -> None:
         """Open every stored node; each is of this epoch, and the vault's own slots have their new keys."""
-        for problem in verify_tree(tree, store, sealed_in=tree.epoch):
+        for problem in verify_nodes(tree, store, sealed_in=tree.epoch):
             raise IntegrityError(f"the tree was not re-keyed whole, the old root was kept: {problem}")
         for slot, key in rekey.fresh.items():
             if not compare(tree.slot_key(slot), key):

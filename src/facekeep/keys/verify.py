@@ -6,51 +6,73 @@ from collections.abc import Iterator, Mapping
 
 from facekeep.errors import FacekeepError, IntegrityError, SlotDead
 from facekeep.formats.ids import BRANCH_SLOTS, FANOUT, slot_id
-from facekeep.formats.nodes import LEAF_LEVEL
+from facekeep.formats.nodes import LEAF_LEVEL, row_id
 from facekeep.keys.tree import KeyTree
 from facekeep.store.keysdb import KeysStore
 
 
-def verify_tree(tree: KeyTree, store: KeysStore, *, sealed_in: int | None = None) -> Iterator[str]:
-    """Yield what is wrong: nodes that do not open, twins that differ, rows that belong to no node.
-
-    With ``sealed_in`` a node that was sealed in another epoch is wrong, too.
-    """
-    if sealed_in is not None and (others := store.node_count(other_than=sealed_in)):
-        yield f"{others} node rows are of another epoch than {sealed_in}"
-    top = store.read_top()
-    if top[0] != top[1]:
-        yield "the two copies of the root node differ"
-    rows = 0
-    for _, branch, _ in tree.branches():
-        twins = [row for row in store.read_node(branch, 1, 0) if row is not None]
-        rows += len(twins)
-        if twins and (len(twins) == 1 or twins[0] != twins[1]):
-            yield f"the two copies of branch node {branch} differ"
-        for problem in _verify_below(tree, branch, 1, 0):
-            if problem is None:
-                rows += 1
-            else:
-                yield problem
-    strays = store.node_count() - rows
-    if strays > 0:
+def verify_tree(tree: KeyTree, store: KeysStore) -> Iterator[str]:
+    """``verify_nodes``; and where all is whole, how many rows belong to no node."""
+    whole = True
+    for problem in verify_nodes(tree, store):
+        whole = False
+        yield problem
+    strays = len(stray_rows(tree, store)) if whole else 0
+    if strays:
         yield f"{strays} node rows belong to no node of the tree"
 
 
-def _verify_below(tree: KeyTree, branch: int, level: int, index: int) -> Iterator[str | None]:
-    """Yield None for each stored node below that opens, a problem for each that does not."""
+def verify_nodes(tree: KeyTree, store: KeysStore, *, sealed_in: int | None = None) -> Iterator[str]:
+    """Yield what is wrong: nodes that do not open, twins that differ.
+
+    With ``sealed_in`` a node that was sealed in another epoch is wrong, too.
+    """
+    others = set() if sealed_in is None else set(store.node_ids(other_than=sealed_in))
+    top = store.read_top()
+    if top[0] != top[1]:
+        yield "the two copies of the root node differ"
+    for each in _places(tree, store):
+        if isinstance(each, str):
+            yield each
+        elif each in others:
+            yield f"node row {each} is of another epoch than {sealed_in}"
+
+
+def stray_rows(tree: KeyTree, store: KeysStore) -> list[int]:
+    """Return the numbers of rows that belong to no node; raises IntegrityError where a node does not open."""
+    places: set[int] = set()
+    for each in _places(tree, store):
+        if isinstance(each, str):
+            raise IntegrityError(each)
+        places.add(each)
+    return [row for row in store.node_ids() if row not in places]
+
+
+def _places(tree: KeyTree, store: KeysStore) -> Iterator[int | str]:
+    """Yield the row number of each stored node that opens, a problem for each that does not."""
+    for position, branch, _ in tree.branches():
+        if tree.root_node.node.is_stored(position):
+            first, second = store.read_node(branch, 1, 0)
+            if first != second:
+                yield f"the two copies of branch node {branch} differ"
+            yield row_id(branch, 1, 0)
+            yield row_id(branch, 1, 0, 1)
+            yield from _places_below(tree, branch, 1, 0)
+
+
+def _places_below(tree: KeyTree, branch: int, level: int, index: int) -> Iterator[int | str]:
     try:
         node = tree.node(branch, level, index, keep=level < LEAF_LEVEL)
     except FacekeepError as error:
         yield str(error)
         return
-    if level > 1:
-        yield None
-    if node is None or level == LEAF_LEVEL:
+    if node is None:
         return
-    for child in range(FANOUT):
+    if level > 1:
+        yield row_id(branch, level, index)
+    for child in range(FANOUT if level < LEAF_LEVEL else 0):
         if node.is_stored(child):
-            yield from _verify_below(tree, branch, level + 1, index * FANOUT + child)
+            yield from _places_below(tree, branch, level + 1, index * FANOUT + child)
 
 
 def bounds(tree: KeyTree, alloc: Mapping[int, int]) -> Iterator[tuple[int, bool]]:

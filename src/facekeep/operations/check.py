@@ -168,6 +168,10 @@ def _label_next(core: Core) -> str:
 def _check_log(core: Core, report: CheckReport, say: Progress) -> None:
     head = core.log.verify(lambda done, total: say("log", done, total))
     report.entries = head.size
+    strays = core.log.strays()
+    if strays:
+        message = f"{strays} rows of log.db stand at indices of no entry: they are nobody's"
+        report.findings.append(Finding("log.db", message, _SCRUB))
 
 
 def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> None:

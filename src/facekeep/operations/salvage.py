@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Final
 from facekeep.access.core import LOG_KEY_SLOT
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.auditlog.head import Head
 from facekeep.auditlog.keyed import LogKey
 from facekeep.auditlog.mending import mend_rows
+from facekeep.auditlog.strays import RolledBack, delete_strays, refuse_rolled_back
 from facekeep.clock import Clock
 from facekeep.errors import FacekeepError, IntegrityError, RootError
 from facekeep.files import rename
@@ -27,7 +30,7 @@ from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import Candidate
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.tree import open_tree
-from facekeep.keys.verify import verify_tree
+from facekeep.keys.verify import verify_nodes
 from facekeep.operations.missing import LOST_LOG
 from facekeep.operations.opening import holders_of, leaving_of, open_core
 from facekeep.operations.scrub import Repair
@@ -73,9 +76,10 @@ def salvage(path: Path, token: str, clock: Clock, secrets: Secrets) -> list[Repa
             if keys_why:
                 _copy(Database(_best_keys(place, keys_why), "keys", vault_id, MIGRATIONS), keys)
             log_key = _log_key(keys, vault_id, place.roots)
-            log_why = _log_trouble(path / "log.db", vault_id, log_key)
+            log_why, least = _log_trouble(path / "log.db", vault_id, log_key)
             if log_why:
-                _copy(logdb.open_log(_best_log(place, log_key, log_why), vault_id), path / ("log.db" + _NEW))
+                best = _best_log(place, log_key, log_why, least)
+                _copy(logdb.open_log(best, vault_id), path / ("log.db" + _NEW))
             mended = [] if keys_why else _mend_nodes(place)
             mended += [] if log_why else _mend_log(place, log_key)
             if not keys_why and not log_why:
@@ -111,24 +115,26 @@ def _keys_trouble(place: _Place) -> str | None:
     return None
 
 
-def _log_trouble(path: Path, vault_id: bytes, key: LogKey) -> str | None:
+def _log_trouble(path: Path, vault_id: bytes, key: LogKey) -> tuple[str | None, int]:
+    """Say why log.db cannot be used, None where it can; and how many entries it shows to have been there."""
     if not os.path.lexists(path):
-        return "it is missing"
+        return "it is missing", 0
     try:
         _log_size(path, vault_id, key)
+    except RolledBack as error:
+        return str(error), error.least
     except IntegrityError as error:
-        return str(error)
-    return None
+        return str(error), 0
+    return None, 0
 
 
 def _log_size(path: Path, vault_id: bytes, key: LogKey) -> int:
     """Size of a log whose head authenticates and whose pages are whole; raises IntegrityError."""
     with contextlib.closing(logdb.open_log(path, vault_id)) as database, translated(path.name):
         connection = database.connection()
-        stored = logdb.read_head(connection)
-        if stored is None:
-            raise IntegrityError(f"{path.name} has no head")
-        head = key.open_head(stored)
+        connection.execute("BEGIN")
+        head = _head(connection, key)
+        refuse_rolled_back(connection, key, head)
         if logdb.last_index(connection) + 1 < head.size:
             raise IntegrityError(f"{path.name} has fewer entries than its head says")
         verdict = " ".join(str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
@@ -154,6 +160,18 @@ def _mend_nodes(place: _Place) -> list[Repair]:
     return mended
 
 
+def _head(connection: sqlite3.Connection, key: LogKey) -> Head:
+    stored = logdb.read_head(connection)
+    if stored is None:
+        raise IntegrityError("log.db has no head")
+    return key.open_head(stored)
+
+
+def _delete_strays(database: Database, key: LogKey) -> int:
+    with database.transaction() as connection:
+        return delete_strays(connection, key, _head(connection, key))
+
+
 def _mend_log(place: _Place, key: LogKey) -> list[Repair]:
     """Put damaged rows right from copies, in place: what is put back was made under the log key."""
     vault_id = place.settings.vault_id
@@ -165,17 +183,17 @@ def _mend_log(place: _Place, key: LogKey) -> list[Repair]:
             with contextlib.suppress(FacekeepError):
                 copy = stack.enter_context(contextlib.closing(logdb.open_log(path, vault_id)))
                 sources.append(copy.connection())
-        connection = own.connection()
-        stored = logdb.read_head(connection)
-        if stored is None:
-            return []
-        head = key.open_head(stored)
-        try:
-            found = mend_rows(connection, sources, key, head.size, head.chain)
-        except IntegrityError:
-            return []  # opening, or the check, says what is wrong
+        strays = _delete_strays(own, key)
+        head = _head(own.connection(), key)
+        found = []
+        with contextlib.suppress(IntegrityError):  # opening, or the check, says what is wrong
+            found = mend_rows(own.connection(), sources, key, head.size, head.chain)
     what = (f"entry {index}" if index >= 0 else "the list of slots" for index in found)
-    return [Repair("log.db", f"{each} was put back") for each in what]
+    mended = [Repair("log.db", f"{each} was put back") for each in what]
+    if strays:
+        message = f"{strays} rows at indices of no entry, which are nobody's, were deleted"
+        mended.append(Repair("log.db", message))
+    return mended
 
 
 def _log_key(keys: Path, vault_id: bytes, roots: Sequence[Candidate]) -> LogKey:
@@ -191,7 +209,7 @@ def _opened_keys(place: _Place) -> list[tuple[int, int, Path]]:
         with contextlib.suppress(FacekeepError), KeysStore.open(path, vault_id) as store:
             tree, _ = open_tree(store, vault_id, place.roots)
             store.integrity()
-            if not any(verify_tree(tree, store)):
+            if not any(verify_nodes(tree, store)):
                 found.append((tree.epoch, store.generation(), path))
     return found
 
@@ -207,13 +225,14 @@ def _best_keys(place: _Place, why: str) -> Path:
     return max(found)[2]
 
 
-def _best_log(place: _Place, key: LogKey, why: str) -> Path:
+def _best_log(place: _Place, key: LogKey, why: str, least: int) -> Path:
+    """Return the copy of the most entries, and at least of so many."""
     vault_id = place.settings.vault_id
     found: list[tuple[int, Path]] = []
     for path in place.copies("log.db"):
         with contextlib.suppress(FacekeepError):
             found.append((_log_size(path, vault_id, key), path))
-    if not found:
+    if not found or max(found)[0] < least:
         raise IntegrityError(
             f"log.db cannot be used ({why}), and no live copy of it is whole",
             next=f"bring back every directory under [copies] in vault.toml; where all are lost: {LOST_LOG}",

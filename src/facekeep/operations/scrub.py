@@ -24,7 +24,7 @@ from facekeep.keys.mend import mend_tree
 from facekeep.keys.provider import placeholder
 from facekeep.keys.settle import settle
 from facekeep.keys.tree import open_tree
-from facekeep.keys.verify import verify_tree
+from facekeep.keys.verify import stray_rows, verify_nodes
 from facekeep.operations.check import Finding
 from facekeep.operations.custody import awaiting_swap, in_use
 from facekeep.operations.people import is_principals_row, living_principals
@@ -116,8 +116,12 @@ def _keys(core: Core, view: View, report: ScrubReport) -> None:
             report.mended("keys.db", f"{what} was written anew")
     core.forget_tree()
     core.keys.integrity()
-    for problem in verify_tree(core.view().tree.afresh(), core.keys):
+    for problem in verify_nodes(core.view().tree.afresh(), core.keys):
         raise IntegrityError(f"{problem}, and no live copy has it whole; the copies were left as they are")
+    strays = stray_rows(core.view().tree, core.keys)
+    if strays:
+        core.keys.node_delete(strays)
+        report.mended("keys.db", f"{len(strays)} node rows that belong to no node of the tree were deleted")
     _mend_index(core, core.view(), report)
     for state in core.keys.copies_state():
         with report.trying("keys.db"):
@@ -184,11 +188,11 @@ def _keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:
         report.mended("keys.db", f"the copy at {path}, which was {state.state}, was brought up to date")
     elif state.state == "away":
         raise ErasurePending(f"the copy of keys.db at {path} is away", next="bring its directory back")
-    elif state.state == "foreign" or _is_of_another_root(core, path):
-        raise IntegrityError(
-            f"the copy of keys.db at {path} is {state.state}; it was left as it is", next=_KEEP
-        )
     else:
+        opened = _fingerprint(core, path)
+        if opened != core.view().tree.fingerprint if opened else state.state == "foreign":
+            message = f"the copy of keys.db at {path} is {state.state}; it was left as it is"
+            raise IntegrityError(message, next=_KEEP)
         _mend_keys_copy(core, state, report)
 
 
@@ -203,14 +207,13 @@ def _mend_keys_copy(core: Core, state: CopyState, report: ScrubReport) -> None:
     _renew(core.keys.resync_copies, state.path, report, "keys.db")
 
 
-def _is_of_another_root(core: Core, path: Path) -> bool:
-    """Whether a root that is held, other than the vault's, opens a copy of keys.db."""
+def _fingerprint(core: Core, path: Path) -> bytes | None:
+    """Fingerprint of the root that is held and opens a copy, whosever it says it is; None: none does."""
     try:
-        with KeysStore.open(path, core.vault_id) as store:
-            tree, _ = open_tree(store, core.vault_id, held(core.readers))
-            return tree.fingerprint != core.view().tree.fingerprint
+        with KeysStore.open(path, core.vault_id, use="look") as store:
+            return open_tree(store, core.vault_id, held(core.readers))[0].fingerprint
     except (IntegrityError, RootError):
-        return False
+        return None
 
 
 def _renew(resync: Callable[[], object], path: Path, report: ScrubReport, file: str) -> None:

@@ -1,8 +1,12 @@
-"""Databases that go: a damaged one is moved aside, for somebody to look at, and never deleted."""
+"""Databases that go: a damaged one is moved aside, for somebody to look at, and never deleted.
+
+What stands at a name may be anything: a directory, a pipe, a link. It is renamed as it is, and not followed.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,17 +30,28 @@ def move_aside(path: Path) -> Path:
             if not any(map(os.path.lexists, _files(each := path.with_name(path.name + end))))
         )
         for beside, new in zip(_files(path), _files(target), strict=True):
-            if beside.is_file():
+            if os.path.lexists(beside):
                 beside.rename(new)
         sync_directory(path.parent)
     return target
 
 
-def discard(path: Path) -> None:
-    """Remove a database that came to nothing, and what stands beside it; raises StoreError."""
+def discard(path: Path, ends: Sequence[str] = ("", *SIDECARS)) -> None:
+    """Remove a database that came to nothing, and what stands beside it; raises StoreError.
+
+    A directory in such a place is nobody's, and is renamed.
+    """
     with translated(path.name):
-        for each in _files(path):
-            each.unlink(missing_ok=True)
+        for each in (path.with_name(path.name + end) for end in ends):
+            if each.is_dir() and not each.is_symlink():
+                _rename_foreign(each)
+            else:
+                each.unlink(missing_ok=True)
+
+
+def is_same_place(one: Path, other: Path) -> bool:
+    """Whether two paths name the same entry of the same directory, whatever stands there."""
+    return one.name == other.name and one.parent.resolve() == other.parent.resolve()
 
 
 def move_journal_aside(path: Path) -> None:
@@ -44,8 +59,12 @@ def move_journal_aside(path: Path) -> None:
     journal = path.with_name(path.name + "-journal")
     with translated(path.name):
         if os.path.lexists(journal):
-            names = (journal.with_name(f"{journal.name}.foreign-{number}") for number in range(1, _MOST))
-            journal.rename(next(each for each in names if not os.path.lexists(each)))
+            _rename_foreign(journal)
+
+
+def _rename_foreign(path: Path) -> None:
+    names = (path.with_name(f"{path.name}.foreign-{number}") for number in range(1, _MOST))
+    path.rename(next(each for each in names if not os.path.lexists(each)))
 
 
 def _files(path: Path) -> list[Path]:

@@ -266,9 +266,14 @@ def _same_place(connection: Connection, place: Path) -> None:
     """See that no link led elsewhere: the WAL is beside the file that SQLite found."""
     connection.text_factory = bytes
     found = connection.execute("PRAGMA database_list").fetchone()[2]
-    connection.text_factory = str
+    connection.text_factory = _text
     if found != os.fsencode(place):
         raise IntegrityError(f"{place.name} was replaced by a link while it was being opened")
+
+
+def _text(raw: bytes) -> str:
+    """Return text as it stands; what is no UTF-8 is no text of ours, and must not stop a statement."""
+    return raw.decode("utf-8", "replace")
 
 
 def _open(place: Path, how: str) -> Connection:

@@ -13,7 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
 from facekeep.files import rename
-from facekeep.store.keysrows import GENERATION
+from facekeep.store.aside import SIDECARS, discard, is_same_place
+from facekeep.store.keysrows import GENERATION, SELECT_STAND
 from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal[
@@ -68,7 +69,7 @@ class Copies:
         self._opener = opener
         self.paths = tuple(paths)
         for path in self.paths:
-            if path.resolve() == primary.path.resolve() or (path.exists() and path.samefile(primary.path)):
+            if is_same_place(path, primary.path):
                 raise UsageError(
                     "a copy of keys.db is keys.db itself", next="name another path, on another disk"
                 )
@@ -172,8 +173,8 @@ class Copies:
         """Write a temporary name, fsync it, rename it, fsync the directory."""
         temporary = path.with_name(path.name + ".new")
         with translated(str(path)):
-            for name in (temporary, *_beside(temporary), *_beside(path)):
-                name.unlink(missing_ok=True)  # leftovers; a stale -wal would be replayed into the new file
+            discard(temporary)  # leftovers; a stale -wal would be replayed into the new file
+            discard(path, SIDECARS)
             with contextlib.closing(self._primary.create_like(temporary)) as target:
                 self._primary.connection().backup(target.connection())
             if os.path.lexists(path):
@@ -183,18 +184,19 @@ class Copies:
 
 def _refusal(state: CopyState) -> IntegrityError:
     if state.state == "foreign":
-        return ForeignFile(f"the file at {state.path} belongs to another vault")
+        return ForeignFile(
+            f"the file at {state.path} belongs to another vault, or says so",
+            next="run 'facekeep check --scrub': it makes the copy anew if a root that is held opens this one",
+        )
     what, then = _REFUSED[state.state]
     return IntegrityError(f"the copy of keys.db at {state.path} {what}", next=then)
 
 
 def stand_of(connection: sqlite3.Connection) -> Stand:
-    """Read where a keys.db stands; raises IntegrityError. What is no number of generations counts as 0."""
+    """Read where a keys.db stands. A generation or a root node that is none of ours counts as none."""
     row = connection.execute(GENERATION).fetchone()
-    tops = connection.execute("SELECT epoch, fingerprint FROM top ORDER BY epoch DESC").fetchall()
-    if any(not isinstance(epoch, int) or not isinstance(mark, bytes) for epoch, mark in tops):
-        raise IntegrityError("keys.db is damaged: its root node has a column of another type")
-    return Stand(int(row[0]), *(tops[0] if tops else (0, b"")))
+    top = connection.execute(SELECT_STAND).fetchone()
+    return Stand(int(row[0]), *(top or (0, b"")))
 
 
 def _compare(mine: Stand, theirs: Stand) -> State:
@@ -218,7 +220,3 @@ _TABLES: Final = (
 def _same_rows(mine: sqlite3.Connection, theirs: sqlite3.Connection, query: str) -> bool:
     pairs = itertools.zip_longest(mine.execute(query), theirs.execute(query))
     return all(one == other for one, other in pairs)
-
-
-def _beside(path: Path) -> tuple[Path, ...]:
-    return tuple(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))

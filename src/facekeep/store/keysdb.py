@@ -8,6 +8,7 @@ Schema: SPEC.md §8.1.
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Self
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats.nodes import row_id
 from facekeep.store.bulk import insert_many
+from facekeep.store.connect import Use
 from facekeep.store.keyscopies import Copies, CopyState, stand_of
 from facekeep.store.keysrows import (
     DROP_INDEX,
@@ -61,6 +63,8 @@ __all__ = [
 
 
 _PIECE = 4_096  # rows read at a time
+_FINDINGS = 2**31 - 1  # of a check, one in memory at a time
+_TYPED = re.compile(r"(NULL|NUMERIC|TEXT|non-[A-Z]+) value in \w+\.\w+")
 _STRANGE = 16  # rows in slots that were never given out, that are read to be named
 
 
@@ -80,9 +84,9 @@ class KeysStore:
         return cls(Database.create(path, "keys", vault_id, MIGRATIONS), vault_id, copies)
 
     @classmethod
-    def open(cls, path: Path, vault_id: bytes, copies: Sequence[Path] = ()) -> Self:
-        """Open an existing keys.db."""
-        return cls(Database(path, "keys", vault_id, MIGRATIONS), vault_id, copies)
+    def open(cls, path: Path, vault_id: bytes, copies: Sequence[Path] = (), *, use: Use = "write") -> Self:
+        """Open an existing keys.db; for a look whosever it says it is."""
+        return cls(Database(path, "keys", vault_id, MIGRATIONS, use=use), vault_id, copies)
 
     @property
     def vault_id(self) -> bytes:
@@ -111,9 +115,7 @@ class KeysStore:
 
     def _fresh(self, paths: Iterable[Path]) -> Iterator[KeysStore]:
         for path in paths:
-            with KeysStore(
-                Database(path, "keys", self._vault_id, MIGRATIONS, use="look"), self._vault_id
-            ) as store:
+            with KeysStore.open(path, self._vault_id, use="look") as store:
                 yield store
 
     @contextlib.contextmanager
@@ -232,12 +234,23 @@ class KeysStore:
 
         self._write(apply)
 
-    def node_count(self, *, other_than: int | None = None) -> int:
-        """Count the stored nodes, or those of another epoch; a branch node counts twice."""
-        if other_than is None:
-            return self._count("node")
-        row = self._one("SELECT count(*) FROM node WHERE epoch <> ?", (other_than,))
-        return 0 if row is None else int(str(row[0]))
+    def node_count(self) -> int:
+        """Count the stored nodes; a branch node counts twice."""
+        return self._count("node")
+
+    def node_ids(self, *, other_than: int | None = None) -> Iterator[int]:
+        """Yield the row number of every stored node, or of those of another epoch; a branch node has two."""
+        with translated(self._primary.name):
+            cursor = self._primary.connection().execute(
+                "SELECT id FROM node WHERE ?1 IS NULL OR epoch IS NOT ?1", (other_than,)
+            )
+            while rows := cursor.fetchmany(_PIECE):
+                yield from (row[0] for row in rows)
+
+    def node_delete(self, ids: Iterable[int]) -> None:
+        """Delete the rows of these numbers; those that are not there are no error."""
+        kept = [(each,) for each in ids]
+        self._write(lambda connection: connection.executemany("DELETE FROM node WHERE id = ?", kept))
 
     def index_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (keyed hash, sealed value) of every row, by keyed hash."""
@@ -325,10 +338,15 @@ class KeysStore:
         self.copies.require()
 
     def integrity(self) -> None:
-        """Run SQLite's quick_check; raises IntegrityError with its first finding."""
-        found = [str(row[0]) for row in self._read("PRAGMA quick_check(10)")]
-        if found != ["ok"]:
-            raise IntegrityError(f"{self._primary.name} is damaged: {found[0] if found else 'no answer'}")
+        """Run SQLite's quick_check; raises IntegrityError with its first finding.
+
+        Not for a value of another type: it is read as empty, and whoever reads it says so.
+        """
+        self._primary.check_identity()
+        with translated(self._primary.name):
+            for row in self._primary.connection().execute(f"PRAGMA quick_check({_FINDINGS})"):
+                if row[0] != "ok" and not _TYPED.fullmatch(row[0]):
+                    raise IntegrityError(f"{self._primary.name} is damaged: {row[0]}")
 
     def _open_copy(self, path: Path) -> Database:
         return Database(path, "keys", self._vault_id, MIGRATIONS)

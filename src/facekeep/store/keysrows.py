@@ -114,8 +114,8 @@ STEP = f"INSERT OR REPLACE INTO meta SELECT 'generation', 1 + ({GENERATION})"
 
 
 def _bounded(column: str, most: int) -> str:
-    """Return SQL for a blob, or empty where it is longer than any of ours: SQLite need not read it."""
-    return f"CASE WHEN length({column}) <= {most} THEN {column} ELSE x'' END"
+    """Return SQL for a blob, or empty where it is none, or too long to be ours: SQLite need not read it."""
+    return f"CASE WHEN typeof({column}) = 'blob' AND length({column}) <= {most} THEN {column} ELSE x'' END"
 
 
 _SEALED_TAG: Final = _bounded("sealed", 62)  # SPEC.md §5.7, the tag and §1's overhead
@@ -128,6 +128,10 @@ SELECT_MANY = (
 SELECT_ALL = f"SELECT {_bounded('hash', 32)}, {_SEALED_TAG} FROM subject_index"
 SELECT_TOP = f"SELECT copy, epoch, {_bounded('fingerprint', 32)}, {_bounded('blob', 8_192)} FROM top"
 SELECT_FINGERPRINTS = f"SELECT {_bounded('fingerprint', 32)} FROM top WHERE copy IN (0, 1)"
+SELECT_STAND = (
+    f"SELECT epoch, {_bounded('fingerprint', 32)} FROM top"
+    " WHERE typeof(epoch) = 'integer' AND typeof(fingerprint) = 'blob' ORDER BY epoch DESC LIMIT 1"
+)
 SELECT_NODE = f"SELECT id, epoch, {_NODE} FROM node"
 SELECT_PRINCIPAL = (
     f"SELECT slot, {_bounded('principal', 8)}, {_bounded('grant_id', 16)}, {_bounded('commitment', 32)},"

@@ -12,6 +12,7 @@ from sqlite_utils import Database as SqliteUtils
 from facekeep.errors import IntegrityError
 from facekeep.limits import LIMITS
 from facekeep.store.bulk import insert_many
+from facekeep.store.connect import Use
 from facekeep.store.sqlite import Database, Migration
 
 KIND: Final = "log"
@@ -78,6 +79,7 @@ _READ = ", ".join(  # a column longer than any of ours is read as empty: SQLite 
     for column, most in (("sealed", _SEALED_BYTES), ("leaf", 32), ("chain", 32))
 )
 _HEAD_BYTES: Final = 2**20
+_OUTSIDE: Final = "WHERE idx < 0 OR idx >= ?"
 _SELECT_HEAD: Final = "SELECT sealed FROM head WHERE id = 1 AND length(sealed) <= ?"
 _READ_OF_E = _READ.replace("(", "(e.").replace("THEN ", "THEN e.")
 
@@ -87,9 +89,9 @@ def create_log(path: Path, vault_id: bytes) -> Database:
     return Database.create(path, KIND, vault_id, MIGRATIONS)
 
 
-def open_log(path: Path, vault_id: bytes) -> Database:
-    """Open log.db."""
-    return Database(path, KIND, vault_id, MIGRATIONS)
+def open_log(path: Path, vault_id: bytes, *, use: Use = "write") -> Database:
+    """Open log.db; for a look whosever it says it is."""
+    return Database(path, KIND, vault_id, MIGRATIONS, use=use)
 
 
 def read_head(connection: sqlite3.Connection) -> bytes | None:
@@ -141,6 +143,16 @@ def last_index(connection: sqlite3.Connection) -> int:
 def count_rows(connection: sqlite3.Connection) -> int:
     """Count the entries: reads the whole table."""
     return int(connection.execute("SELECT count(*) FROM entry").fetchone()[0])
+
+
+def count_outside(connection: sqlite3.Connection, size: int) -> int:
+    """Count the rows whose index is none of the first ``size``."""
+    return int(connection.execute(f"SELECT count(*) FROM entry {_OUTSIDE}", (size,)).fetchone()[0])
+
+
+def delete_outside(connection: sqlite3.Connection, size: int) -> int:
+    """Delete the rows whose index is none of the first ``size``; returns how many."""
+    return connection.execute(f"DELETE FROM entry {_OUTSIDE}", (size,)).rowcount
 
 
 def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[Row]:

@@ -26,7 +26,7 @@ def write_state(connection: sqlite3.Connection, sealed: bytes) -> None:
 def read_tile(connection: sqlite3.Connection, level: int, n: int) -> bytes:
     """Return the hashes of a tile so far, empty where there is none."""
     row = connection.execute("SELECT hashes FROM tile WHERE id = ?", (_id(level, n),)).fetchone()
-    return b"" if row is None else bytes(row[0])
+    return row[0] if row is not None and type(row[0]) is bytes else b""
 
 
 def write_tile(connection: sqlite3.Connection, level: int, n: int, hashes: bytes) -> None:
@@ -39,7 +39,7 @@ def read_leaves(connection: sqlite3.Connection, start: int, stop: int) -> list[b
     rows = connection.execute(
         "SELECT leaf FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx", (start, stop)
     ).fetchall()
-    return [row[0] for row in rows]
+    return [row[0] if type(row[0]) is bytes else b"" for row in rows]
 
 
 def clear(connection: sqlite3.Connection) -> None:
