@@ -160,6 +160,16 @@ def test_a_copy_is_no_file(lab: Lab, name: str, what: str) -> None:
     assert os.path.lexists(lab.copy_dir / f"{name}.damaged")
 
 
+def test_the_copies_directory_leads_to_the_vaults_own(lab: Lab) -> None:
+    lab.copy_dir.rename(lab.base / "theirs")
+    lab.copy_dir.symlink_to(lab.path)
+    assert not shred(lab)
+    assert all("is away" in each for each in scrub(lab))
+    lab.copy_dir.unlink()
+    (lab.base / "theirs").rename(lab.copy_dir)
+    goes_on(lab)
+
+
 @pytest.mark.parametrize("name", ["keys.db-wal", "keys.db.new", "log.db-shm"])
 def test_a_directory_stands_where_a_copy_is_to_be_made(lab: Lab, name: str) -> None:
     for path in lab.copy_dir.glob(f"{name.partition('.db')[0]}.db*"):

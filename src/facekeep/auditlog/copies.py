@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias
 from facekeep.auditlog.keyed import LogKey
 from facekeep.errors import FacekeepError, ForeignFile, IntegrityError, UsageError
 from facekeep.store import logdb
-from facekeep.store.aside import SIDECARS, discard, is_same_place
+from facekeep.store.aside import SIDECARS, discard, is_away
 from facekeep.store.sqlite import Database, translated
 
 State: TypeAlias = Literal["current", "behind", "missing", "away", "ahead", "diverged", "foreign", "damaged"]
@@ -67,9 +67,9 @@ class Copies:
     ) -> None:
         """Read missing rows through ``source``, the writer's own connection to the primary."""
         self._source = source
-        self._copies = [_Copy(path, vault_id, key) for path in paths]
+        self._copies = [_Copy(path, primary.path, vault_id, key) for path in paths]
         for each in self._copies:
-            if is_same_place(each.path, primary.path):
+            if each.path.absolute() == primary.path:
                 raise UsageError(
                     "a copy of log.db is log.db itself", next="name another path, on another disk"
                 )
@@ -144,8 +144,9 @@ class Copies:
 class _Copy:
     """One copy, opened when it is first needed."""
 
-    def __init__(self, path: Path, vault_id: bytes, key: LogKey) -> None:
+    def __init__(self, path: Path, primary: Path, vault_id: bytes, key: LogKey) -> None:
         self.path = path
+        self._primary = primary
         self._key = key
         self.note: str | None = None
         self.look_at_s = 0.0  # when it is looked at again, once it was left behind
@@ -194,7 +195,7 @@ class _Copy:
 
         Only an authentic row is evidence of another history: anybody can write others (SPEC.md §6.3).
         """
-        if not self.path.parent.is_dir():
+        if is_away(self.path, self._primary):
             return "away", None
         if not os.path.lexists(self.path):
             return "missing", None

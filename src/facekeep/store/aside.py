@@ -49,9 +49,12 @@ def discard(path: Path, ends: Sequence[str] = ("", *SIDECARS)) -> None:
                 each.unlink(missing_ok=True)
 
 
-def is_same_place(one: Path, other: Path) -> bool:
-    """Whether two paths name the same entry of the same directory, whatever stands there."""
-    return one.name == other.name and one.parent.resolve() == other.parent.resolve()
+def is_away(copy: Path, primary: Path) -> bool:
+    """Whether a copy's directory is not there; one that leads to the primary's own is not the copy's."""
+    try:
+        return not copy.parent.is_dir() or copy.parent.samefile(primary.parent)
+    except OSError:
+        return True
 
 
 def move_journal_aside(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from facekeep.errors import ErasurePending, FacekeepError, ForeignFile, IntegrityError, StoreError, UsageError
 from facekeep.files import rename
-from facekeep.store.aside import SIDECARS, discard, is_same_place
+from facekeep.store.aside import SIDECARS, discard, is_away
 from facekeep.store.keysrows import GENERATION, SELECT_STAND
 from facekeep.store.sqlite import Database, translated
 
@@ -69,7 +69,7 @@ class Copies:
         self._opener = opener
         self.paths = tuple(paths)
         for path in self.paths:
-            if is_same_place(path, primary.path):
+            if path.absolute() == primary.path:
                 raise UsageError(
                     "a copy of keys.db is keys.db itself", next="name another path, on another disk"
                 )
@@ -85,7 +85,7 @@ class Copies:
     def follow(self, before: Stand, step: Callable[[sqlite3.Connection], None]) -> None:
         """Repeat a write on each copy that stands as the primary did before it; others stay behind."""
         for path in self.paths:
-            if not path.parent.is_dir():
+            if is_away(path, self._primary.path):
                 continue
             with (
                 contextlib.suppress(FacekeepError),
@@ -138,7 +138,7 @@ class Copies:
         self._overwrite(path)
 
     def _state(self, path: Path, mine: Stand) -> CopyState:
-        if not path.parent.is_dir():
+        if is_away(path, self._primary.path):
             return CopyState(path, "away")
         if not os.path.lexists(path):
             return CopyState(path, "missing")
