@@ -315,7 +315,7 @@ def test_a_vault_that_does_not_open_still_denies(lab: Lab, what: str, how: str) 
                 lambda: vault.enroll_many([lab.enrolment("carol")]),
                 lambda: vault.add_principal("x", [Role.OPERATOR]),
                 lambda: vault.backup(lab.base / "backup"),
-                vault.status,
+                lambda: list(vault.subjects()),
             ):
                 with pytest.raises(FacekeepError):
                     call()
@@ -372,7 +372,7 @@ def test_an_old_entry_of_the_log_is_damaged_before_an_erasure(lab: Lab) -> None:
         assert matches(other, "alice")
         lab.sql("log.db", "UPDATE entry SET chain = zeroblob(32) WHERE idx = 2")
         with lab.open() as vault:
-            with pytest.raises(IntegrityError, match="there may be more"):
+            with pytest.raises(ErasurePending, match="denied to everybody"):
                 vault.shred("alice")
             assert reason(vault, "alice") != "ok"
         assert reason(other, "alice") != "ok"
@@ -387,7 +387,7 @@ def test_neither_the_log_nor_the_index_leads_to_her(lab: Lab, how: str) -> None:
         lab.sql("log.db", "UPDATE entry SET chain = zeroblob(32) WHERE idx = 2")
         lab.sql("keys.db", "DELETE FROM subject_index")
         lab.sql("vault.db", "DELETE FROM grants")
-        with lab.open() as vault, pytest.raises(IntegrityError, match="nobody is answered"):
+        with lab.open() as vault, pytest.raises(ErasurePending, match="denied to everybody"):
             vault.shred("alice") if how == "shred" else vault.withdraw("alice", [VERIFY, IDENTIFY])
         for name in ("alice", "bob"):
             assert reason(service, name) == "unavailable"
@@ -413,7 +413,7 @@ def test_one_id_that_leads_to_nobody_saves_none_of_a_list(lab: Lab) -> None:
         assert matches(service, "alice")
         lab.sql("log.db", "UPDATE entry SET chain = zeroblob(32) WHERE idx = 2")
         lab.sql("keys.db", "DELETE FROM subject_index WHERE hash = ?", (row_key(service, "bob"),))
-        with lab.open() as vault, pytest.raises(IntegrityError):
+        with lab.open() as vault, pytest.raises(ErasurePending):
             vault.shred("alice", "bob")
         assert {reason(service, name) for name in ("alice", "bob")} == {"unavailable"}
 

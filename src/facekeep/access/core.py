@@ -269,13 +269,19 @@ class Core:
     def logged(self, slot: int) -> bytes | None:
         """Print (``auditlog.ledger``) of the grant or principal that the log gave a slot to, or None.
 
-        What the log says of a slot never changes, so it outlives a view. Raises IntegrityError.
+        What the log says of a slot never changes, so it outlives a view. It is taken from all control
+        entries, which lead to the head: an entry by itself may be of a history that was rolled back (SPEC.md
+        §6.3). Where they cannot be read the entry itself will do, for erasures and repairs alone.
         """
         known = self._logged.get(slot)
         if known is not None:
             return known
-        found = self.log.entry_of_slot(slot)
-        mark = None if found is None else entry_print(found[1], slot)
+        try:
+            mark = self.ledger.print_of(slot)
+        except IntegrityError as error:
+            self.impaired = self.impaired or error
+            found = self.log.entry_of_slot(slot)
+            return None if found is None else entry_print(found[1], slot)
         if mark is not None:
             if len(self._logged) >= _REMEMBERED:
                 self._logged.clear()

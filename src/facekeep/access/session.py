@@ -38,8 +38,10 @@ _WORDS: Final = {
 }
 
 
-#: what can be asked of a vault that does not open as a whole
-_ERASING: Final = frozenset((Action.SHRED, Action.WITHDRAW, Action.PRINCIPALS))
+#: what can be asked of a vault that is not whole: erasures, to see what is wrong, and to put it right
+_ERASING: Final = frozenset(
+    (Action.SHRED, Action.WITHDRAW, Action.PRINCIPALS, Action.CHECK, Action.STATUS, Action.RESTORE)
+)
 
 
 def read_principal(core: Core, view: View, row: PrincipalRow | None) -> tuple[Principal | None, Reason]:

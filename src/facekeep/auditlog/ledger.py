@@ -138,6 +138,15 @@ class Ledger:
                 out, _ = self._known_prints(slots)
             return out
 
+    def print_of(self, slot: int) -> bytes | None:
+        """Print of the grant or principal that the log gave a slot to, None where it never did."""
+        found: bytes = self.prints(np.array([slot], np.int64))[0].tobytes()
+        if found != bytes(PRINT_LEN):
+            return found
+        with self._guard:
+            principal = self._principals.get(slot)
+            return None if principal is None else principal.print()
+
     def _known_prints(self, slots: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], bool]:
         """Look the prints of slots up in what was read so far; say whether all were there."""
         out = np.zeros((len(slots), PRINT_LEN), np.uint8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,7 @@ from facekeep.auditlog.reader import Mark, Reader
 from facekeep.auditlog.replay import Pin, Progress, Replay
 from facekeep.auditlog.rules import NO_CONTROL, State
 from facekeep.auditlog.strays import refuse_rolled_back
-from facekeep.auditlog.watch import Seen, Watch
+from facekeep.auditlog.watch import Seen, Watch, leads
 from facekeep.auditlog.writer import Writer
 from facekeep.clock import Clock
 from facekeep.errors import IntegrityError, UsageError
@@ -231,6 +231,14 @@ class AuditLog:
         """Return (index, entry) of the grant or principal that opened a slot, authenticated, or None."""
         return self._reader.entry_of_slot(slot)
 
+    def verified(self, wanted: Collection[int]) -> dict[int, JsonObject]:
+        """Those of the entries that are no decisions, by index: they lead to the head, or IntegrityError.
+
+        ``entry`` is authenticated by its neighbour in the file alone, and may be of a history rolled back.
+        """
+        found = self._reader.control_since(min(wanted, default=0)) if wanted else ()
+        return {index: entry for index, entry in found if index in wanted}
+
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, JsonObject]]:
         """Yield (index, entry) of a stretch, authenticated; IntegrityError at the first wrong one."""
         return self._reader.entries(start, stop)
@@ -259,7 +267,9 @@ class AuditLog:
         """
         if size and self._restarted_at(size, root):
             size = 0  # nothing of the lost log is here to be compared
-        if size and (self.head().size < size or self._reader.row(size - 1).chain != chain):
+        with self._snapshot() as (connection, head):
+            passed = not size or leads(connection, self._key, size, chain, head)
+        if not passed:
             error = IntegrityError(
                 f"log.db does not contain the log of {size} entries that the key tree pins",
                 next="put the newest copy of log.db back and run 'facekeep check'",

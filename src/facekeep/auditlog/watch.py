@@ -88,7 +88,7 @@ class Watch:
             raise IntegrityError("log.db has no head: it was emptied, or its creation did not finish")
         seen = Seen(self._key.open_head(stored), stored)
         if before is not None:
-            _follows(connection, before.head, seen.head)
+            _follows(connection, self._key, before.head, seen.head)
         if seen.head.size == 0 or logdb.chain_at(connection, seen.head.size - 1) != seen.head.chain:
             raise IntegrityError("the last entry of log.db is not the one its head names")
         self.advance(seen)
@@ -100,13 +100,25 @@ def _is_no_older(known: Seen, before: Seen | None) -> bool:
     return before is None or known.head.size >= before.head.size
 
 
-def _follows(connection: sqlite3.Connection, before: Head, now: Head) -> None:
+def leads(connection: sqlite3.Connection, key: LogKey, size: int, chain: bytes, head: Head) -> bool:
+    """Whether the log of ``size`` entries with that chain value is the beginning of the head's.
+
+    Every leaf from there on is chained: a chain value that stands in the file proves nothing by itself.
+    """
+    for index, leaf in logdb.links_between(connection, size, head.size):
+        if index != size:
+            return False
+        chain, size = key.chain(index, chain, leaf), index + 1
+    return size == head.size and chain == head.chain
+
+
+def _follows(connection: sqlite3.Connection, key: LogKey, before: Head, now: Head) -> None:
     if now.size <= before.size or now.control_seq < before.control_seq:
         raise IntegrityError(
             f"log.db was rolled back: it had {before.size} entries and now has {now.size}",
             next="stop every process; put the newest copy of log.db back and run 'facekeep check'",
         )
-    if logdb.chain_at(connection, before.size - 1) != before.chain:
+    if not leads(connection, key, before.size, before.chain, now):
         raise IntegrityError(
             f"log.db was forked: entry {before.size - 1} is another one than before",
             next="stop every process; put the newest copy of log.db back and run 'facekeep check'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -44,18 +44,20 @@ def recover(core: Core, but: Collection[int] = ()) -> bool:
         return True
     void: list[int] = []
     slots: list[int] = []
+    spans = [range(first, first + parts) for first, parts, _, _ in open_now]
+    found = core.log.verified({index for span in spans for index in (span.start - 1, *span)})
     operations = [
-        (kind, [(index, core.log.entry(index)) for index in range(first, first + parts)])
-        for first, parts, kind, _ in open_now
+        (each.type, [(index, found[index]) for index in span])
+        for each, span in zip(open_now, spans, strict=True)
     ]
     # Those whose slots are dead come first: theirs is the swap whose completion the log may lack. What
     # re-keys the tree comes last, when no other's swap can be taken for its own.
     destructions = [operation for kind, operation in operations if kind == "destroy"]
     for operation in sorted(
-        destructions, key=lambda each: (_does_more(core, each), _lives(core, _named(each)))
+        destructions, key=lambda each: (_does_more(core, each, found), _lives(core, _named(each)))
     ):
         with contextlib.suppress(ErasurePending):
-            _finish_destroy(core, operation)
+            _finish_destroy(core, operation, found)
     for kind, operation in operations:
         if kind != "destroy" and _is_written(core, operation):
             with contextlib.suppress(ErasurePending):
@@ -115,18 +117,19 @@ def _settle(core: Core, previous: bytes | None = None) -> list[JsonObject]:
     return [receipt.to_json() for receipt in receipts]
 
 
-def _finish_destroy(core: Core, operation: list[_Part]) -> None:
+def _finish_destroy(core: Core, operation: list[_Part], found: Mapping[int, JsonObject]) -> None:
     first, entry = operation[0]
     slots = _named(operation)
     tags = [bytes.fromhex(tag) for _, part in operation for tag in cast("list[str]", part["tags"])]
-    rekeys = _rekeys(core, first, entry)
+    before = found.get(first - 1, {})
+    rekeys = _rekeys(before, entry)
     what = Destruction(
         str(entry["op"]),
         slots,
         tags=tags,
         hashes=_orphans(core, slots),
         rekey=rekeys,
-        recycle=_recycles(core, first, entry),
+        recycle=_recycles(core, before, first, entry),
     )
     erased = Finished(first, len(tags), len(slots), frozenset(what.hashes))
     view = core.view()
@@ -157,24 +160,23 @@ def _check_its_own(core: Core, view: View, what: Destruction) -> None:
         raise ErasurePending("a new root holder gets a fresh root first", next="run 'facekeep keys resume'")
 
 
-def _does_more(core: Core, operation: list[_Part]) -> bool:
+def _does_more(core: Core, operation: list[_Part], found: Mapping[int, JsonObject]) -> bool:
     """Whether a destruction does more than any swap would: the swap of another cannot stand for its own."""
     first, entry = operation[0]
-    return _rekeys(core, first, entry) or _recycles(core, first, entry)
+    before = found.get(first - 1, {})
+    return _rekeys(before, entry) or _recycles(core, before, first, entry)
 
 
-def _rekeys(core: Core, first: int, entry: JsonObject) -> bool:
+def _rekeys(before: JsonObject, entry: JsonObject) -> bool:
     """Whether an intent of op ``rotate`` re-keys the tree: the entry before it says so (SPEC.md §11 R31)."""
-    before = core.log.entry(first - 1)
-    return entry["op"] == "rotate" and before["type"] == "rotation" and before["what"] == "tree"
+    return entry["op"] == "rotate" and before.get("type") == "rotation" and before["what"] == "tree"
 
 
-def _recycles(core: Core, first: int, entry: JsonObject) -> bool:
+def _recycles(core: Core, before: JsonObject, first: int, entry: JsonObject) -> bool:
     """Whether an intent of op ``rotate`` ends idle branches: it stands in a rotation of templates."""
-    before = core.log.entry(first - 1)
     rotations = core.view().head.rotations
     inside = any(each.op == "templates" and each.first < first for each in rotations)
-    return entry["op"] == "rotate" and before["type"] != "rotation" and inside
+    return entry["op"] == "rotate" and before.get("type") != "rotation" and inside
 
 
 def _check_rekeyable(core: Core, view: View) -> None:

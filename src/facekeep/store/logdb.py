@@ -170,6 +170,19 @@ def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> Itera
             start = row.idx + 1
 
 
+def links_between(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """Index and leaf hash of each row with start <= idx < stop, ascending."""
+    while start < stop:
+        rows = connection.execute(
+            "SELECT idx, leaf FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
+            (start, stop, CHUNK),
+        ).fetchall()
+        if not rows or any(type(leaf) is not bytes for _, leaf in rows):
+            return
+        yield from rows
+        start = rows[-1][0] + 1
+
+
 def control_rows(connection: sqlite3.Connection, start: int, stop: int) -> Iterator[tuple[Row, bytes | None]]:
     """Rows marked control with start <= idx < stop, each with the chain value stored before it."""
     while start < stop:
