@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from facekeep.errors import RootError, StoreError
 from facekeep.keys import file_provider, openbao_client, tpm2_tools
@@ -25,6 +26,7 @@ from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.provider import RootProvider
 from facekeep.operations import steps
 from facekeep.store import holderfile
+from facekeep.store.connect import Connection
 
 CALLS = ("stage", "confirm", "promote", "drop", "abandon", "provision", "unprovision")
 TPM_CHANGES = {"tpm2_nvincrement", "tpm2_nvdefine", "tpm2_nvundefine", "tpm2_create"}
@@ -153,32 +155,25 @@ class Fault:
             self.here(self.enter(f"step {step}", single=True), _store_error, early=False)
 
     def _commits(self) -> None:
-        fault, connect = self, sqlite3.connect
+        fault, execute = self, Connection.execute
 
-        class Watched(sqlite3.Connection):
-            """Comes to a point at each COMMIT."""
+        def watched(self: Connection, sql: str, parameters: Any = ()) -> sqlite3.Cursor:  # noqa: ANN401
+            if sql.startswith("BEGIN"):
+                began[self] = self.total_changes
+            if sql != "COMMIT" or began.pop(self, None) == self.total_changes:
+                return execute(self, sql, parameters)
+            with fault.effect(f"{_file(execute(self, _WHERE).fetchone()[2])}: commit", _disk_error):
+                return execute(self, sql, parameters)
 
-            file = ""
-            changes = 0
+        began: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
+        Connection.execute = watched  # type: ignore[assignment, method-assign]
 
-            def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:  # noqa: ANN401 - sqlite3's
-                if sql.startswith("BEGIN"):
-                    self.changes = self.total_changes
-                if sql != "COMMIT" or self.changes == self.total_changes:
-                    return super().execute(sql, parameters)
-                with fault.effect(f"{self.file}: commit", _disk_error):
-                    return super().execute(sql, parameters)
 
-        def watched(database: Any, *more: Any, **named: Any) -> sqlite3.Connection:  # noqa: ANN401 - sqlite3's
-            connection: Watched = connect(database, *more, **{"factory": Watched, **named})
-            connection.file = _file(str(database))
-            return connection
-
-        sqlite3.connect = watched  # type: ignore[assignment]
+_WHERE = "PRAGMA database_list"
 
 
 def _file(address: str) -> str:
-    path = Path(address.removeprefix("file://").partition("?")[0])
+    path = Path(address)
     return f"copy of {path.name}" if path.parent.name == "copy" else path.name
 
 

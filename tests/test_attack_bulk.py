@@ -119,7 +119,7 @@ def test_a_failure_of_any_thread_enrols_nobody(lab: Lab, monkeypatch: pytest.Mon
             elif where == "append":
                 patched.setattr(core(vault).log, "append_parts", broken)
             elif where == "rows":
-                patched.setattr("facekeep.store.vaultdb.insert_many", broken)
+                patched.setattr("facekeep.store.vaultdb.insert_columns", broken)
             elif where == "index":
                 patched.setattr("facekeep.store.keysdb.insert_many", broken)
             else:

@@ -132,14 +132,14 @@ def test_a_clock_set_back(cli: Cli) -> None:
     cli.travel(days=-1)
     before = snapshot(cli.home)
     cli.fails("clock", 22, *ENROLL)
-    cli.fails("clock", 22, "withdraw", "ada", "--scope", "verify")
-    cli.fails("clock", 22, "shred", "ada", "--yes")
     cli.fails("clock", 22, "backup", "monday.fkb")
     assert snapshot(cli.home) == before
     cli.fails("denied", 20, *verify())
     cli.fails("denied", 20, "identify", *probe("ada"))
+    cli.ok("withdraw", "ada", "--scope", "identify")  # an erasure waits for no clock
     cli.travel(days=0)
     assert cli.run(*verify()).code == 0
+    assert cli.subjects() == {"ada": ["verify"]}
 
 
 # Vaults and roots that are not this one's
@@ -386,7 +386,7 @@ def test_a_file_that_may_not_grow(cli: Cli, size: int) -> None:
     assert cli.ok(*words)["enrolled"] == 300
     for erasing in (("withdraw", "ada", "--scope", "verify"), ("shred", "ada", "--yes")):
         code, said = Away(limited(size)).run(*erasing)
-        assert (code, "(store)\nnext: " in said) in {(32, True), (0, False)}, said
+        assert (code, "\nnext: " in said) in {(32, True), (38, True), (0, False)}, said
     assert cli.ok("check")["ok"] is True
 
 

@@ -53,7 +53,7 @@ DRY_RUNS = {
 }
 COUNTS = {  # a vault with one subject of two grants, in which another was shredded; one directory of copies
     "root": {"roots": 1, "copies": 1, "nodes": 1, "subjects": 0, "entries": 0},
-    "tree": {"roots": 1, "copies": 1, "nodes": 5, "subjects": 1, "entries": 0},
+    "tree": {"roots": 1, "copies": 1, "nodes": 13, "subjects": 1, "entries": 0},
     "templates": {"roots": 1, "copies": 1, "grants": 2},
     "signing": {"roots": 0, "copies": 1, "nodes": 0, "subjects": 0},
     "move": {"roots": 2, "copies": 1, "nodes": 1, "subjects": 0, "entries": 0},

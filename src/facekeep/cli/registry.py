@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("check", "Verify everything that can be verified."),
     "principal": ("principal", "Add, list and revoke who may use the vault."),
     "maintain": ("maintain", "Do what is due; for cron or a timer."),
-    "settings": ("settings", "Show or change regions, live copies and schedule."),
+    "settings": ("settings", "Show or change regions, copies, schedule and limits on matching."),
     "keys": ("keys", "Rotate keys, change who holds the root."),
     "clock": ("clock", "Accept the clock's time after it ran ahead."),
     "audit": ("audit", "Keys, checkpoints, exports and proofs for auditors."),

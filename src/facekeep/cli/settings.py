@@ -18,7 +18,7 @@ from facekeep.operations.settings import SettingsChange
 from facekeep.vault import Settings
 
 
-@click.command("settings", short_help="Show or change regions, live copies, schedule, limits on matching.")
+@click.command("settings", short_help="Show or change regions, copies, schedule and limits on matching.")
 @click.option("--region", metavar="CC", help="Country of processing.")
 @click.option(
     "--further-region", "further", multiple=True, metavar="CC",
@@ -66,7 +66,7 @@ def command(
     search_thresholds: tuple[str, ...],
     no_thresholds: tuple[str, ...],
 ) -> None:
-    """Show or change regions, live copies, schedule and limits on matching.
+    """Show or change regions, copies, schedule and limits on matching.
 
     Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
     have the vault open stop answering and open it again.
