@@ -182,7 +182,7 @@ class _Planner:
                 child = yield from self._drop(*below) if whole else self._node(*below, part, rest)
                 if child is not None:
                     made[at] = child
-        for at in range(unused, FANOUT):
+        for at in range(unused, FANOUT) if node.stored & _from(unused) else ():
             if node.is_stored(at) and at not in touched:
                 yield NodeDrop(branch, level + 1, number * FANOUT + at)
         if not made and unused >= FANOUT and not self._rekeying:
@@ -244,11 +244,16 @@ def _put(node: Node, made: Mapping[int, _Child]) -> Node:
     return Node(bytes(children), stored, dead)
 
 
+def _from(first: int) -> int:
+    """Return the bits of the children from ``first`` on."""
+    return (1 << max(FANOUT - first, 0)) - 1
+
+
 def _unused_anew(node: Node, first: int) -> Node:
     """Give the children from ``first`` on fresh random keys, and none a row; what is dead stays so."""
     if first >= FANOUT:
         return node
-    after = (1 << FANOUT - first) - 1
+    after = _from(first)
     children = bytearray(node.children)
     children[KEY_LEN * first :] = random_bytes(KEY_LEN * (FANOUT - first))
     for at in range(first, FANOUT) if node.dead & after else ():
