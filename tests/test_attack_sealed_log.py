@@ -9,7 +9,7 @@ import pytest
 
 from facekeep.auditlog.keyed import PADDED, LogKey
 from facekeep.crypto.primitives import BLOB_OVERHEAD
-from facekeep.errors import FacekeepError, IntegrityError
+from facekeep.errors import Denied, ErasurePending, FacekeepError, IntegrityError
 from facekeep.vault import Role, Vault
 from vaultlab import IDENTIFY, VERIFY, Lab, core, identify, log_entries, matches, reason, slots, sql
 
@@ -99,8 +99,10 @@ def test_a_grant_is_marked_as_something_else(lab: Lab, mark: int) -> None:
     with lab.open() as vault:
         with pytest.raises(IntegrityError, match="its bytes or its control mark"):
             core(vault).log.entry(at)
-        with pytest.raises(IntegrityError):
+        with pytest.raises(ErasurePending, match="denied to everybody"):
             vault.shred("alice")
+        with pytest.raises(Denied):
+            matches(vault, "alice")
 
 
 @pytest.mark.parametrize("keep", [0, 10, BLOB_OVERHEAD, BLOB_OVERHEAD + PADDED, -1])
