@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from facekeep.access import admission
+from facekeep.access.core import Core
 from facekeep.errors import Denied, ErasurePending, FacekeepError, SettingsChanged
 from facekeep.matching.gallery import Gallery
 from facekeep.store.sqlite import translated
@@ -412,6 +413,35 @@ def test_what_a_machine_lacks_for_a_while_stops_nobody(
             assert looks.acquire(timeout=10)
         assert (core(service).impaired is None) is passes
         assert (reason(service, "alice") == "ok") is passes
+
+
+def test_what_lasts_is_no_passing_want(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps the watcher from looking keeps it from seeing that operators are shut out."""
+    went, blind = [0.0], threading.Event()
+    admit = admission._admit
+
+    def fails(own: Core) -> None:
+        if not blind.is_set():
+            return admit(own)
+        went[0] += 20
+        with translated("keys.db"):
+            raise refused(sqlite3.SQLITE_BUSY)
+
+    monkeypatch.setattr(admission, "monotonic", lambda: went[0])
+    monkeypatch.setattr(admission, "_admit", fails)
+    with lab.open() as service:
+        blind.set()
+        until(lambda: core(service).impaired is not None)
+        assert went[0] >= 80, "it was not given its time"
+        assert reason(service, "alice") == "unavailable"
+        assert "could not be told" in str(core(service).impaired)
+        blind.clear()
+        until(lambda: core(service).impaired is None)
+        assert matches(service, "alice")
+        blind.set()
+        began = went[0]
+        until(lambda: went[0] >= began + 40)
+        assert core(service).impaired is None, "the time begins anew"
 
 
 def test_a_holder_that_is_away_stops_nobody(lab: Lab) -> None:

@@ -30,6 +30,7 @@ class Limits:
     face_side: int = 40  # pixels of the smallest face accepted after shrinking
     clock_slack_ms: int = 5_000  # how far the clock may stand behind the log
     clock_jump_ms: int = 60_000  # by how much it may be set while a vault is open
+    untold_s: float = 60.0  # how long nobody may be able to tell whether others could open a vault
     busy_timeout_ms: int = 15_000  # wait for SQLite's own locks
     writer_timeout_s: float = 30.0  # wait for the writer lock
     expire_percent: int = 1  # of a scope's living grants, destroyed in a day without a person

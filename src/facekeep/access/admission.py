@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
+from time import monotonic
 from typing import Final
 
 from facekeep.access.core import LOG_KEY_SLOT, Core, View
@@ -16,13 +17,14 @@ from facekeep.errors import Busy, FacekeepError, RootError, SettingsChanged, Slo
 from facekeep.formats.ids import SLOT_BITS
 from facekeep.keys.holders import ask, refusal
 from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.limits import LIMITS
 from facekeep.store import settingsfile
 from facekeep.store.keysdb import KeysStore
 from facekeep.store.vaultdb import VaultStore
 from facekeep.wiping import wipe
 
 _CODE: Final = 0xFF  # of an extended result code of SQLite, what is the code itself
-#: what a machine lacks for a while, and what somebody else is at: they keep nobody out for good
+#: what a machine lacks for a while, and what somebody else is at: they keep nobody out unless they last
 _PASSING: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -52,12 +54,16 @@ _LACKING: Final = frozenset(
 
 
 class Admission:
-    """Looks at the files of one open vault; what two looks in a row find impairs it, until one finds none."""
+    """Looks at the files of one open vault; what two looks in a row find impairs it, until one finds none.
+
+    So does what lets no look tell, for ``LIMITS.untold_s``.
+    """
 
     def __init__(self) -> None:
         """Nothing was found yet."""
         self._doubted = False
         self._set: FacekeepError | None = None
+        self._untold_since: float | None = None
 
     def look(self, core: Core) -> None:
         """Have the vault answer nothing while another process could not open it; raises nothing."""
@@ -65,17 +71,36 @@ class Admission:
             found = _obstacle(core)
             core.check_files()
             core.log.check_identity()
-        except Exception:  # noqa: BLE001 - it answers nothing as it is, or nobody can tell this time
-            return
+        except Exception as error:  # noqa: BLE001 - it answers nothing as it is, or nobody can tell this time
+            found = self._untold(error)
+            if found is None:
+                return
+        else:
+            self._untold_since = None
         if found is not None and not self._doubted:
             self._doubted = True
         elif core.impaired is self._set:
             core.impaired = self._set = found
             self._doubted = found is not None
 
+    def _untold(self, error: Exception) -> FacekeepError | None:
+        """Return what is found after looks that could not tell for so long; None where it may pass yet."""
+        if isinstance(error, SlotDead) or not (isinstance(error, MemoryError) or _is_passing(error)):
+            return None  # nothing is answered as it is, or a holder is away
+        now = monotonic()
+        if self._untold_since is None:
+            self._untold_since = now
+        if now - self._untold_since < LIMITS.untold_s:
+            return None
+        return StoreError(
+            f"nothing is answered: for {LIMITS.untold_s:.0f} s it could not be told whether another process "
+            f"could open the vault ({error})",
+            next="see what keeps the vault's files busy or unread; what was asked to be erased stays denied",
+        )
+
 
 class _NobodyKnows(Exception):
-    """It cannot be told this time."""
+    """It cannot be told, and that keeps nobody out."""
 
 
 def _obstacle(core: Core) -> FacekeepError | None:
@@ -85,7 +110,9 @@ def _obstacle(core: Core) -> FacekeepError | None:
     except (MemoryError, SettingsChanged, _NobodyKnows):
         raise
     except Exception as error:
-        if _is_passing(error) or _has_other_settings(core):
+        if _has_other_settings(core):
+            raise _NobodyKnows from error
+        if _is_passing(error):
             raise
         known = error if isinstance(error, FacekeepError) else StoreError(type(error).__name__)
         return type(known)(  # without its traceback, whose frames hold what was opened
