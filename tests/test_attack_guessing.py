@@ -105,8 +105,8 @@ def test_an_own_gallery_lists_nobody_and_gives_no_distance(service: Vault) -> No
         assert (
             why(service, lambda _: gallery.search(face("alice"), THRESHOLD, 5, with_score=True)) == "policy"
         )
-        hits = gallery.search(face("alice"), THRESHOLD, 5).hits
-    assert [(hit.subject, hit.distance) for hit in hits] == [("alice", None)]
+        found = gallery.search(face("alice"), THRESHOLD, 5)
+    assert [(each.subject, each.score) for each in found.candidates] == [("alice", None)]
 
 
 def test_a_model_without_a_registered_threshold_is_for_operators(lab: Lab) -> None:

@@ -122,7 +122,7 @@ def test_junk_comes_while_the_vault_is_open(lab: Lab) -> None:
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
         _plant(lab, _copied)
         _everything_works(lab, vault)
-        assert [hit.subject for hit in gallery.search(face("alice"), THRESHOLD, 1).hits] == ["alice"]
+        assert [hit.subject for hit in gallery.search(face("alice"), THRESHOLD, 1).candidates] == ["alice"]
     Vault.scrub(lab.path, token=lab.token, clock=lab.clock)
     lab.clean()
 

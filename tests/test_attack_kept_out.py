@@ -320,7 +320,7 @@ def test_nobody_is_denied_while_another_process_works(lab: Lab) -> None:
         ready.touch()
         while not done.exists():
             assert matches(service, "alice")
-            assert [hit.subject for hit in gallery.search(face("bob"), THRESHOLD, 1).hits] == ["bob"]
+            assert [hit.subject for hit in gallery.search(face("bob"), THRESHOLD, 1).candidates] == ["bob"]
             assert core(service).impaired is None
         process.wait()
         watched(service, 4)

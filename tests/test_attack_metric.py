@@ -150,7 +150,7 @@ def test_a_search_of_an_id_that_nobody_has_any_more(lab: Lab) -> None:
             vault.shred("dora")
             assert gallery.search(probe, own, 1).compared == 0
             enrol(vault, lab, "dora", other)
-            assert gallery.search(probe, own, 1).hits[0].subject == "dora"
+            assert gallery.search(probe, own, 1).candidates[0].subject == "dora"
         assert not replay(map(encode, log_entries(vault))).notes
 
 
@@ -173,7 +173,9 @@ def test_a_probe_of_next_to_no_length_matches_nobody(lab: Lab) -> None:
         for probe in (*wrong, face("dora")[:-1], face("dora")[None]):
             with pytest.raises(UsageError):
                 gallery.search(probe, threshold(ANGLES), 5)
-        assert [hit.subject for hit in gallery.search(face("dora"), threshold(ANGLES), 5).hits] == ["dora"]
+        assert [hit.subject for hit in gallery.search(face("dora"), threshold(ANGLES), 5).candidates] == [
+            "dora"
+        ]
 
 
 def test_a_threshold_of_another_model_at_a_gallery(service: Vault) -> None:

@@ -64,7 +64,7 @@ def test_a_file_is_replaced_between_the_comparison_and_the_record(
 def test_an_open_gallery_answers_nothing_once_a_file_is_another(lab: Lab, file: str) -> None:
     lab.enrol("bob", scopes=(IDENTIFY,))
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
-        assert gallery.search(face("bob"), THRESHOLD, 5).hits
+        assert gallery.search(face("bob"), THRESHOLD, 5).candidates
         replace(lab.path / file)
         with pytest.raises(IntegrityError, match="replaced"):
             gallery.search(face("bob"), THRESHOLD, 5)

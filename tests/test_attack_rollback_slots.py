@@ -229,11 +229,11 @@ def test_a_damaged_node_on_the_way_leaves_the_erasure_pending_and_denied(tmp_pat
 
 def test_a_gallery_that_is_open_goes_on_over_the_swap(hidden: Hidden) -> None:
     with hidden.lab.open() as vault, vault.gallery(model=MODEL) as gallery:
-        assert [each.subject for each in gallery.search(face("bob"), THRESHOLD, 1).hits] == ["bob"]
+        assert [each.subject for each in gallery.search(face("bob"), THRESHOLD, 1).candidates] == ["bob"]
         vault.shred("alice")
         vault.enroll_many([hidden.lab.enrolment("dave", IDENTIFY)])
-        assert [each.subject for each in gallery.search(face("dave"), THRESHOLD, 1).hits] == ["dave"]
-        assert gallery.search(face("alice"), THRESHOLD, 1).hits == ()
+        assert [each.subject for each in gallery.search(face("dave"), THRESHOLD, 1).candidates] == ["dave"]
+        assert gallery.search(face("alice"), THRESHOLD, 1).candidates == ()
 
 
 def test_damaged_nodes_of_the_principals_keep_no_operator_out(tmp_path: Path) -> None:

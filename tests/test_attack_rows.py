@@ -380,14 +380,14 @@ def test_one_scope_is_hidden_and_given_again(lab: Lab) -> None:
 def test_a_match_is_hidden_by_damage_during_the_search(lab: Lab, column: str) -> None:
     slot = slots_of(lab, "alice")[IDENTIFY]
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
-        assert [hit.subject for hit in gallery.search(face("alice"), THRESHOLD, 1).hits] == ["alice"]
+        assert [hit.subject for hit in gallery.search(face("alice"), THRESHOLD, 1).candidates] == ["alice"]
         size = lab.sql("vault.db", f"SELECT length({column}) FROM grants WHERE slot = ?", (slot,))[0][0]
         set_column(lab, slot, column, bytes(size))
         with pytest.raises(FacekeepError) as caught:
             gallery.search(face("alice"), THRESHOLD, 1)
         entry = vault.decision(str(getattr(caught.value, "decision", "")))
         assert (entry["allow"], entry["reason"]) == (False, "integrity")
-        assert [hit.subject for hit in gallery.search(face("bob"), THRESHOLD, 1).hits] == ["bob"]
+        assert [hit.subject for hit in gallery.search(face("bob"), THRESHOLD, 1).candidates] == ["bob"]
 
 
 def test_a_match_is_hidden_by_taking_its_row_away(lab: Lab) -> None:

@@ -22,7 +22,7 @@ def lab(tmp_path: Path) -> Lab:
 
 
 def found(gallery: Gallery, name: str) -> list[str]:
-    return [hit.subject for hit in gallery.search(face(name), THRESHOLD, 5).hits]
+    return [hit.subject for hit in gallery.search(face(name), THRESHOLD, 5).candidates]
 
 
 def eventually_empty(gallery: Gallery, size: int) -> None:

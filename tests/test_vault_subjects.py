@@ -319,7 +319,7 @@ def test_a_region_that_was_not_consented_to_is_refused(lab: Lab) -> None:
         assert reason(vault, "bob", region="CH") == "region"
         with vault.gallery(model=MODEL, region="CH") as gallery:
             assert held(gallery) == 1
-            assert gallery.search(face("bob"), THRESHOLD, 5).hits == ()
+            assert gallery.search(face("bob"), THRESHOLD, 5).candidates == ()
             assert gallery.search(face("bob"), THRESHOLD, 5).excluded == 1
 
 

@@ -7,8 +7,11 @@ has a one-line message and the ``next`` step a person should take::
     +-- UsageError            (10)  the caller's input is not acceptable
     |   +-- ImageError        (11)  a photograph cannot be turned into exactly one template
     |   +-- ConsentError      (12)  consent terms are not acceptable
+    |   |   +-- ScopeUnknown  (15)  a word is no scope
     |   +-- SubjectUnknown    (13)  no living grant under that subject id
     |   +-- VaultExists       (14)  there is already something where a vault should be made
+    |   +-- AlreadyEnrolled   (16)  the subject has a living grant in that scope
+    |   +-- WrongType         (17)  a value is of another type than is asked for; a TypeError, too
     +-- Denied                (20)  the gate refused; the reason is in the log only
     +-- NotAllowed            (21)  the principal's roles do not allow this administration
     +-- ClockError            (22)  the clock stands before what the log has already seen
@@ -70,6 +73,14 @@ class ConsentError(UsageError):
     default_next = "correct the consent terms and try again"
 
 
+class ScopeUnknown(ConsentError):
+    """A word is no scope."""
+
+    code = "scope_unknown"
+    exit_code = 15
+    default_next = "name verify, identify, evaluate, train or share"
+
+
 class SubjectUnknown(UsageError):
     """No living grant stands under that subject id."""
 
@@ -84,6 +95,22 @@ class VaultExists(UsageError):
     code = "vault_exists"
     exit_code = 14
     default_next = "choose another path; nothing there was touched"
+
+
+class AlreadyEnrolled(UsageError):
+    """The subject has a living grant in that scope."""
+
+    code = "already_enrolled"
+    exit_code = 16
+    default_next = "give it new terms with 'facekeep renew'"
+
+
+class WrongType(UsageError, TypeError):
+    """A value is of another type than is asked for, or is used as what it is not."""
+
+    code = "wrong_type"
+    exit_code = 17
+    default_next = "pass a value of the type that the documentation names"
 
 
 class Denied(FacekeepError):

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +25,7 @@ from facekeep.access.core import Core
 from facekeep.access.gate import Ask
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
+from facekeep.answers import Listing
 from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
@@ -40,6 +40,7 @@ from facekeep.formats.settings import Settings
 from facekeep.formats.terms import Scope
 from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.secrets import Secrets
+from facekeep.matching.answers import Candidate, Identification, Verification
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
 from facekeep.matching.images import ImageInput
@@ -72,7 +73,6 @@ from facekeep.operations import settings as configuring
 from facekeep.operations.auditing import Filter
 from facekeep.operations.backups import BackupCheck, BackupReport
 from facekeep.operations.check import CheckReport
-from facekeep.operations.decide import Verification
 from facekeep.operations.enrol import Enrolment, Existing
 from facekeep.operations.erase import Erasure
 from facekeep.operations.keyops import Holders, Keys, Moved, Planned, Resealed, Rotated, Selection, Why
@@ -96,26 +96,6 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 Embedding = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One answer of ``identify``; ``score`` is the distance in steps of 0.01, if it was asked for."""
-
-    subject: str
-    rank: int
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """Candidates in rank order (none: unknown), grants compared and left out, the decision's id."""
-
-    candidates: tuple[Candidate, ...]
-    compared: int
-    excluded: int
-    decision: str
-    threshold: Threshold
 
 
 class Vault:
@@ -349,7 +329,6 @@ class Vault:
         It names at most ``top`` people, by default as many as the settings allow to a service.
         ``progress`` is called with per cent of the opening.
         """
-        top = self.settings.matching.top if top is None else top
         vector, model = self._probe(probe, model)
         key = (model, region or self.region)
         threshold = self._threshold(model, threshold, search=True)
@@ -357,11 +336,7 @@ class Vault:
             gallery = self._galleries.get(key)
             if gallery is None or gallery.closed:
                 gallery = self._galleries[key] = self.gallery(model=model, region=region, progress=progress)
-        found = gallery.search(vector, threshold, top, with_score=with_score)
-        candidates = tuple(
-            Candidate(hit.subject, rank, hit.distance) for rank, hit in enumerate(found.hits, 1)
-        )
-        return Identification(candidates, found.compared, found.excluded, found.decision, threshold)
+        return gallery.search(vector, threshold, top, with_score=with_score)
 
     def gallery(
         self,
@@ -415,13 +390,13 @@ class Vault:
 
     def subjects(
         self, *, due_within_ms: int | None = None, progress: Progress | None = None
-    ) -> Iterator[SubjectInfo]:
+    ) -> Listing[SubjectInfo]:
         """Yield subjects and their grants, or those with a grant that ends within a time.
 
         ``progress`` is called with (grants read, grants in all).
         """
         found = status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
-        return self._session.guarded(Action.SUBJECTS, found)
+        return Listing(self._session.guarded(Action.SUBJECTS, found))
 
     def status(self) -> JsonObject:
         """State of the vault, with warnings and their remedies."""
@@ -647,11 +622,11 @@ class Vault:
 
     def audit_log(
         self, wanted: Filter | None = None, *, limit: int | None = None, progress: Progress | None = None
-    ) -> Iterator[tuple[int, JsonObject]]:
+    ) -> Listing[tuple[int, JsonObject]]:
         """Yield (index, entry) of the log's entries that pass a filter, the last ``limit`` of them."""
         wanted = wanted or Filter()
         shown = auditing.show(self._core, self._session, wanted, limit=limit, progress=progress)
-        return self._session.guarded(Action.LOG, shown)
+        return Listing(self._session.guarded(Action.LOG, shown))
 
     def probe(
         self,

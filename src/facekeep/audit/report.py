@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from facekeep.answers import Ambiguous
 from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
@@ -70,7 +71,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Ambiguous):
     """One step or rule with its verdict."""
 
     id: str
@@ -84,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Ambiguous):
     """What was verified: the log, its steps in order, counts, and what a reader should know besides."""
 
     origin: str

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import NoReturn, Self, cast
+from typing import NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,31 +35,21 @@ from facekeep.formats.entryrules import Reason
 from facekeep.formats.ids import to_ranges
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
+from facekeep.matching.answers import Candidate, Identification
 from facekeep.matching.matrix import FOREVER
 from facekeep.matching.members import ATTEMPTS, Members, Progress
 from facekeep.matching.model import Model, distances, score
-from facekeep.matching.threshold import Threshold, allows, check_pair
+from facekeep.matching.threshold import Threshold, allows, check_pair, default_threshold
 
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A candidate: its slot, the caller's subject id, its distance in steps of 0.01 if it was asked for."""
+class _Hit(NamedTuple):
+    """A grant within the threshold: its slot, whose it is, the distance in steps of 0.01."""
 
     slot: int
     subject: str
-    distance: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """Hits in rank order, how many grants were compared and left out, and the decision's id."""
-
-    hits: tuple[Hit, ...]
-    compared: int
-    excluded: int
-    decision: str
+    distance: float
 
 
 class Gallery:
@@ -98,13 +87,22 @@ class Gallery:
         return self._rows.locked
 
     def search(
-        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int, *, with_score: bool = False
-    ) -> SearchResult:
+        self,
+        probe: npt.NDArray[np.float32],
+        threshold: Threshold | None = None,
+        top: int | None = None,
+        *,
+        with_score: bool = False,
+    ) -> Identification:
         """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
 
-        ``probe`` is one embedding, of shape (d,). Raises Denied, and UsageError for a probe or threshold of
-        another model; after that nothing was answered.
+        ``probe`` is one embedding, of shape (d,). Threshold and top are by default as for ``Vault.identify``.
+        Raises Denied, and UsageError for a probe or threshold of another model; nothing was answered then.
         """
+        matching = self._core.settings.matching
+        top = matching.top if top is None else top
+        if threshold is None:
+            threshold = default_threshold(self.model, matching.registered(self.model.id, search=True))
         if not 1 <= top <= LIMITS.candidates:
             raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
         check_pair(self.model, threshold)
@@ -114,7 +112,7 @@ class Gallery:
 
     def _search(
         self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int, *, with_score: bool
-    ) -> SearchResult:
+    ) -> Identification:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
@@ -127,7 +125,7 @@ class Gallery:
                     reason = Reason.UNAVAILABLE
                 if reason is Reason.OK:
                     reason = self._limited(threshold, top, now, with_score=with_score)
-                hits: list[Hit] = []
+                hits: list[_Hit] = []
                 matched = 0
                 if reason is Reason.OK:
                     self._members.drop_expired(now)
@@ -156,8 +154,11 @@ class Gallery:
                 )
                 decision = decision_id(index, entry)
                 count, excluded = cast("int", entry["count"]), cast("int", entry["excluded"])
-                told = tuple(hits if with_score else (replace(hit, distance=None) for hit in hits))
-                return SearchResult(told, count, excluded, decision)
+                found = tuple(
+                    Candidate(hit.subject, rank, hit.distance if with_score else None)
+                    for rank, hit in enumerate(hits, 1)
+                )
+                return Identification(found, count, excluded, decision, threshold)
         raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
 
     def refresh(self) -> None:
@@ -193,7 +194,7 @@ class Gallery:
 
     def _scan(
         self, view: View, probe: npt.NDArray[np.float32], threshold: Threshold, top: int
-    ) -> tuple[list[Hit], int]:
+    ) -> tuple[list[_Hit], int]:
         """Best hits in rank order, and how many grants matched.
 
         A record that does not open fails the whole search: no match is hidden.
@@ -209,7 +210,7 @@ class Gallery:
             for at in order
             if threshold.matches(float(found[at]), 2 if means[at] else 1)
         ]
-        named = [Hit(slot, self._subject(view, slot), score(found)) for slot, found in best[:top]]
+        named = [_Hit(slot, self._subject(view, slot), score(found)) for slot, found in best[:top]]
         return named, len(best)
 
     def _subject(self, view: View, slot: int) -> str:
@@ -222,7 +223,7 @@ class Gallery:
         raise IntegrityError("the row of an opened grant is gone from vault.db")
 
     def _entry(
-        self, now: int, threshold: Threshold, hits: Sequence[Hit], most: int | None, *, score: bool
+        self, now: int, threshold: Threshold, hits: Sequence[_Hit], most: int | None, *, score: bool
     ) -> JsonObject:
         return decisions.decision_identify(
             by=self._session.by,

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.crypto.primitives import SUITE, domain
 from facekeep.errors import FormatError, IntegrityError, StoreError, UsageError
 from facekeep.files import remove_leftovers, rename, temporary
@@ -55,7 +56,7 @@ class BackupReport:
 
 
 @dataclass(frozen=True, slots=True)
-class BackupCheck:
+class BackupCheck(Ambiguous):
     """What a backup is worth now.
 
     ``entry`` is the index of the log entry that knows the file, ``manifest`` what it says of itself; None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View, is_tree_of
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Answer
 from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.keys.verify import verify_tree
@@ -45,9 +46,12 @@ class Finding:
         return {"code": self.error.code, "file": self.file, "message": self.message, "next": self.next}
 
 
-@dataclass(slots=True)
-class CheckReport:
-    """What was verified and what is wrong. ``missing`` and ``notes`` are no damage, but need a person."""
+@dataclass(slots=True, eq=False)
+class CheckReport(Answer):
+    """What was verified and what is wrong, true where nothing is damaged.
+
+    ``missing`` and ``notes`` are no damage, but need a person.
+    """
 
     rows: int = 0
     entries: int = 0
@@ -59,6 +63,10 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing is damaged."""
         return not self.findings
+
+    def __bool__(self) -> bool:
+        """Whether nothing is damaged."""
+        return self.ok
 
 
 def check(core: Core, session: Session, progress: Progress | None = None) -> CheckReport:

@@ -18,21 +18,13 @@ from facekeep.errors import ClockError, Denied, IntegrityError, SlotDead, StoreE
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
+from facekeep.matching.answers import Verification
 from facekeep.matching.model import Model, distance, score
 from facekeep.matching.threshold import Threshold, allows
 from facekeep.sealing.sealer import first_template
 from facekeep.wiping import wipe
 
 ATTEMPTS = 64
-
-
-class Verification(NamedTuple):
-    """Answer of ``verify``: ``score`` is the distance in steps of 0.01, only there when it was asked for."""
-
-    match: bool
-    decision: str
-    threshold: Threshold
-    score: float | None = None
 
 
 class Question(NamedTuple):

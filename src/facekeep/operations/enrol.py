@@ -49,7 +49,7 @@ class Existing(StrEnum):
     ADD = "add"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Enrolment:
     """One subject to enrol: ``embeddings`` float32 of shape (k, d), one row a photograph."""
 

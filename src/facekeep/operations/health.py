@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from facekeep.access.core import Core, View
+from facekeep.answers import Ambiguous
 from facekeep.errors import ErasurePending, FacekeepError
 from facekeep.formats.canonical import JsonObject
 from facekeep.keys.provider import RootProvider
@@ -12,7 +13,7 @@ from facekeep.operations.custody import still_leaving
 
 
 @dataclass(frozen=True, slots=True)
-class HolderState:
+class HolderState(Ambiguous):
     """One holder. ``state``: current, stale (it lacks the root that opens) or away; ``trouble`` says why.
 
     ``role``: first, mirror, recovery or leaving. One that is current can have trouble: something is damaged.

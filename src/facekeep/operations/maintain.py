@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.errors import (
     Busy,
     ClockError,
@@ -39,7 +40,7 @@ _FOR_ALL: Final = (Busy, ClockError, SettingsChanged)  # what stops one step sto
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Ambiguous):
     """What became of one step. ``state``: done, not_due, due, waiting, failed, off.
 
     ``due`` is what a dry run would do, and what only a person does; ``waiting`` is for a person's yes.
@@ -63,7 +64,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Maintained:
+class Maintained(Ambiguous):
     """Every step, in order."""
 
     steps: tuple[Step, ...]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.errors import FacekeepError, FormatError, UsageError, VaultExists
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject, JsonValue
@@ -46,7 +47,7 @@ class Holders:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Ambiguous):
     """What was done: log index of the rotation (None: nothing), who holds the root, who was let go."""
 
     entry: int | None
@@ -62,7 +63,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(Ambiguous):
     """What a move would do: who would hold the root and who leave, what would be written, and how long."""
 
     moved: Moved

@@ -11,6 +11,7 @@ from facekeep.access.core import FIRST_PRINCIPAL_INDEX, Core, View
 from facekeep.access.principals import new_principal, token_mark
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session, read_principal
+from facekeep.answers import Ambiguous
 from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
@@ -27,7 +28,7 @@ MISSING_ROW = "missing_row"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Ambiguous):
     """A principal as listed; ``state`` is ``active``, ``missing_row`` or a reason code."""
 
     id: str

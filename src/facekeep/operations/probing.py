@@ -18,6 +18,7 @@ from typing import Final
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.audit.bundle import verify
 from facekeep.audit.proven import Proven
 from facekeep.audit.report import Report
@@ -60,7 +61,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Ambiguous):
     """What opened: of the erased, of the living, and of others destroyed without a proof given.
 
     ``named`` counts the slots in the proofs; a backup holds those that lived when it was written.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.primitives import SUITE
 from facekeep.errors import UsageError
@@ -50,7 +51,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Resealed:
+class Resealed(Ambiguous):
     """What was done: log index of the rotation, whether it was begun before, grants re-sealed and left.
 
     One that was begun before sealed some under keys made then: what was copied since opens these.

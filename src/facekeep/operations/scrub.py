@@ -15,6 +15,7 @@ from typing import Final
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.auditlog.mending import OtherHistory
 from facekeep.errors import ErasurePending, FacekeepError, IntegrityError, RootError
 from facekeep.formats.canonical import JsonObject, JsonValue
@@ -52,7 +53,7 @@ class Repair:
 
 
 @dataclass(slots=True)
-class ScrubReport:
+class ScrubReport(Ambiguous):
     """What was put right, and what could not be."""
 
     repairs: list[Repair] = field(default_factory=list)

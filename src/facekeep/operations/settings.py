@@ -13,6 +13,7 @@ from pathlib import Path
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.errors import FacekeepError, FormatError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.matching import Matching
@@ -29,7 +30,7 @@ _OF_COPIES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsChange:
+class SettingsChange(Ambiguous):
     """What was changed: index of the log entry (None: nothing was), directories added and removed."""
 
     settings: Settings

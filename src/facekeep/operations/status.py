@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.terms import Scope
@@ -19,7 +20,7 @@ _DECISION = re.compile(r"(0|[1-9][0-9]{0,15})-([0-9a-f]{8})\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class GrantInfo:
+class GrantInfo(Ambiguous):
     """One grant as listed. ``state``: live, not_yet or expired; times in ms."""
 
     scope: str

@@ -16,6 +16,7 @@ import numpy as np
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.answers import Ambiguous
 from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -41,7 +42,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RestoreReport:
+class RestoreReport(Ambiguous):
     """Rows by fate, and the slots of living grants that still have no row.
 
     The lists are those of a dry run: who would return, who stays erased and why, which rows are refused.
