@@ -27,6 +27,7 @@ from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
 from facekeep.formats.checkpoint import origin_of
+from facekeep.formats.ids import BRANCH_SLOTS
 from restart_help import OTHER, Restarted, adopted
 
 Entry = dict[str, Any]
@@ -119,6 +120,55 @@ def test_the_end_counts_what_was_adopted_and_closes_every_branch(
     expect(book.bodies(), "R35", index)
 
 
+def test_a_branch_that_is_not_closed_whole_and_one_left_out() -> None:
+    for alloc in ({"b1": BRANCH_SLOTS - 1}, {"b2": 8}, {"b9": 1}, {"b0": 0}):
+        book = adopted()
+        index = book.end(**alloc)
+        expect(book.bodies(), "R35", index)
+    book = adopted()
+    book.end(b9=BRANCH_SLOTS)  # a branch in which nobody was adopted
+    honest(book)
+
+
+def unordered(change: str) -> tuple[Restarted, int]:
+    """An adoption in another order than SPEC.md §6.6 has, and where that shows."""
+    second = LogSigner(b"k" * 32, VAULT, 2)
+    book = Restarted()
+    book.restart(signer=second)
+    sign = signing_entry(SIGNER, second, by=OPERATOR, time_ms=book.now)
+    if change == "a principal after a signing entry":
+        book.principal(OPERATOR, 16, "operator", by=None)
+        book.add(sign)
+        return book, book.announce_principal(SERVICE, 17, "service", by=None)
+    book.adopt_people()
+    if change == "two announced, then completed":
+        first = book.announce("adopt", item(v(3), ALICE))
+        later = book.announce("adopt", item(v(7), BOB))
+        book.granted(first)
+        return book, later
+    if change == "completed by a recovery":
+        return book, book.granted(book.announce("adopt", item(v(3), ALICE)), None, recovery=True)
+    if change == "not completed":
+        book.announce("adopt", item(v(3), ALICE))
+        return book, book.end(0)
+    book.grant("adopt", item(v(3), ALICE))
+    if change == "a signing entry after a grant":
+        return book, book.add(sign)
+    return book, book.announce_principal(SECOND, 18, "service", by=None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "a principal after a signing entry", "a signing entry after a grant", "a principal after a grant",
+        "two announced, then completed", "completed by a recovery", "not completed",
+    ],
+)  # fmt: skip
+def test_the_order_of_an_adoption(change: str) -> None:
+    book, index = unordered(change)
+    expect(book.bodies(), "R35", index)
+
+
 def test_the_end_gives_no_slot_out_again() -> None:
     book = adopted()
     index = book.end(b1=5)
@@ -177,9 +227,9 @@ def test_a_restart_that_no_trusted_key_signed() -> None:
     book.restart(signer=OTHER)
     book.adopt_people()
     book.grant("adopt", item(v(3), ALICE))
-    index = book.end(1)
+    book.end(1)
     honest(book, keyring=Keyring(origin_of(VAULT), OTHER.keys))
-    expect(book.bodies(), "R35", index, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
+    expect(book.bodies(), "R35", 0, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
 
 
 def test_the_signing_keys_in_force_are_repeated_and_others_are_not_led_to() -> None:

@@ -223,3 +223,10 @@ def test_a_search_after_a_rotation_compares_the_new_slots() -> None:
     honest(book)
     at = book.identify(i(0))
     expect(book.bodies(), "R26", at)
+
+
+@pytest.mark.parametrize("what", ["root", "tree", "signing"])
+def test_a_rotation_that_is_announced_at_a_logs_end(what: str) -> None:
+    book = founded()
+    index = book.rotation(what)
+    expect(book.bodies(), "R31", index)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from facekeep.errors import FormatError
 from facekeep.formats.note import MAX_BYTES, MAX_SIGNATURES, KeyType, Note, Signature, VerifierKey
+from facekeep.formats.text import check_name
 
 PUBLIC = bytes(range(32))
 KEY = VerifierKey("example.com/log", KeyType.ED25519, PUBLIC)
@@ -160,3 +161,9 @@ def test_a_verifier_key_of_an_unknown_type_is_refused(kind: int) -> None:
 def test_an_illegal_key_name_is_refused(name: str) -> None:
     with pytest.raises(FormatError):
         VerifierKey(name, KeyType.ED25519, PUBLIC)
+
+
+@pytest.mark.parametrize("char", [*map(chr, (*range(0x21), *range(0x7F, 0xA1), 0x2028, 0x3000)), "+"])
+def test_a_key_name_has_no_control_character_and_no_space(char: str) -> None:
+    with pytest.raises(FormatError):
+        check_name(f"a{char}b", "a key name")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,8 +26,9 @@ from facekeep.formats.terms import (
     region_number,
     valid_now,
 )
+from facekeep.formats.terms import REGIONS as COUNTRIES
 
-REGIONS = st.sets(st.sampled_from(["DE", "EU", "FR", "US", "ZZ", "CH", "AA"]), min_size=1, max_size=6)
+REGIONS = st.sets(st.sampled_from(["DE", "EU", "FR", "US", "ZZ", "CH", "AD"]), min_size=1, max_size=6)
 
 
 @st.composite
@@ -145,11 +149,26 @@ def test_bad_regions_are_refused(regions: tuple[str, ...]) -> None:
 
 
 def test_sixteen_regions_and_no_more() -> None:
-    codes = tuple(f"A{chr(65 + each)}" for each in range(17))
+    codes = tuple(sorted(COUNTRIES)[:17])
     check_regions(codes[:16])
     with pytest.raises(FormatError):
         check_regions(codes)
     assert region_number("DE") == 0x4445
+
+
+@pytest.mark.parametrize("code", ["XX", "AA", "UK", "XK", "QM", "AN", "SU", "EA", "de", "D", "DEU", ""])
+def test_a_region_that_iso_3166_has_not(code: str) -> None:
+    with pytest.raises(FormatError, match="ISO 3166"):
+        check_regions((code,))
+
+
+def test_the_regions_are_those_of_the_specification() -> None:
+    text = (Path(__file__).parent.parent / "docs/SPEC.md").read_text()
+    listed = re.findall(r"^    ((?:[A-Z]{2} ?)+)$", text, re.MULTILINE)
+    assert {code for line in listed for code in line.split()} == COUNTRIES
+    assert len(COUNTRIES) == 249 + len(("EU", "ZZ"))
+    assert f"`{' '.join(sorted(EU_MEMBERS))}`" in text
+    assert EU_MEMBERS < COUNTRIES
 
 
 @pytest.mark.parametrize("word", ["", "Verify", "VERIFY", "system", "verify ", "x"])

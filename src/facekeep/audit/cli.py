@@ -154,9 +154,17 @@ def consistency_command(old: str, new: str, vkeys: tuple[str, ...], as_json: boo
 @click.option(
     "--witness-key", metavar="FILE", help="Cosign what is consistent, and print the signature line."
 )
+@click.option(
+    "--restarted", is_flag=True, help="Go on with a log that was begun anew; what was seen is kept beside."
+)
 @as_json_option
 def watch_command(
-    directory: str, vkeys: tuple[str, ...], state: str, witness_key: str | None, as_json: bool
+    directory: str,
+    vkeys: tuple[str, ...],
+    state: str,
+    witness_key: str | None,
+    restarted: bool,
+    as_json: bool,
 ) -> None:
     """Compare an export with the checkpoint seen last (SPEC.md §12.5); run it daily.
 
@@ -165,7 +173,10 @@ def watch_command(
     witness = None if witness_key is None else read_key(Path(witness_key))
     now = SystemClock().now_ms()
     on_step = None if as_json or witness is not None else tell
-    seen = watch(Path(directory), _keys(vkeys), Path(state), time_ms=now, witness=witness, on_step=on_step)
+    keys, kept = _keys(vkeys), Path(state)
+    seen = watch(
+        Path(directory), keys, kept, time_ms=now, witness=witness, restarted=restarted, on_step=on_step
+    )
     line = None if seen.cosignature is None else seen.cosignature.encode().removesuffix("\n")
     if as_json:
         told = {"before": seen.before, "cosignature": line, **seen.report.to_json()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from facekeep.audit.opening import open_trusted, step
-from facekeep.audit.report import Report, RuleBroken, verdicts
+from facekeep.audit.opening import check_in_force, keyring_of, open_trusted
+from facekeep.audit.report import Report
+from facekeep.audit.steps import Steps
 from facekeep.auditlog import proofs
-from facekeep.auditlog.exported import ExportDirectory
+from facekeep.auditlog.exported import ExportDirectory, ExportedTree
 from facekeep.auditlog.signed import open_note
 from facekeep.errors import IntegrityError
 from facekeep.formats.checkpoint import Checkpoint
@@ -24,6 +26,7 @@ CONSISTENCY_STEPS: Final[Mapping[str, str]] = MappingProxyType(
         "C2": "the newer checkpoint is signed by the log's keys, and is of the same log",
         "C3": "the newer tree is not smaller, and the proof is from the older one",
         "C4": "the newer tree begins with the older one",
+        "C5": "both are signed by the keys that were in force",
     }
 )
 
@@ -32,6 +35,7 @@ class _Newer(Protocol):
     """Where the newer checkpoint and the proof come from."""
 
     export: ExportDirectory | None
+    note: bytes  # of an export: the newer checkpoint
 
     def checkpoint(self, keys: Sequence[VerifierKey], origin: str) -> Checkpoint: ...
 
@@ -44,9 +48,10 @@ class _Export:
     def __init__(self, directory: Path) -> None:
         self.export: ExportDirectory | None = ExportDirectory(directory)
         self._files = ExportDirectory(directory)
+        self.note = self._files.checkpoint()
 
     def checkpoint(self, keys: Sequence[VerifierKey], origin: str) -> Checkpoint:
-        return open_trusted(self._files.checkpoint(), keys, self.export, origin=origin)
+        return open_trusted(self.note, keys, self.export, origin=origin)
 
     def proof(self, old: int, new: int) -> tuple[bytes, ...]:
         return proofs.consistency_proof(self._files.hashes(new), old, new)
@@ -56,6 +61,7 @@ class _Proof:
     """A file with a consistency proof (§10.6)."""
 
     export: ExportDirectory | None = None
+    note = b""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -76,33 +82,21 @@ def verify_consistency(old: bytes, new: Path | bytes, keys: Sequence[VerifierKey
     Raises RuleBroken, whose ``report`` has every verdict; StoreError where there is no export.
     """
     source: _Newer = _Export(new) if isinstance(new, Path) else _Proof(new)
-    held: list[str] = []
-    newer: Checkpoint | None = None
-    try:
-        with step("C1"):  # [C1]
-            older = open_trusted(old, keys, source.export)
-        held.append("C1")
-        with step("C2"):  # [C2]
-            newer = source.checkpoint(keys, older.origin)
-        held.append("C2")
-        with step("C3"):  # [C3]
-            if newer.size < older.size:
-                raise IntegrityError(f"the log had {older.size} entries and now has {newer.size}")
-            hashes = source.proof(older.size, newer.size)
-        held.append("C3")
-        with step("C4"):  # [C4]
-            proofs.verify_consistency(older.size, older.root, newer.size, newer.root, hashes)
-        held.append("C4")
-    except RuleBroken as error:
-        error.report = _report(newer, held, error)
-        raise
-    return _report(newer, held, counts={"entries": newer.size, "entries before": older.size})
-
-
-def _report(
-    newer: Checkpoint | None,
-    held: Sequence[str],
-    error: RuleBroken | None = None,
-    counts: Mapping[str, int] | None = None,
-) -> Report:
-    return Report.of(newer, verdicts(CONSISTENCY_STEPS, held, error), counts)
+    steps = Steps(CONSISTENCY_STEPS)
+    with steps.step("C1"):  # [C1]
+        older = open_trusted(old, keys, source.export, earlier=True)
+    with steps.step("C2"):  # [C2]
+        steps.checkpoint = newer = source.checkpoint(keys, older.origin)
+    with steps.step("C3"):  # [C3]
+        if newer.size < older.size:
+            raise IntegrityError(f"the log had {older.size} entries and now has {newer.size}")
+        hashes = source.proof(older.size, newer.size)
+    with steps.step("C4"):  # [C4]
+        proofs.verify_consistency(older.size, older.root, newer.size, newer.root, hashes)
+    if source.export is None:
+        steps.skip("C5", "no export was given")
+    else:
+        with steps.step("C5"):  # [C5]
+            tree = ExportedTree(source.export, newer)
+            check_in_force(keyring_of(newer.origin, keys, tree.entries()), source.note, old)
+    return replace(steps.report(), counts={"entries": newer.size, "entries before": older.size})

@@ -16,16 +16,22 @@ from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.entries import parse
 from facekeep.formats.note import Note, VerifierKey
 
-_SIGNING: Final = b'"type":"signing"'  # no string of an entry holds a quotation mark (§6.1)
+_OF_KEYS: Final = re.compile(rb'"type":"(?:signing|restart|restarted)"')  # no string holds a quotation mark
 _ENTRY: Final = re.compile(r"log entry (\d+): ")
 
 
 def open_trusted(
-    data: bytes, keys: Sequence[VerifierKey], export: ExportDirectory | None, *, origin: str | None = None
+    data: bytes,
+    keys: Sequence[VerifierKey],
+    export: ExportDirectory | None,
+    *,
+    origin: str | None = None,
+    earlier: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint; with an export of its log, trusted keys of an earlier generation do, too.
 
-    Raises FormatError or IntegrityError.
+    With ``earlier`` those of a later one as well. What the export says of keys is not authenticated yet:
+    ``check_in_force`` does that. Raises FormatError or IntegrityError.
     """
     try:
         return open_checkpoint(data, keys, origin=origin).checkpoint
@@ -33,26 +39,40 @@ def open_trusted(
         claimed = Checkpoint.parse(Note.parse(data).text)
         if export is None or not any(key.name == claimed.origin for key in keys):
             raise
-        later = _later_keys(export, claimed, keys)
-        if not later:
+        size = Checkpoint.parse(Note.parse(export.checkpoint()).text).size
+        keyring = keyring_of(claimed.origin, keys, export.entries(0, size))
+        named = keyring.named_at(claimed.size)
+        if not named:
             raise
-        return open_checkpoint(data, later, origin=origin).checkpoint
+        return open_checkpoint(
+            data, named if earlier else keyring.keys_at(claimed.size), origin=origin
+        ).checkpoint
 
 
-def _later_keys(
-    export: ExportDirectory, claimed: Checkpoint, keys: Iterable[VerifierKey]
-) -> tuple[VerifierKey, ...]:
-    """Keys of the last rotation below the claimed size; () where there was none.
+def keyring_of(origin: str, keys: Iterable[VerifierKey], bodies: Iterable[bytes]) -> Keyring:
+    """Follow a log's keys through its entries; raises IntegrityError."""
+    keyring = Keyring(origin, keys)
+    for index, body in enumerate(bodies):
+        follow(keyring, index, body)
+    return keyring
 
-    The entries are not authenticated yet: a rotation is, by the signatures of the keys before it.
+
+def follow(keyring: Keyring, index: int, body: bytes) -> None:
+    """Take up an entry if it says something of keys."""
+    if _OF_KEYS.search(body):
+        keyring.follow(index, parse(body))
+
+
+def check_in_force(keyring: Keyring, newer: bytes, older: bytes | None = None) -> None:
+    """Hold checkpoints to the keys in force at their sizes, by the authentic entries of the newer one.
+
+    The older one may be of keys before those that are trusted: what it says must be proved besides.
+    Raises IntegrityError.
     """
-    keyring = Keyring(claimed.origin, keys)
-    rotated = False
-    for index, body in enumerate(export.entries(0, claimed.size)):
-        if _SIGNING in body:
-            keyring.follow(index, parse(body))
-            rotated = True
-    return keyring.keys_at(claimed.size) if rotated else ()
+    for data, keys_at in ((newer, keyring.keys_at), (older, keyring.named_at)):
+        if data is not None:
+            size = Checkpoint.parse(Note.parse(data).text).size
+            open_checkpoint(data, keys_at(size) or keyring.keys_at(size), origin=keyring.origin)
 
 
 @contextlib.contextmanager

@@ -90,6 +90,7 @@ class Policy:
     def end(self, size: int) -> None:
         """Judge the end of a log of ``size`` entries."""
         self.finish()
+        self._rotations.finish(size)
         self._restarts.finish(size)
         if not self._limits.are_known:
             self.notes.append("no entry names limits on matching: no decision was held to any (R36, R38)")

@@ -17,9 +17,9 @@ from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring
 from facekeep.auditlog.rules import State
 from facekeep.errors import FormatError, IntegrityError
+from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint, vault_of
 from facekeep.formats.entries import parse
-from facekeep.formats.note import VerifierKey
 from facekeep.limits import LIMITS
 
 Progress = Callable[[int, int], None]
@@ -69,7 +69,7 @@ class Replay:
         self._state = _State(Head.empty(_NO_CHAIN))
         self._keyring = keyring
         self._slack = LIMITS.clock_slack_ms
-        self._signed_by: tuple[VerifierKey, ...] = ()  # who signed the restart of the log
+        self._restarted = False  # the log begins with a restart
 
     @property
     def size(self) -> int:
@@ -95,14 +95,13 @@ class Replay:
         high_ms = state.high_ms
         state.add(cast("dict[str, Any]", entry), leaf, _NO_CHAIN)
         policy.control(index, high_ms, entry)
-        if entry["type"] == "signing" and self._keyring is not None:
-            self._follow(index, entry)
-        elif entry["type"] in {"restart", "restarted"}:
-            self._restart(index, entry)
+        if entry["type"] in {"signing", "restart", "restarted"}:
+            self._follow(index, cast("JsonObject", entry))
 
     def finish(self, checkpoint: Checkpoint | None = None) -> None:
         """Judge the log as a whole; with ``checkpoint`` it must be the tree of that. Raises RuleBroken."""
         self.policy.end(self.size)
+        self._trusted_restart()
         state = self._state
         if state.unfinished() is not None:  # SPEC.md §11 R4
             raise RuleBroken("R4", self.size - 1, "the log ends between two parts of an operation")
@@ -147,21 +146,27 @@ class Replay:
         )
         return (*self.policy.notes, *waiting)
 
-    def _restart(self, index: int, entry: Mapping[str, Any]) -> None:
-        """Hold a restart to keys that are trusted, once the adoption has come to those in force."""
-        if entry["type"] == "restart":
-            try:
-                self._signed_by = check_restart(cast("dict[str, Any]", entry))
-            except IntegrityError as error:  # SPEC.md §11 R35
-                raise RuleBroken("R35", index, str(error)) from error
-        elif self._keyring and not set(self._signed_by) & set(self._keyring.keys_at(index)):
-            raise RuleBroken("R35", index, "no trusted key signed the restart of the log")  # SPEC.md §11 R35
-
-    def _follow(self, index: int, entry: Mapping[str, Any]) -> None:
+    def _follow(self, index: int, entry: JsonObject) -> None:
+        """Follow the log's keys; without a keyring a restart is held to the keys it names itself."""
+        rule = "R10" if entry["type"] == "signing" else "R35"
         try:
-            cast("Keyring", self._keyring).follow(index, cast("dict[str, Any]", entry))
-        except IntegrityError as error:  # SPEC.md §11 R10
-            raise RuleBroken("R10", index, str(error).removeprefix(f"log entry {index}: ")) from error
+            if self._keyring is not None:
+                self._keyring.follow(index, entry)
+            elif entry["type"] == "restart":
+                check_restart(entry)
+        except IntegrityError as error:  # SPEC.md §11 R10, R35
+            raise RuleBroken(rule, index, str(error).removeprefix(f"log entry {index}: ")) from error
+        self._restarted = self._restarted or entry["type"] == "restart"
+
+    def _trusted_restart(self) -> None:
+        """Hold the keys that signed a restart to those that are trusted, which rotations may lead to."""
+        try:
+            if self._restarted and self._keyring is not None:
+                self._keyring.keys_at(self.size)
+        except IntegrityError as error:  # SPEC.md §11 R35
+            raise RuleBroken(
+                "R35", 0, "no trusted key signed the restart of the log", next=error.next
+            ) from error
 
 
 def replay(

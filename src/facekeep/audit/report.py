@@ -143,8 +143,12 @@ class RuleBroken(IntegrityError):
 def verdicts(
     texts: Mapping[str, str], held: Iterable[str], error: RuleBroken | None = None, upto: int = 0
 ) -> tuple[Step, ...]:
-    """Give each step its verdict. Where ``error`` stopped it, rules held for ``upto`` entries and no more."""
-    holding = frozenset(held)
+    """Give each step its verdict. Where ``error`` stopped it, rules held for ``upto`` entries and no more.
+
+    They were not judged where there are none, or where the entries themselves are not believed (L1 to L3).
+    """
+    believed = error is None or (upto > 0 and error.rule not in {"L1", "L2", "L3"})
+    holding = frozenset(key for key in held if believed or not _of_entries(key))
 
     def step(key: str, text: str) -> Step:
         if error is not None and key == error.rule:
@@ -152,7 +156,12 @@ def verdicts(
             return Step(key, text, Verdict.BROKEN, where + error.why)
         if key not in holding:
             return Step(key, text, Verdict.NOT_JUDGED)
-        partly = error is not None and key.startswith("R")
+        partly = error is not None and _of_entries(key)
         return Step(key, text, Verdict.HOLDS, f"for the first {upto} entries" if partly else "")
 
     return tuple(step(key, text) for key, text in texts.items())
+
+
+def _of_entries(key: str) -> bool:
+    """Whether a step is judged entry by entry."""
+    return key.startswith("R") or key == "L4"

@@ -8,9 +8,10 @@ from typing import Any, Final
 from facekeep.audit.people import NEEDS, People
 from facekeep.audit.register import Register
 from facekeep.audit.report import RuleBroken
-from facekeep.formats.ids import SLOT_BITS
+from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS
 
-_WITHIN: Final = ("principal", "granted", "signing", "restarted")
+#: What stands in an adoption, in this order; behind each principal and grant its completion.
+_ORDER: Final = ("principal", "signing", "grant", "restarted")
 
 
 class Restarts:
@@ -21,6 +22,8 @@ class Restarts:
         self._register = register
         self._people = people
         self._by: str | None = None
+        self._stage = 0  # place in _ORDER of the last entry
+        self._due: int | None = None  # first entry of the operation that is to be completed next
         self.open = False
 
     def begin(self, entry: Mapping[str, Any]) -> str:
@@ -43,11 +46,25 @@ class Restarts:
             if adopts or kind == "restarted":  # SPEC.md §11 R35
                 raise RuleBroken("R35", index, "it adopts grants, and no restart is under way")
             return
-        if kind not in _WITHIN and not adopts:  # SPEC.md §11 R35
+        if kind not in (*_ORDER, "granted") or (kind == "grant" and not adopts):  # SPEC.md §11 R35
             raise RuleBroken("R35", index, f"type {kind} stands inside the adoption after a restart")
         hand = None if kind == "principal" else self._by
         if kind != "granted" and entry["by"] != hand:  # SPEC.md §11 R35
             raise RuleBroken("R35", index, "it is of another hand than an adoption's")
+        self._in_order(index, entry)
+
+    def _in_order(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Hold the adoption to the order of SPEC.md §6.6; each operation is completed at once."""
+        kind, first = entry["type"], index - entry.get("part", 1) + 1
+        due, self._due = self._due, None
+        if kind == "granted":
+            right = entry["of"] == due and not entry["recovery"]
+        else:
+            right = due in (None, first) and _ORDER.index(kind) >= self._stage
+            self._stage = _ORDER.index(kind)
+            self._due = first if kind in ("principal", "grant") else None
+        if not right:  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, f"type {kind} is out of the order of an adoption")
 
     def end(self, index: int, entry: Mapping[str, Any]) -> None:
         """Judge the ``restarted`` entry; raises RuleBroken."""
@@ -56,9 +73,12 @@ class Restarts:
         told = (entry["grants"], entry["principals"])
         if told != (len(self._register.living), len(self._people.active)):  # SPEC.md §11 R35
             raise RuleBroken("R35", index, "it counts other grants or principals than were adopted")
-        branches = {branch for branch, _ in entry["alloc"]}
-        if not {0, *(slot >> SLOT_BITS for slot in self._register.living)} <= branches:  # SPEC.md §11 R35
+        closed = dict(entry["alloc"])
+        used = {0, *(slot >> SLOT_BITS for slot in self._register.living)}
+        if not used <= closed.keys():  # SPEC.md §11 R35
             raise RuleBroken("R35", index, "it does not close every branch that has grants")
+        if any(at != BRANCH_SLOTS for branch, at in closed.items() if branch):  # SPEC.md §11 R35
+            raise RuleBroken("R35", index, "it does not close every slot of a branch")
 
     def finish(self, size: int) -> None:
         """Judge the end of the log; raises RuleBroken."""

@@ -62,6 +62,11 @@ class Rotations:
         if rotates and due is None and not inside:  # SPEC.md §11 R31
             raise RuleBroken("R31", index, "nothing says which rotation it is part of, and why")
 
+    def finish(self, size: int) -> None:
+        """Judge the end of the log; raises RuleBroken."""
+        if self._due is not None:  # SPEC.md §11 R31
+            raise RuleBroken("R31", size - 1, "it announces a rotation that does not follow")
+
     def begin(self, index: int, entry: Mapping[str, Any]) -> None:
         """Take up a ``rotation`` entry."""
         what = entry["what"]

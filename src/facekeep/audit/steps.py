@@ -34,7 +34,9 @@ class Steps:
             yield details
         except IntegrityError as error:
             why = error.why if isinstance(error, RuleBroken) else str(error)
-            broken = RuleBroken(key, error.index if isinstance(error, RuleBroken) else None, why, next=_NEXT)
+            further = _NEXT if error.next == error.default_next else error.next
+            index = error.index if isinstance(error, RuleBroken) else None
+            broken = RuleBroken(key, index, why, next=further)
             self._tell(key, Verdict.BROKEN, why)
             rest = [each for each in self.texts if each not in {step.id for step in self.done}]
             self.done += [Step(each, self.texts[each], Verdict.NOT_JUDGED) for each in rest]

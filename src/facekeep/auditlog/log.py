@@ -281,7 +281,7 @@ class AuditLog:
     def _restarted_at(self, size: int, root: bytes) -> bool:
         """Whether this log was begun anew in the place of one that had come to this pin (SPEC.md §6.6)."""
         first = self._reader.entry(0)
-        return first["type"] == restarting.TYPE and restarting.pinned(first) == (size, root)
+        return first["type"] == restarting.TYPE and restarting.named(first, "pin") == (size, root)
 
     def verify(self, progress: Progress | None = None) -> Head:
         """Replay every entry; return the head, or raise IntegrityError naming the first bad index.

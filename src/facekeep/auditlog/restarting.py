@@ -79,10 +79,10 @@ def check_restart(entry: JsonObject) -> tuple[VerifierKey, ...]:
     return keys
 
 
-def pinned(entry: JsonObject) -> tuple[int, bytes]:
-    """(size, root) of the lost log that a ``restart`` entry names."""
-    pin = cast("JsonObject", entry["pin"])
-    return cast("int", pin["size"]), bytes.fromhex(str(pin["root"]))
+def named(entry: JsonObject, key: str) -> tuple[int, bytes]:
+    """(size, root) of the lost log that a ``restart`` entry names: its ``pin``, or ``seen`` if not null."""
+    tree = cast("JsonObject", entry[key])
+    return cast("int", tree["size"]), bytes.fromhex(str(tree["root"]))
 
 
 def _tree(size: int, root: bytes) -> JsonObject:

@@ -18,6 +18,11 @@ from facekeep.formats.cosignature import Timestamped
 from facekeep.formats.note import KeyType, Note, Signature, VerifierKey
 
 LOG_TYPES: Final = (KeyType.ED25519, KeyType.COSIGNATURE_ML_DSA_44)
+#: What to do where the given keys are those of another generation.
+ASK_FOR_KEYS: Final = (
+    "where the log's keys were rotated give its export as well, or the keys of every generation "
+    "('facekeep audit key --all'); otherwise keep the files as evidence"
+)
 _OTHER_LOG: Final = "check that the checkpoint and the keys are those of the same vault"
 
 
@@ -133,7 +138,7 @@ def open_note(note: Note, keys: Iterable[VerifierKey], *, origin: str | None = N
     for kind in sorted(wanted - signed):  # [6]
         raise IntegrityError(
             f"the checkpoint has no signature of type 0x{kind:02x} by a known key of its log",
-            next="if the log's keys were rotated, take the new ones from an export (SPEC.md §10.8)",
+            next=ASK_FOR_KEYS,
         )
     return Opened(checkpoint, note, tuple(found))
 

@@ -16,13 +16,13 @@ from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, check_model_id
 from facekeep.formats.matching import BOUNDS, CALIBRATED, MAX_THRESHOLDS
+from facekeep.formats.terms import REGIONS, TERMS_LEN
 from facekeep.limits import LIMITS
 
 Check: TypeAlias = Callable[[object, str], None]
 
 SAFE: Final = 2**53
 VOIDS_PER_ENTRY: Final = 400
-TERMS_LEN: Final = 88
 INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 
 
@@ -175,7 +175,7 @@ def _unique_slots(value: object, key: str) -> None:
 
 _H16, _H32, _PRINCIPAL = _hexed(16), _hexed(32), _hexed(8)
 _WORD = _pattern(r"[a-z][a-z0-9_-]{0,39}", "a word")
-_REGION = _pattern(r"[A-Z]{2}", "two upper-case letters")
+_REGION = _one_of(*REGIONS)
 _COUNT, _BOOL = _integer(0), _one_of(True, False)  # noqa: FBT003 - the JSON values
 _PARTS = _integer(1, 2**32)
 _VKEY = _pattern(r"[!-*,-~]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{40,1760}={0,2}", "a verifier key")

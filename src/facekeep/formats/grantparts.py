@@ -16,8 +16,9 @@ import numpy.typing as npt
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.formats.columns import decimal, each_row, hexadecimal, side_by_side
-from facekeep.formats.entryrules import GRANT_OPS, INDEX_MASK, SAFE, TERMS_LEN
+from facekeep.formats.entryrules import GRANT_OPS, INDEX_MASK, SAFE
 from facekeep.formats.ids import BRANCH_SLOTS, GRANT_ID_LEN, TAG_LEN, check_model_id, from_hex
+from facekeep.formats.terms import TERMS_LEN
 from facekeep.limits import LIMITS
 
 _PRINCIPAL_LEN: Final = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,7 +18,6 @@ TERMS_LEN: Final = 88
 VERSION: Final = 1
 DIGEST_LEN: Final = 32
 _LAYOUT = struct.Struct(">BBHQQ32sHH32s")
-_REGION = re.compile(r"[A-Z]{2}\Z")
 _SAFE_MS: Final = 2**53
 _SHARED: Final = TERMS_LEN - DIGEST_LEN
 _NO_DIGEST: Final = bytes(DIGEST_LEN)
@@ -30,6 +28,20 @@ METRICS: Final = ("l2", "cosine")
 #: Member states of the European Union: a grant for ``EU`` covers processing in each of them.
 EU_MEMBERS: Final = frozenset(
     "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()  # noqa: SIM905 - one line reads better
+)
+
+#: Every region code: ISO 3166-1:2020 alpha-2 as of April 2023, ``EU``, and ``ZZ`` for "not stated".
+REGIONS: Final = frozenset(
+    """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
+    BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH
+    ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT
+    HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS
+    LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI
+    NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG
+    SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG
+    UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW EU ZZ
+    """.split()  # noqa: SIM905 - as in SPEC.md
 )
 
 #: One row of packed terms as a NumPy record, big-endian, 88 bytes.
@@ -148,8 +160,8 @@ def check_regions(regions: tuple[str, ...]) -> None:
     """Raise FormatError unless 1 to 16 region codes, sorted and unique."""
     if not 1 <= len(regions) <= LIMITS.regions or list(regions) != sorted(set(regions)):
         raise FormatError("regions must be 1 to 16 codes, sorted and unique")
-    if not all(_REGION.match(code) for code in regions):
-        raise FormatError("a region is not two capital letters")
+    if not REGIONS.issuperset(regions):
+        raise FormatError("a region is no country's code in ISO 3166-1 (two capital letters), nor EU, nor ZZ")
 
 
 def region_number(code: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import unicodedata
 from typing import Final
 
 from facekeep.errors import FormatError
@@ -75,7 +76,7 @@ def decode_base64(text: str, what: str, length: int | None = None) -> bytes:
 
 def check_name(name: str, what: str) -> str:
     """Return a legal key name (no Unicode space, plus or control character), or raise FormatError."""
-    if not name or "+" in name or any(char.isspace() or char < " " for char in name):
+    if not name or "+" in name or any(char.isspace() or unicodedata.category(char) == "Cc" for char in name):
         raise FormatError(f"{what} is empty or has a space, a plus sign or a control character")
     try:
         name.encode("utf-8")
