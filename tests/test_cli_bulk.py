@@ -33,7 +33,7 @@ class ByName:
     def extract(self, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
         text = image.read_text()
         if not text.isdigit():
-            raise ImageError(f"{image.name!r}: no face was found")
+            raise ImageError(f"{image.name!r}: no face was found", reason="no_face")
         return vector(int(text))
 
 
@@ -82,7 +82,7 @@ def test_one_bad_photograph_stops_nobody(cli: Cli, folder: Path) -> None:
         "skipped": 0,
         "failed": 2,
         "photos_left_out": 1,
-        "failures": [{"item": 2, "code": "image"}, {"item": 3, "code": "usage"}],
+        "failures": [{"item": 2, "code": "image", "reason": "no_face"}, {"item": 3, "code": "usage"}],
     }
 
 

@@ -56,7 +56,7 @@ def refused(image: ImageInput, message: str) -> None:
     assert str(Path.cwd()) not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "JPEG2000"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF"])
 def test_formats(kind: str) -> None:
     assert_flag(encoded(flag(), kind))
 
@@ -123,9 +123,7 @@ def test_other_modes_are_refused(mode: str) -> None:
     refused(Image.new(mode, (30, 20)), f"pixels of the kind '{mode}'")
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("TIFF", "<u2"), ("TIFF", ">u2"), ("TIFF", "<i4"), ("PNG", "<u2")]
-)
+@pytest.mark.parametrize(("kind", "dtype"), [("TIFF", "<u2"), ("TIFF", ">u2"), ("PNG", "<u2")])
 def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str, dtype: str) -> None:
     ramp = np.linspace(0, 65_535, 6_000).reshape(60, 100)
     pixels = load_rgb(encoded(Image.fromarray(ramp.astype(dtype)), kind))
@@ -137,9 +135,12 @@ def test_sixteen_bit_grey_as_pgm() -> None:
     assert load_rgb(b"P5 4 1 65535\n" + words.tobytes())[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_more_than_sixteen_bits_are_refused() -> None:
-    refused(Image.fromarray(np.array([[0, 70_000]], np.int32)), "more than 16 bits")
-    refused(Image.fromarray(np.array([[-1, 7]], np.int32)), "more than 16 bits")
+@pytest.mark.parametrize("dtype", ["<i4", "<u4", "<f4", "<i2"])
+def test_numbers_of_unknown_range_are_refused(dtype: str) -> None:
+    ramp = np.linspace(0, 30_000, 6_000).reshape(60, 100).astype(dtype)
+    image = Image.fromarray(ramp if dtype != "<u4" else ramp.astype("<i4"))
+    refused(encoded(image, "TIFF"), "not supported") if dtype != "<i2" else None
+    refused(image, "pixels of the kind") if image.mode in ("I", "F") else None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
@@ -227,7 +228,7 @@ def test_the_first_view_of_a_camera_that_stores_several() -> None:
 def test_no_photograph(tmp_path: Path) -> None:
     refused(b"", "the photograph: empty")
     refused(b"hello", "not a photograph in a known format")
-    refused(b"\x89PNG\r\n\x1a\n", "not a photograph")
+    refused(b"\x89PNG\r\n\x1a\n", "damaged")
     refused(b"\x00\x00\x00\x18ftypheic" + bytes(99), "damaged")
     refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a photograph")
     refused(tmp_path, "a folder")

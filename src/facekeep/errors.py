@@ -64,6 +64,11 @@ class ImageError(UsageError):
     exit_code = 11
     default_next = "use another photograph: one face, well lit, at least 80 pixels wide"
 
+    def __init__(self, message: str, *, reason: str, next: str | None = None) -> None:  # noqa: A002 - as above
+        """Keep the ``reason`` as well: a word of the integrator guide's table, for machines."""
+        super().__init__(message, next=next)
+        self.reason = reason
+
 
 class ConsentError(UsageError):
     """Consent terms are not acceptable (no expiry, expiry in the past, unknown scope, ...)."""

@@ -26,6 +26,9 @@ class Limits:
     candidates: int = 1_000  # identify answers at the most
     image_file_bytes: int = 64 * 1024 * 1024  # bytes of one photograph's file
     image_pixels: int = 25_000_000  # pixels before decoding
+    image_scans: int = 32  # scans of one JPEG; encoders make ten
+    image_parts: int = 100_000  # segments, chunks or strips of a photograph's file
+    image_profile_bytes: int = 4 * 1024 * 1024  # an ICC profile
     image_side: int = 1_000  # pixels of the longer side handed to a detector
     face_side: int = 40  # pixels of the smallest face accepted after shrinking
     clock_slack_ms: int = 5_000  # how far the clock may stand behind the log

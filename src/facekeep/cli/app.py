@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +94,21 @@ def root() -> None:
 
 def main() -> None:
     """Run the ``facekeep`` command."""
+    _quiet_libraries()
     root.main()
+
+
+def _quiet_libraries() -> None:
+    """Keep standard error to ourselves: decoders and drivers write to its descriptor as well."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return
+    sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: SIM115, PTH123 - until the end
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 __all__ = ["main", "output", "root"]

@@ -21,7 +21,7 @@ from facekeep.cli.progress import Progress
 from facekeep.cli.receipts import Receipts
 from facekeep.cli.terms import Statement
 from facekeep.consent.consent import Consent
-from facekeep.errors import FacekeepError, UsageError
+from facekeep.errors import FacekeepError, ImageError, UsageError
 from facekeep.formats.ids import check_subject_id
 from facekeep.matching.model import Floats, Model
 from facekeep.matching.raw import load_embeddings
@@ -40,6 +40,11 @@ class Failure:
     subject: str
     error: FacekeepError
 
+    def to_json(self) -> dict[str, object]:
+        """Return number and code, and a photograph's reason; no name."""
+        found: dict[str, object] = {"item": self.number, "code": self.error.code}
+        return {**found, "reason": self.error.reason} if isinstance(self.error, ImageError) else found
+
 
 @dataclass(slots=True)
 class Tally:
@@ -57,7 +62,7 @@ class Tally:
             "skipped": self.skipped,
             "failed": len(self.failures),
             "photos_left_out": len(self.left_out),
-            "failures": [{"item": each.number, "code": each.error.code} for each in self.failures],
+            "failures": [each.to_json() for each in self.failures],
         }
 
 

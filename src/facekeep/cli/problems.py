@@ -12,7 +12,7 @@ from pathlib import PurePath
 import click
 
 from facekeep.cli import output
-from facekeep.errors import Denied, FacekeepError, IntegrityError, StoreError
+from facekeep.errors import Denied, FacekeepError, ImageError, IntegrityError, StoreError
 
 PARTLY_DONE = 3
 COMMAND_LINE = 2
@@ -23,19 +23,22 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE; nothing is printed
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as told to the outside. ``decision`` is the id of a logged denial."""
+    """An error as told to the outside; ``decision`` is the id of a denial, ``reason`` a photograph's."""
 
     code: str
     message: str
     next: str
     exit_code: int
     decision: str | None = None
+    reason: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the object that stands under "error"."""
         found: dict[str, object] = {"code": self.code, "message": self.message, "next": self.next}
         if self.decision is not None:
             found["decision"] = self.decision
+        if self.reason is not None:
+            found["reason"] = self.reason
         return found
 
 
@@ -72,7 +75,8 @@ def _ours(error: FacekeepError) -> Problem:
     if isinstance(error, Denied):
         decision = error.decision
         step = step.replace("--decision ID", f"--decision {decision}") if decision else step
-    return Problem(error.code, _lowered(str(error)), step, error.exit_code, decision)
+    reason = error.reason if isinstance(error, ImageError) else None
+    return Problem(error.code, _lowered(str(error)), step, error.exit_code, decision, reason)
 
 
 def _help_of(error: click.UsageError) -> str:

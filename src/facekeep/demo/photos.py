@@ -81,7 +81,7 @@ def changed(source: Path, target: Path) -> None:
         with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
-        raise ImageError("a photograph of the demo cannot be read") from None
+        raise ImageError("a photograph of the demo cannot be read", reason="unreadable") from None
     wide, high = image.size
     image = image.crop((wide // 25, high // 30, wide - wide // 40, high - high // 50))
     image = ImageEnhance.Brightness(ImageOps.mirror(image)).enhance(1.12)

@@ -38,7 +38,7 @@ def choose(boxes: Sequence[Box], name: str) -> int:
     must be ``DOMINANCE`` times smaller, and an unsure one not as many times larger.
     """
     if not boxes:
-        raise ImageError(f"{name}: no face found")
+        raise ImageError(f"{name}: no face found", reason="no_face")
     certain = [index for index, box in enumerate(boxes) if box.sure] or list(range(len(boxes)))
     best = max(certain, key=lambda index: boxes[index].area)
     area = boxes[best].area
@@ -50,8 +50,9 @@ def choose(boxes: Sequence[Box], name: str) -> int:
     if rivals:
         raise ImageError(
             f"{name}: {len(boxes)} faces found, none of them clearly the largest",
+            reason="several_faces",
             next="crop the photograph to the one person it is about",
         )
     if min(boxes[best].width, boxes[best].height) < LIMITS.face_side:
-        raise ImageError(f"{name}: the face is smaller than {LIMITS.face_side} pixels")
+        raise ImageError(f"{name}: the face is smaller than {LIMITS.face_side} pixels", reason="too_small")
     return best

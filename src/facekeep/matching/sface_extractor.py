@@ -73,7 +73,9 @@ class SFaceExtractor:
                 face = faces[choose([_box(each) for each in faces], name)]
                 vector = self._recogniser.feature(self._recogniser.alignCrop(bgr, face))
             except self._failure as error:
-                raise ImageError(f"{name}: OpenCV cannot find a face in a picture of this kind") from error
+                raise ImageError(
+                    f"{name}: OpenCV cannot find a face in a picture of this kind", reason="no_face"
+                ) from error
         return MODEL.check(vector[0])
 
 
