@@ -28,7 +28,7 @@ import numpy as np
 
 from facekeep.clock import MS_PER_DAY
 from facekeep.matching.model import Model
-from facekeep.vault import Consent, Enrolment, Notice, Scope, Vault
+from facekeep.vault import Consent, Enrolment, Notice, Scope, Threshold, Vault
 
 MODEL = Model("raw:bench", "1", 128, "l2")
 ENROLLED_TOGETHER = 8_000
@@ -68,7 +68,8 @@ class Subject:
         vectors = (
             np.random.default_rng(7).normal(size=(10_000, photographs, MODEL.dimension)).astype(np.float32)
         )
-        with Vault.create(self.path, root=f"file:{folder / 'bench.root'}") as vault:
+        wide = Threshold(MODEL.id, "l2", 100.0, 0.001, 0.001, 0.0, 0.01, 0.1, "synthetic", 2, 1, 1)
+        with Vault.create(self.path, root=f"file:{folder / 'bench.root'}", thresholds=[wide]) as vault:
             self.token = vault.token or ""
             for start in range(0, people, ENROLLED_TOGETHER):
                 numbers = range(start, min(start + ENROLLED_TOGETHER, people))

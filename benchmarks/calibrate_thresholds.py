@@ -7,6 +7,10 @@ photograph. The interval is a bootstrap over identities (resampling people, not 
 a person are not independent), 200 rounds: each weighs pair (i, j) by how often both people were drawn.
 The FNMR is the mean over people with two photographs or more: pooled, one person of LFW has 68 % of dlib's
 genuine pairs, and the FNMR is his.
+
+``rows_value`` is how far two rows of one subject may lie apart at enrolment: as strangers do in ``ROWS_FMR``
+of pairs. What it lets through and refuses, together with ``value``, is measured on every second person, by
+both limits as they come out for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +21,12 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.matching.oneperson import RowLimits, strangers
+
 TARGET_FMR = 0.001
+ROWS_FMR = 0.005  # a tighter one refuses the very different photographs of one person, which groups allow for
+MIXED = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1))  # photographs of each of two people under one id
+MIXTURES = 40_000  # of each kind
 ENROLLED = 5  # photographs behind a mean reference; fewer lie farther from strangers
 DRAWS = 8  # references of one person
 ROUNDS = 200
@@ -45,6 +54,39 @@ def calibrate(
 ) -> dict[str, object]:
     model_id, metric = MODELS[name]
     _, person = np.unique(people, return_inverse=True)
+    impostors = impostor_counts(name, vectors, metric, person)
+    rates = np.cumsum(impostors) / impostors.sum()
+    value, rows_value = limit(impostors, TARGET_FMR), limit(impostors, ROWS_FMR)
+    matched = matches(vectors, metric, person, value)
+    pairs = ordered_pairs(person)
+    low, high = interval(name, matched, pairs)
+    mean_value, mean_fnmr = calibrate_mean(vectors, metric, person)
+    mixed, refused = one_person_rates(name, vectors, metric, person)
+    return {
+        "model_id": model_id,
+        "metric": metric,
+        "value": value,
+        "target_fmr": TARGET_FMR,
+        "fmr": round(float(rates[int(np.searchsorted(EDGES, value)) - 1]), 6),
+        "fmr_low": round(low, 6),
+        "fmr_high": round(high, 6),
+        "fnmr": round(fnmr(matched, pairs), 4),
+        "mean_value": mean_value,
+        "mean_fnmr": mean_fnmr,
+        "rows_value": rows_value,
+        "rows_fmr": mixed,
+        "rows_fnmr": refused,
+        "dataset": "LFW deep-funneled, one half of the identities",
+        "identities": len(pairs),
+        "impostor_pairs": int(impostors.sum()),
+        "genuine_pairs": int(np.trace(pairs)) // 2,
+    }
+
+
+def impostor_counts(
+    name: str, vectors: npt.NDArray[np.float32], metric: str, person: npt.NDArray[np.int64]
+) -> Counts:
+    """Histogram of the distances of strangers' pairs, each once."""
     n = len(vectors)
     impostors = np.zeros(len(EDGES) - 1)
     for start in range(0, n, 512):
@@ -54,29 +96,57 @@ def calibrate(
         same = person[None] == person[start:stop, None]
         impostors += np.histogram(found[later & ~same].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         progress(name, stop, n)
+    return impostors
+
+
+def limit(impostors: Counts, fmr: float) -> float:
+    """Greatest distance at which no more than this share of strangers' pairs match."""
     rates = np.cumsum(impostors) / impostors.sum()
-    at = int(np.searchsorted(rates, TARGET_FMR, "right"))
-    value = round(float(EDGES[at]), 4)
-    matched = matches(vectors, metric, person, value)
-    pairs = ordered_pairs(person)
-    low, high = interval(name, matched, pairs)
-    mean_value, mean_fnmr = calibrate_mean(vectors, metric, person)
-    return {
-        "model_id": model_id,
-        "metric": metric,
-        "value": value,
-        "target_fmr": TARGET_FMR,
-        "fmr": round(float(rates[at - 1]), 6),
-        "fmr_low": round(low, 6),
-        "fmr_high": round(high, 6),
-        "fnmr": round(fnmr(matched, pairs), 4),
-        "mean_value": mean_value,
-        "mean_fnmr": mean_fnmr,
-        "dataset": "LFW deep-funneled, one half of the identities",
-        "identities": len(pairs),
-        "impostor_pairs": int(impostors.sum()),
-        "genuine_pairs": int(np.trace(pairs)) // 2,
-    }
+    return round(float(EDGES[int(np.searchsorted(rates, fmr, "right"))]), 4)
+
+
+def one_person_rates(
+    name: str, vectors: npt.NDArray[np.float32], metric: str, person: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return the shares of sets of two people that pass for one (of the kind that most does) and of one
+    person's sets of ``ENROLLED`` that do not, among people with an odd number, by limits of the others.
+    """
+    even = person % 2 == 0
+    chosen = impostor_counts(f"{name} one half", vectors[even], metric, person[even])
+    limits = RowLimits(limit(chosen, TARGET_FMR), limit(chosen, ROWS_FMR))
+    vectors, person = vectors[~even], person[~even]
+    apart = np.concatenate(
+        [pair_distances(vectors, metric, at, min(at + 512, len(person))) for at in range(0, len(person), 512)]
+    )
+    mixed = max(mixed_rate(apart, person, limits, kind) for kind in MIXED)
+    return round(mixed, 6), round(refused_rate(apart, person, limits, ENROLLED), 4)
+
+
+def mixed_rate(
+    apart: Counts, person: npt.NDArray[np.int64], limits: RowLimits, kind: tuple[int, int]
+) -> float:
+    """Share of sets of two people, so many photographs of each, that pass for one person."""
+    generator = np.random.default_rng(22)
+    owned = [np.flatnonzero(person == who) for who in np.unique(person)]
+    owned = [each for each in owned if len(each) >= max(kind)]
+    passed = 0
+    for _ in range(MIXTURES):
+        pair = generator.choice(len(owned), 2, replace=False)
+        drawn = [generator.choice(owned[who], n, replace=False) for who, n in zip(pair, kind, strict=True)]
+        passed += not strangers(apart[np.ix_(*[np.concatenate(drawn)] * 2)], limits)
+    return passed / MIXTURES
+
+
+def refused_rate(apart: Counts, person: npt.NDArray[np.int64], limits: RowLimits, photographs: int) -> float:
+    """Mean over people with as many photographs of the share of sets of them that is refused."""
+    generator = np.random.default_rng(23)
+    found = []
+    for who in np.unique(person):
+        own = np.flatnonzero(person == who)
+        if len(own) >= photographs:
+            sets = [generator.choice(own, photographs, replace=False) for _ in range(DRAWS)]
+            found.append(np.mean([bool(strangers(apart[np.ix_(each, each)], limits)) for each in sets]))
+    return float(np.mean(found))
 
 
 def calibrate_mean(

@@ -12,7 +12,20 @@ import pytest
 from facekeep.errors import Denied, FacekeepError
 from facekeep.operations import steps
 from facekeep.vault import Consent, Role, Scope, Vault
-from vaultlab import IDENTIFY, MODEL, NOTICE, NOW, THRESHOLD, VERIFY, Embedding, Lab, face, identify, matches
+from vaultlab import (
+    IDENTIFY,
+    MODEL,
+    NOTICE,
+    NOW,
+    THRESHOLD,
+    VERIFY,
+    Embedding,
+    Lab,
+    face,
+    identify,
+    matches,
+    threshold,
+)
 
 SUBJECT = "Kaltenbrunner, Ottilie-Ñandú"
 OTHER = "subject-0042-of-the-door"
@@ -104,6 +117,7 @@ def test_nothing_readable_stands_in_any_file_at_any_moment(tmp_path: Path) -> No
 
     model = type(MODEL)("raw:wide", "1", 128, "l2")
     with lab.open() as vault:
+        vault.change_settings(thresholds=[threshold(model, 2.0)])
         steps.observe(look)
         try:
             vault.enroll(SUBJECT, embeddings=[one, two], model=model, consent=consent(VERIFY))

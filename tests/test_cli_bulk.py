@@ -28,17 +28,19 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 class ByName:
     """An extractor for files that hold a number: its embedding is made from it."""
 
-    model = Model("raw:fake", "1", DIMENSION, "l2")
+    model = Model("raw:test", "1", DIMENSION, "l2")
 
     def extract(self, image: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
         text = image.read_text()
         if not text.isdigit():
             raise ImageError(f"{image.name!r}: no face was found", reason="no_face")
-        return vector(int(text))
+        person, photograph = divmod(int(text), 10)
+        return vector(person) + np.float32(0.01 * photograph)
 
 
 @pytest.fixture
 def folder(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cli.ok("settings", "--threshold", "threshold.json")
     monkeypatch.setattr(Vault, "extractor", ByName())
     people = cli.home / "people"
     for seed, name in enumerate(("ada", "bob", "zoë")):

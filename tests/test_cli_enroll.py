@@ -58,7 +58,8 @@ def test_every_word_of_consent_is_kept(cli: Cli) -> None:
 
 
 def test_several_rows_are_several_images(cli: Cli) -> None:
-    np.save("rows.npy", np.random.default_rng(7).normal(size=(3, DIMENSION)))
+    cli.ok("settings", "--threshold", "threshold.json")
+    np.save("rows.npy", 1 + np.random.default_rng(7).normal(scale=0.1, size=(3, DIMENSION)))
     cli.ok("enroll", "ada", "--embedding", "rows.npy", "--model", MODEL, "--scope", "verify", *CONSENT)
     assert cli.ok("subjects")["subjects"][0]["grants"][0]["images"] == 3
 
@@ -67,6 +68,7 @@ def test_several_rows_are_several_images(cli: Cli) -> None:
     ("existing", "images"), [("skip", 1), ("replace", 1), ("add", 2)], ids=["skip", "replace", "add"]
 )
 def test_somebody_who_is_enrolled_already(cli: Cli, existing: str, images: int) -> None:
+    cli.ok("settings", "--threshold", "threshold.json")
     cli.enroll("ada", "ada")
     words = ("enroll", "ada", *embedding("ada-again"), "--scope", "verify", *CONSENT)
     cli.fails("usage", 10, *words)

@@ -12,6 +12,7 @@ has a one-line message and the ``next`` step a person should take::
     |   +-- VaultExists       (14)  there is already something where a vault should be made
     |   +-- AlreadyEnrolled   (16)  the subject has a living grant in that scope
     |   +-- WrongType         (17)  a value is of another type than is asked for; a TypeError, too
+    |   +-- NotOnePerson      (18)  photographs or embeddings of one subject are not of one person
     +-- Denied                (20)  the gate refused; the reason is in the log only
     +-- NotAllowed            (21)  the principal's roles do not allow this administration
     +-- ClockError            (22)  the clock stands before what the log has already seen
@@ -116,6 +117,22 @@ class WrongType(UsageError, TypeError):
     code = "wrong_type"
     exit_code = 17
     default_next = "pass a value of the type that the documentation names"
+
+
+class NotOnePerson(UsageError):
+    """Photographs or embeddings of one subject are not of one person.
+
+    ``rows`` are those that are odd, counted from 0: those already enrolled come first where some are added.
+    """
+
+    code = "not_one_person"
+    exit_code = 18
+    default_next = "nobody was enrolled; leave out what is named, or enrol each person under their own id"
+
+    def __init__(self, message: str, *, rows: tuple[int, ...]) -> None:
+        """Keep the odd rows."""
+        super().__init__(message)
+        self.rows = rows
 
 
 class Denied(FacekeepError):

@@ -43,7 +43,7 @@ from facekeep.keys.secrets import Secrets
 from facekeep.matching.answers import Candidate, Identification, Verification
 from facekeep.matching.extractor import Extractor, get_extractor
 from facekeep.matching.gallery import Gallery
-from facekeep.matching.images import ImageInput
+from facekeep.matching.images import ImageInput, name_of
 from facekeep.matching.model import Model
 from facekeep.matching.threshold import Threshold, check_pair, default_threshold
 from facekeep.operations import (
@@ -228,7 +228,7 @@ class Vault:
         """Seal one subject's templates, once per scope of the consent; returns the subject's receipt.
 
         Give photographs, or ``embeddings`` (k, d) with their ``model``. Raises UsageError, ImageError,
-        ConsentError, NotAllowed; nothing is enrolled then.
+        NotOnePerson, ConsentError, NotAllowed; nothing is enrolled then.
         """
         check_subject_id(subject)
         enrolment = self.prepare(subject, images, consent=consent, embeddings=embeddings, model=model)
@@ -242,19 +242,23 @@ class Vault:
         consent: Consent,
         embeddings: npt.ArrayLike | None = None,
         model: Model | None = None,
+        names: Sequence[str] = (),
     ) -> Enrolment:
-        """Extract (or take) embeddings for ``enroll_many``; nothing is stored."""
+        """Extract (or take) embeddings for ``enroll_many``; nothing is stored.
+
+        ``names`` are what messages call the rows of ``embeddings``, if there is one for each.
+        """
         self._session.require(Action.ENROLL)
         if (embeddings is None) == (not images):
             raise UsageError("give either photographs or embeddings")
         if embeddings is None:
-            made = [self.extractor.extract(image) for image in images]
-            return Enrolment(subject, np.stack(made), self.extractor.model, consent)
+            model = self.extractor.model
+            embeddings = [self.extractor.extract(image) for image in images]
+            names = [name_of(image) for image in images]
         model = model or self.extractor.model
-        array = np.atleast_2d(np.asarray(embeddings, np.float32))
-        for row in array:
-            model.check(row)
-        return Enrolment(subject, array, model, consent)
+        made = Enrolment(subject, model.check_rows(embeddings), model, consent, tuple(names))
+        enrol.reference(self._core, made)
+        return made
 
     def enroll_many(
         self, enrolments: Sequence[Enrolment], *, existing: Existing | str = Existing.REFUSE
@@ -354,7 +358,7 @@ class Vault:
         return Gallery(self._core, self._session, Scope.IDENTIFY, model, region, progress)
 
     def _probe(self, probe: ImageInput | Embedding, model: Model | None) -> tuple[Embedding, Model]:
-        if isinstance(probe, np.ndarray):
+        if isinstance(probe, np.ndarray | list | tuple):
             model = model or self.extractor.model
             return model.check(probe), model
         if model is not None and model != self.extractor.model:

@@ -23,6 +23,7 @@ from facekeep.cli.terms import Statement
 from facekeep.consent.consent import Consent
 from facekeep.errors import FacekeepError, ImageError, UsageError
 from facekeep.formats.ids import check_subject_id
+from facekeep.matching.images import name_of
 from facekeep.matching.model import Floats, Model
 from facekeep.matching.raw import load_embeddings
 from facekeep.vault import Enrolment, Existing, Vault
@@ -118,27 +119,30 @@ class Bulk:
         if self._existing is Existing.SKIP and self._vault.is_enrolled(item.subject, consent.scopes):
             self.tally.skipped += 1
             return
-        floats, model = self._templates(item)
-        self._batch.append((item, Enrolment(item.subject, floats, model, consent)))
+        floats, model, names = self._templates(item)
+        made = self._vault.prepare(item.subject, embeddings=floats, model=model, consent=consent, names=names)
+        self._batch.append((item, made))
         self._floats += floats.size
 
-    def _templates(self, item: Item) -> tuple[Floats, Model]:
+    def _templates(self, item: Item) -> tuple[Floats, Model, list[str]]:
+        """Return (k, d) templates, their model, and what messages call them."""
         if (item.embedding is None) == (not item.images):
             raise UsageError("give either photographs or an embedding")
         if item.embedding is not None:
             model = self._model(item.model_text or self._model_text)
-            return _floats(item.embedding, model), model
+            return _floats(item.embedding, model), model, []
         extractor = self._vault.extractor
-        made, wrong = [], []
+        made, names, wrong = [], [], []
         for image in item.images:
             try:
                 made.append(extractor.extract(image))
+                names.append(name_of(image))
             except UsageError as error:
                 wrong.append(Failure(item.number, item.subject, error))
         if not made:
             raise wrong[0].error
         self.tally.left_out.extend(wrong)
-        return np.stack(made), extractor.model
+        return np.stack(made), extractor.model, names
 
     def _is_full(self) -> bool:
         if not self._batch:
@@ -177,9 +181,4 @@ class Bulk:
 
 
 def _floats(given: Path | list[Any], model: Model) -> Floats:
-    if isinstance(given, Path):
-        return load_embeddings(given, model)
-    try:
-        return model.check_many(np.atleast_2d(np.array(given)))
-    except (ValueError, TypeError):
-        raise UsageError("embedding is no row of numbers, nor several of one length") from None
+    return load_embeddings(given, model) if isinstance(given, Path) else model.check_rows(given)

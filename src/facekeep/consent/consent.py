@@ -110,7 +110,10 @@ def _check_text(text: str) -> None:
 
 
 class Holding(NamedTuple):
-    """What the record says besides the consent: whose templates, how many images, which model."""
+    """What the record says besides the consent: whose templates, how many images, which model.
+
+    ``spread`` says how far apart the rows of several images lie (SPEC.md §5.5).
+    """
 
     subject: str
     salt: bytes
@@ -119,6 +122,7 @@ class Holding(NamedTuple):
     metric: str
     dimension: int
     rows: int
+    spread: JsonObject | None = None
 
 
 class RecordForm:
@@ -146,17 +150,20 @@ class RecordForm:
         )
         self._terms = packed[:-DIGEST_LEN]
 
-    def fill(self, subject: str, salt: bytes, blind: bytes) -> tuple[bytes, bytes]:
+    def fill(
+        self, subject: str, salt: bytes, blind: bytes, spread: JsonObject | None = None
+    ) -> tuple[bytes, bytes]:
         """Return (record plaintext, packed terms); ``blind`` are 32 fresh random bytes."""
         name, digits = encode_text(subject), salt.hex().encode("ascii")
-        plain = b'%b%b%b","subject":%b,"v":1}' % (blind, self._before, digits, name)
+        apart = b"" if spread is None else b',"spread":' + dumps(spread)
+        plain = b'%b%b%b"%b,"subject":%b,"v":1}' % (blind, self._before, digits, apart, name)
         return plain, self._terms + hashlib.sha256(plain).digest()
 
 
 def build_record(consent: Consent, scope: Scope, holding: Holding, now_ms: int) -> tuple[bytes, bytes]:
     """Return a record's plaintext and the packed terms that name it, for one scope of a settled consent."""
     form = RecordForm(consent, scope, holding, now_ms)
-    return form.fill(holding.subject, holding.salt, p.random_bytes(p.KEY_LEN))
+    return form.fill(holding.subject, holding.salt, p.random_bytes(p.KEY_LEN), holding.spread)
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class Model:
 
     def check(self, vector: npt.ArrayLike) -> Floats:
         """Return one embedding as float32 of shape (d,); raises UsageError for anything else."""
-        array = np.asarray(vector)
+        array = real_numbers(vector)
         with np.errstate(over="ignore"):
             if (
                 array.dtype == np.float32
@@ -77,10 +77,14 @@ class Model:
                 return array
         return np.asarray(self.check_many(array[None])[0])
 
+    def check_rows(self, vectors: npt.ArrayLike) -> Floats:
+        """Return one embedding (d,) or several (n, d) as ``check_many`` does."""
+        return self.check_many(np.atleast_2d(real_numbers(vectors)))
+
     def check_many(self, vectors: npt.ArrayLike) -> Floats:
         """Return embeddings as float32 of shape (n, d): finite, of this dimension, none of them zero."""
-        array = np.asarray(vectors)
-        if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004 - axes
+        array = real_numbers(vectors)
+        if array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004 - axes
             raise UsageError(f"an embedding of {self.id} is {self.dimension} numbers")
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, np.float32)
@@ -88,6 +92,21 @@ class Model:
         if not ((norms > _LEAST) & (norms < _MOST)).all():  # not-a-number is neither
             raise UsageError("an embedding has a number that is not finite, or is all but zero or endless")
         return array
+
+
+def real_numbers(given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return integers or floating-point numbers as an array.
+
+    Raises UsageError for anything else: text, truth values, dates, complex or masked numbers, rows of several
+    lengths. NumPy would make numbers of some of them, and drop a mask.
+    """
+    parts = given if isinstance(given, list | tuple) else [given]
+    if not any(isinstance(each, np.ma.MaskedArray) for each in parts):
+        with contextlib.suppress(Exception):  # an object's own conversion may raise anything
+            array = np.asarray(given)
+            if array.dtype.kind in "fiu":
+                return array
+    raise UsageError("embeddings are rows of real numbers, all of one length")
 
 
 def mean_template(model: Model, templates: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,8 +40,8 @@ def load_embeddings(path: Path, model: Model) -> Floats:
         array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _from_json(path)
     except (OSError, EOFError, *_UNREADABLE) as error:
         raise UsageError(f"{path.name!r} holds no embedding that can be read") from error
-    return model.check_many(np.atleast_2d(array))
+    return model.check_rows(array)
 
 
-def _from_json(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return np.array(json.loads(path.read_text(encoding="utf-8")), np.float64)
+def _from_json(path: Path) -> Any:  # noqa: ANN401 - whatever stands there
+    return json.loads(path.read_text(encoding="utf-8"))

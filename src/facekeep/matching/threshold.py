@@ -16,6 +16,7 @@ from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonValue
 from facekeep.formats.matching import Limits, Matching
 from facekeep.matching.model import Metric, Model, check_shape
+from facekeep.matching.oneperson import RowLimits
 
 _MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
 
@@ -31,6 +32,11 @@ class Threshold:
     single comparisons on ``dataset``. The FMR counts pairs; the FNMR is the mean over identities, because
     one person with many photographs has most of the pairs. The interval is a 95 % bootstrap over identities,
     because pairs that share a person are not independent (benchmarks/calibrate_thresholds.py).
+
+    At enrolment ``value`` is also how far two groups of one subject's rows may lie apart on average, and
+    ``rows_value`` how far any two rows may; without one no two may be farther apart than ``value``.
+    ``rows_fmr`` is the share of sets of two people that pass for one, ``rows_fnmr`` that of one person's sets
+    that are refused, both by limits that were chosen on other people.
     """
 
     model_id: str
@@ -47,6 +53,9 @@ class Threshold:
     genuine_pairs: int
     mean_value: float | None = None  # None: the same as ``value``
     mean_fnmr: float | None = None
+    rows_value: float | None = None
+    rows_fmr: float | None = None
+    rows_fnmr: float | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for a threshold without evidence."""
@@ -55,6 +64,9 @@ class Threshold:
             raise UsageError("a threshold's value or rates are out of range")
         if not 0 <= self.limit(2) <= _MOST or not 0 <= (self.mean_fnmr or 0) <= 1:
             raise UsageError("a threshold's value for means is out of range")
+        shares = (self.rows_fmr or 0, self.rows_fnmr or 0)
+        if not 0 <= self.row_limits.rows <= _MOST or not all(0 <= share <= 1 for share in shares):
+            raise UsageError("a threshold's value for rows is out of range")
         if self.metric not in ("l2", "cosine") or not self.fmr_low <= self.fmr <= self.fmr_high:
             raise UsageError("a threshold's metric is l2 or cosine, and its FMR lies within its interval")
         check_shape(self.model_id, None, self.metric)
@@ -68,6 +80,11 @@ class Threshold:
     def matches(self, distance: float, photographs: int = 1) -> bool:
         """Whether a distance is a match. Not-a-number never is."""
         return distance <= self.limit(photographs)
+
+    @property
+    def row_limits(self) -> RowLimits:
+        """Limits among the rows of one subject."""
+        return RowLimits(self.value, self.value if self.rows_value is None else self.rows_value)
 
     @property
     def limits(self) -> Limits:
@@ -128,6 +145,19 @@ def default_threshold(model: Model, registered: str | None = None) -> Threshold:
             next="pass a Threshold with the evidence of your own measurement",
         )
     return threshold
+
+
+def row_limits(model: Model, limits: Matching) -> RowLimits | None:
+    """Limits among one subject's rows of a model; None where no threshold says how far strangers lie apart.
+
+    A registered threshold without a ``rows_value`` leaves a calibrated model its own limits: a stricter match
+    is no reason to refuse a person's photographs.
+    """
+    text = limits.registered(model.id) or limits.registered(model.id, search=True)
+    own = None if text is None else Threshold.from_text(text)
+    if own is None or own.rows_value is None:
+        own = _packaged().get(model.id, own)
+    return None if own is None else own.row_limits
 
 
 def check_pair(model: Model, threshold: Threshold) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -25,14 +25,18 @@ from facekeep.consent.consent import (
 from facekeep.crypto import primitives as p
 from facekeep.crypto.many import random_many
 from facekeep.crypto.memory import LockedBuffer
-from facekeep.errors import UsageError
+from facekeep.errors import NotOnePerson, UsageError, WrongType
+from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SALT_LEN, check_subject_id, check_subject_ids
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
-from facekeep.matching.model import Model, fill_mean, reference_stack
+from facekeep.matching.model import Model, distances, fill_mean, reference_stack
+from facekeep.matching.oneperson import RowLimits, check_one_person
+from facekeep.matching.threshold import row_limits
 from facekeep.operations.granting import NewGrant
 from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
+from facekeep.operations.recover import recover
 from facekeep.operations.rows import LivingGrant, any_of_model, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
 from facekeep.operations.whose import Held, for_grants
@@ -51,12 +55,23 @@ class Existing(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Enrolment:
-    """One subject to enrol: ``embeddings`` float32 of shape (k, d), one row a photograph."""
+    """One subject to enrol: ``embeddings`` float32 of shape (k, d), one row a photograph.
+
+    ``names`` are what messages call the rows, if there is one for each.
+    """
 
     subject: str
     embeddings: npt.NDArray[np.float32]
     model: Model
     consent: Consent
+    names: tuple[str, ...] = ()
+
+
+class _Reference(NamedTuple):
+    """What is sealed for a subject (SPEC.md §5.4), and how far apart the rows of several photographs lie."""
+
+    templates: memoryview
+    spread: JsonObject | None
 
 
 class _Asked(NamedTuple):
@@ -67,7 +82,7 @@ class _Asked(NamedTuple):
     held: Held
     hashed: bytes
     subject: bytes
-    ready: memoryview
+    ready: _Reference
 
 
 def enroll(
@@ -75,7 +90,7 @@ def enroll(
 ) -> list[Receipt]:
     """Enrol subjects in one durable operation. Each subject at most once in ``enrolments``.
 
-    Raises UsageError, ConsentError; nothing is enrolled then.
+    Raises UsageError, NotOnePerson, ConsentError; nothing is enrolled then.
     """
     return as_found(lambda: _enroll(core, session, enrolments, existing))
 
@@ -89,6 +104,7 @@ def _enroll(
         uncollected(len(enrolments)),
     ):
         now = core.clock.now_ms()
+        enrolments = [_checked(each) for each in enrolments]
         _check_models(core, view, {id(each.model): each.model for each in enrolments}.values())
         asked = _asked(core, view, enrolments, now)
         newcomers = iter(_newcomers(core, [each for each in asked if not each.held.tags], now))
@@ -96,7 +112,25 @@ def _enroll(
             _known(core, view, each, existing, now, cleanup) if each.held.tags else next(newcomers)
             for each in asked
         ]
-        return carry_out(core, view, session, "enroll", prepared)
+        try:
+            return carry_out(core, view, session, "enroll", prepared)
+        except NotOnePerson:  # seen only when the templates that were to be added to were open
+            recover(core)
+            raise
+
+
+def _checked(what: Enrolment) -> Enrolment:
+    """Hold what a caller made to its types; raises UsageError."""
+    made: object = what
+    if not isinstance(made, Enrolment) or not isinstance(made.model, Model):
+        raise WrongType("a person is enrolled by an Enrolment, which has a Model")
+    names: object = made.names
+    if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
+        raise WrongType("names takes a tuple of texts")
+    rows: object = what.embeddings
+    if type(rows) is np.ndarray and rows.dtype == np.float32 and rows.ndim == 2:  # noqa: PLR2004 - axes
+        return what
+    return replace(what, embeddings=what.model.check_rows(what.embeddings))
 
 
 def _check_models(core: Core, view: View, models: Iterable[Model]) -> None:
@@ -128,17 +162,15 @@ def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) ->
     held = for_grants(core, view, subjects)
     hashes = core.index.hash_many(each.handle for each in held)
     given = [settled[id(each.consent)] for each in enrolments]
-    columns = (enrolments, given, held, hashes, subjects, _ready(enrolments))
+    columns = (enrolments, given, held, hashes, subjects, _ready(core, enrolments))
     return [_Asked(*each) for each in zip(*columns, strict=True)]
 
 
-def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
-    """Bytes of each subject's reference stack; subjects with one photograph are checked all at once."""
-    if any(not len(each.embeddings) for each in enrolments):
-        raise UsageError("a subject is enrolled from at least one photograph")
+def _ready(core: Core, enrolments: Sequence[Enrolment]) -> list[_Reference]:
+    """Return each subject's reference; subjects with one photograph are checked all at once."""
     models = {id(each.model): each.model for each in enrolments}
-    if len(models) > 1 or any(len(each.embeddings) > 1 for each in enrolments):
-        return [template_bytes(reference_stack(each.model, each.embeddings)) for each in enrolments]
+    if len(models) > 1 or any(len(each.embeddings) != 1 for each in enrolments):
+        return [reference(core, each) for each in enrolments]
     if not enrolments:
         return []
     model = enrolments[0].model
@@ -148,7 +180,35 @@ def _ready(enrolments: Sequence[Enrolment]) -> list[memoryview]:
         raise UsageError(f"an embedding of {model.id} is {model.dimension} numbers") from None
     whole = template_bytes(model.check_many(together))
     width = 4 * model.dimension
-    return [whole[at * width : (at + 1) * width] for at in range(len(enrolments))]
+    return [_Reference(whole[at * width : (at + 1) * width], None) for at in range(len(enrolments))]
+
+
+def reference(core: Core, what: Enrolment) -> _Reference:
+    """Return what is sealed for a subject; raises UsageError, NotOnePerson."""
+    model, rows = what.model, what.model.check_many(what.embeddings)
+    _count(len(rows))
+    if len(rows) == 1:
+        return _Reference(template_bytes(rows), None)
+    limits = _limits(core, model)
+    apart = check_one_person(model, rows, limits, what.names)
+    stack = reference_stack(model, rows)
+    return _Reference(template_bytes(stack), _spread(limits, apart, distances(model, stack[0], rows).max()))
+
+
+def _limits(core: Core, model: Model) -> RowLimits:
+    limits = row_limits(model, core.settings.matching)
+    if limits is None:
+        raise UsageError(
+            f"no threshold is registered for {model.id}: nothing says whether several rows are one person's",
+            next="nobody was enrolled; register one (facekeep settings --threshold FILE), or enrol one row",
+        )
+    return limits
+
+
+def _spread(limits: RowLimits, rows: float | None, mean: float | None) -> JsonObject:
+    """Distances times 10^6, as they stand in the record; None: not measured before it was sealed."""
+    found = {"mean_e6": mean, "rows_e6": rows, "group_limit_e6": limits.groups, "row_limit_e6": limits.rows}
+    return {key: None if each is None else max(0, round(each * 1e6)) for key, each in found.items()}
 
 
 def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
@@ -169,8 +229,8 @@ def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
             shared = forms[key] = _forms(what.model, consent, images, now)
         grants = []
         for model, scope, form in shared:
-            record, terms = form.fill(what.subject, salt, next(blinds))
-            grants.append(NewGrant(held.handle, tag, model, scope, terms, record, ready))
+            record, terms = form.fill(what.subject, salt, next(blinds), ready.spread)
+            grants.append(NewGrant(held.handle, tag, model, scope, terms, record, ready.templates))
         prepared.append(Prepared(what.subject, tag, salt, tuple(grants), row))
     return prepared
 
@@ -183,11 +243,20 @@ def _forms(model: Model, consent: Consent, images: int, now: int) -> list[tuple[
     ]
 
 
-def _holding(model: Model, subject: str, salt: bytes, images: int) -> Holding:
-    count = images if images == 1 else images + 1
-    if count > LIMITS.templates:
+def _holding(
+    model: Model, subject: str, salt: bytes, images: int, spread: JsonObject | None = None
+) -> Holding:
+    count = _count(images)
+    return Holding(subject, salt, images, model.id, model.metric, model.dimension, count, spread)
+
+
+def _count(images: int) -> int:
+    """Count the rows of what is sealed: the mean of several photographs is one more."""
+    if not images:
+        raise UsageError("a subject is enrolled from at least one photograph")
+    if images >= LIMITS.templates:
         raise UsageError(f"a subject can have {LIMITS.templates - 1} photographs at the most")
-    return Holding(subject, salt, images, model.id, model.metric, model.dimension, count)
+    return images if images == 1 else images + 1
 
 
 def _known(
@@ -237,7 +306,7 @@ def _fresh_grant(
     consent: Consent,
     scope: Scope,
     of: tuple[bytes, bytes, bytes],
-    ready: memoryview,
+    ready: _Reference,
     old: LivingGrant | None,
     now: int,
     cleanup: contextlib.ExitStack,
@@ -250,9 +319,11 @@ def _fresh_grant(
     if old is not None and old.row.model != model.id:
         raise UsageError("photographs of another model cannot be added", next="use --existing replace")
     images = len(what.embeddings) + (0 if old is None else _image_rows(old))
-    record, terms = build_record(consent, scope, _holding(model, what.subject, salt, images), now)
-    if old is None:
-        return NewGrant(handle, tag, model.id, scope, terms, record, ready)
+    limits = None if old is None else _limits(core, model)
+    spread = ready.spread if limits is None else _spread(limits, None, None)
+    record, terms = build_record(consent, scope, _holding(model, what.subject, salt, images, spread), now)
+    if old is None or limits is None:
+        return NewGrant(handle, tag, model.id, scope, terms, record, ready.templates)
 
     def combined() -> memoryview:
         before = opened(core, view, old, cleanup)
@@ -261,6 +332,9 @@ def _fresh_grant(
         buffer = cleanup.enter_context(LockedBuffer(4 * count * model.dimension))
         stack = view_templates(buffer.view, count, model.dimension)
         stack[1 : count - own], stack[count - own :] = before[first:], what.embeddings
+        given = what.names or [f"row {at}" for at in range(1, own + 1)]
+        earlier = ["a photograph enrolled earlier"] * (images - own)
+        check_one_person(model, stack[1:], limits, [*earlier, *given])
         fill_mean(model, stack[1:], stack[0])
         return template_bytes(stack)
 

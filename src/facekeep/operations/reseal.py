@@ -96,7 +96,14 @@ def _resealed(
     """Return the grant that follows ``source``; ``named`` is the subject's id and handle."""
     terms = source.terms
     holding = Holding(
-        named[0], source.salt, source.images, source.row.model, terms.metric, terms.dimension, terms.count
+        named[0],
+        source.salt,
+        source.images,
+        source.row.model,
+        terms.metric,
+        terms.dimension,
+        terms.count,
+        source.spread,
     )
     record, fresh = build_record(consent, scope, holding, now)
     return NewGrant(

@@ -45,6 +45,11 @@ class LivingGrant:
         """Photographs behind the templates."""
         return cast("int", self.record["images"])
 
+    @property
+    def spread(self) -> JsonObject | None:
+        """How far apart the rows of several photographs lie (SPEC.md §5.5)."""
+        return cast("JsonObject | None", self.record.get("spread"))
+
 
 def living(core: Core, view: View, row: GrantRow) -> LivingGrant | None:
     """Return the grant of a row; raises IntegrityError if altered.
