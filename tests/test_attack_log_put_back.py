@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from facekeep.access.core import Core
+from facekeep.access.gate import Verdict
 from facekeep.auditlog import copies
 from facekeep.errors import FacekeepError
+from facekeep.operations import decide
 from facekeep.vault import Vault
 from vaultlab import IDENTIFY, MODEL, THRESHOLD, VERIFY, Lab, core, face, held, identify, matches
 
@@ -51,6 +54,16 @@ def after(
             then()
             return [*answers, ask(vault), ask(vault)]
 
+    return during(lab, service, put_back, between)
+
+
+def during(
+    lab: Lab,
+    service: Callable[[], Answers],
+    put_back: Callable[[], list[Path]],
+    between: Callable[[Vault], object],
+) -> Answers:
+    """Answers of a service that stops itself once; meanwhile ``between`` is done, and files put back."""
     process = lab.fork(service)
     process.wait_stopped()
     try:
@@ -88,6 +101,27 @@ def never_again(answers: Answers) -> None:
 
 def test_the_log_is_put_back(lab: Lab) -> None:
     never_again(after(lab, lambda: files_of(lab, "log.db"), shred))
+
+
+def test_the_watcher_looks_between_an_evaluation_and_its_append(lab: Lab) -> None:
+    """What it finds, and reads anew, does not make a decision true that was taken before."""
+
+    def service() -> Answers:
+        with lab.open() as vault:
+            answers = [ask(vault)]
+            core(vault).watcher.close()
+            compare = decide._compare
+
+            def looked(own: Core, verdict: Verdict, question: decide.Question) -> float:
+                found = compare(own, verdict, question)
+                core(vault).follow_log()
+                return found
+
+            os.kill(os.getpid(), signal.SIGSTOP)
+            pytest.MonkeyPatch().setattr(decide, "_compare", looked)
+            return [*answers, ask(vault), ask(vault)]
+
+    never_again(during(lab, service, lambda: files_of(lab, "log.db"), shred))
 
 
 def test_the_log_and_the_rows_are_put_back(lab: Lab) -> None:

@@ -249,10 +249,11 @@ class Core:
     def _unobjected(self) -> None:
         """``check_files``, and doubt the tree if anybody has swapped: for the append of a decision.
 
-        Asks no holder: the writer of the log waits for it. The next view does.
+        Asks no holder: the writer of the log waits for it. The next view does. Without a state another thread
+        has found the tree doubtful, and may have looked away again from what made it so.
         """
         self.check_files()
-        if self._is_overtaken():
+        if self._state is None or self._is_overtaken():
             self._state, self._tree_is_doubted = None, True
             raise IntegrityError("the key tree was swapped")
 
@@ -300,6 +301,7 @@ class Core:
     def _renew(self, head: Head) -> View:
         self.data.database.check_identity()
         with self._refresh:
+            self._state = None  # nothing is decided by the one before, should this fail
             self._check_settings(head)  # first: the holders that are known here may be gone since
             head = self._head_and_tree(head)
             self._check_settings(head)
