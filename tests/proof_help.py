@@ -90,6 +90,7 @@ def forge(
     vault: bytes = VAULT,
     size: int | None = None,
     statement: Statement | None = None,
+    scopes: tuple[str, ...] = (),
 ) -> bytes:
     """Bundle of those entries of a log, signed by the log's keys."""
     grown = Grown(entries.encode(entry) for entry in log)
@@ -99,7 +100,7 @@ def forge(
         for index in keep
     )
     note = Note.parse(grown.signed(of))
-    bundle = ShreddingProof(vault, tag, erasure, NOW, note, held, statement or Statement("0.1.0"))
+    bundle = ShreddingProof(vault, tag, erasure, NOW, note, held, statement or Statement("0.1.0"), scopes)
     return bundle.signed(signer().sign_raw(DOMAIN + bundle.unsigned())).encode()
 
 

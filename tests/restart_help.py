@@ -6,31 +6,36 @@ from audit_help import ALICE, BOB, DAY, NOW, OPERATOR, SERVICE, SIGNER, VAULT, B
 from facekeep.auditlog.restarting import restart_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.formats import entries
+from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS
 
 PIN = (41, b"p" * 32)
 OTHER = LogSigner(b"o" * 32, VAULT)  # keys that nobody was given
 
 
+def begun(by: str = OPERATOR, signer: LogSigner = SIGNER, pin: tuple[int, bytes] = PIN) -> JsonObject:
+    """Entry 0."""
+    return restart_entry(
+        signer,
+        vault_id=VAULT,
+        epoch=3,
+        fingerprint=fingerprint(3),
+        provider_class="erasing",
+        scheme="file",
+        settings_digest=bytes(32),
+        pin=pin,
+        seen=None,
+        by=by,
+        time_ms=NOW,
+    )
+
+
 class Restarted(Book):
     """A restarted log, entry by entry."""
 
     def restart(self, by: str = OPERATOR, signer: LogSigner = SIGNER) -> None:
-        entry = restart_entry(
-            signer,
-            vault_id=VAULT,
-            epoch=3,
-            fingerprint=fingerprint(3),
-            provider_class="erasing",
-            scheme="file",
-            settings_digest=bytes(32),
-            pin=PIN,
-            seen=None,
-            by=by,
-            time_ms=self.now,
-        )
         self.epoch = 3
-        self.add(entry)
+        self.add(begun(by, signer))
 
     def adopt_people(self, *roles: str) -> None:
         self.principal(SERVICE, 16, "service", by=None)

@@ -98,6 +98,8 @@ def test_no_altered_byte_goes_by() -> None:
         (lambda value: value.update(type="facekeep/other"), "P1"),
         (lambda value: value.update(more=1), "P1"),
         (lambda value: value.pop("made_ms"), "P1"),
+        (lambda value: value.pop("scopes"), "P1"),
+        (lambda value: value.update(scopes=["verify"]), "P1"),
         (lambda value: value["not_proved"].pop("kept_keys"), "P1"),
         (lambda value: value["not_proved"].update(kept_keys="that pigs fly"), "P1"),
         (lambda value: value["statement"]["sanitization"].update(method="Destroy"), "P1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -100,6 +101,15 @@ def test_one_byte_changed_names_the_step() -> None:
 @pytest.mark.parametrize("key", ["", "x", "a+b+c", KEY[:-1], KEY + "\n", "none.vkey", "ada.proof", "\0", "."])
 def test_what_is_no_key(key: str) -> None:
     fails("usage", 10, "verify-proof", "ada.proof", "--key", key)
+
+
+def test_a_fingerprint_that_can_be_read_aloud() -> None:
+    lines = run("fingerprint", "log.vkey").out.split("\n")[:-1]
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    assert lines[0] == "Ed25519\t" + " ".join(digest[at : at + 4] for at in range(0, 64, 4))
+    assert lines[1].startswith("ML-DSA-44\t")
+    assert run("fingerprint", KEY, "--json").json == {"fingerprints": [lines[0].partition("\t")[2]]}
+    fails("usage", 10, "fingerprint", "none")
 
 
 def test_a_file_of_no_keys() -> None:

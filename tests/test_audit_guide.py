@@ -65,7 +65,15 @@ def test_the_guide_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_command_of_the_auditor_is_in_the_guide() -> None:
     text = GUIDE.read_text()
-    for name in ("verify-proof", "verify-log", "verify-consistency", "watch", "witness-key", "probe"):
+    for name in (
+        "verify-proof",
+        "verify-log",
+        "verify-consistency",
+        "watch",
+        "witness-key",
+        "probe",
+        "fingerprint",
+    ):
         assert f"\nfacekeep-audit {name} " in text
     for name in ("key", "checkpoint", "export", "proof", "show"):
         assert f"\nfacekeep audit {name}" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -118,6 +119,31 @@ def test_one_byte_of_a_tile_or_bundle(
     flip(directory / name, at)
     error = failing(step, index, lambda: verify_log(directory, KEYS))
     assert error.next
+
+
+def test_rules_of_entries_that_are_not_believed_are_not_judged(directory: Path) -> None:
+    for file, at in (("tile/entries/000", 20), ("tile/entries/001", 700)):
+        whole = (directory / file).read_bytes()
+        flip(directory / file, at)
+        error = failing("L3", 258 if at == 700 else 0, lambda: verify_log(directory, KEYS))
+        assert error.report is not None
+        rules = [step for step in error.report.steps if step.id[0] == "R" or step.id == "L4"]
+        assert {(step.verdict, step.detail) for step in rules} == {(Verdict.NOT_JUDGED, "")}
+        assert '"holds: for the first 0' not in json.dumps(error.report.to_json())
+        (directory / file).write_bytes(whole)
+
+
+def test_rules_hold_for_the_entries_before_the_one_that_breaks_one(tmp_path: Path) -> None:
+    made = story()
+    at = made.at["shred"]
+    write_export(tmp_path / "late", made.doctored(lambda log: log[at].update(slots=[])))
+    report = failing("R18", at, lambda: verify_log(tmp_path / "late", KEYS)).report
+    assert report is not None
+    assert report.steps[4].detail == f"for the first {at} entries"
+    write_export(tmp_path / "first", made.doctored(lambda log: log[0].update(epoch=2)))
+    report = failing("R1", 0, lambda: verify_log(tmp_path / "first", KEYS)).report
+    assert report is not None
+    assert {step.verdict for step in report.steps[5:]} == {Verdict.NOT_JUDGED}
 
 
 def test_a_broken_rule_in_an_export(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_the_keys_are_one_a_line(cli: Cli) -> None:
     found = keys(cli)
     assert [key.type for key in found] == [KeyType.ED25519, KeyType.COSIGNATURE_ML_DSA_44]
     assert cli.run("audit", "key").out.split("\n")[:-1] == [key.encode() for key in found]
+    prints = cli.ok("audit", "key")["fingerprints"]
+    assert prints == [key.fingerprint() for key in found]
+    assert all(each in cli.run("audit", "key").err for each in prints)
     assert cli.ok("audit", "key", "--all")["keys"] == [key.encode() for key in found]
 
 
@@ -120,9 +123,9 @@ def test_show_filters(cli: Cli) -> None:
         "grant",
         "granted",
     }
-    assert len(shown("--receipt", "ada.json")) == 2
+    assert len(shown("--receipt", "ada.json")) == 4
     tag = json.loads(Path("bob.json").read_text())["tag"]
-    assert len(shown("--tag", tag)) == 1
+    assert len(shown("--tag", tag)) == 2
     assert shown("--until", "1d") == []
     assert len(shown("--since", "1d", "--all")) == len(every)
     assert shown("--since", "2999-01-01") == []

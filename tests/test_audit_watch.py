@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import audit_help
+import restart_help
 from auditlog_help import NOW, decision
 from facekeep.audit.report import Verdict
 from facekeep.audit.watch import Seen, watch
@@ -189,3 +191,27 @@ def test_a_witness_key_is_written_once_and_read_strictly(tmp_path: Path) -> None
         path.write_text(spoilt)
         with pytest.raises(FormatError):
             read_key(path)
+
+
+def test_a_log_that_was_not_begun_anew_is_not_taken_for_one(lab: TreeLab, folder: Path, state: Path) -> None:
+    look(exported(lab, folder, 80), state)
+    kept = state.read_bytes()
+    assert step_of(watch, folder, KEYS, state, time_ms=NOW, restarted=True) == "W5"
+    assert state.read_bytes() == kept
+    assert sorted(path.name for path in state.parent.glob("seen*")) == ["seen", "seen.lock"]
+
+
+@pytest.mark.parametrize("pin", [3, 4, 5])
+def test_a_restart_is_held_to_what_was_seen(tmp_path: Path, state: Path, pin: int) -> None:
+    """It names another log of as many entries as were seen: somebody hides a fork behind it."""
+    bodies = audit_help.founded().bodies()[:4]
+    audit_help.write_export(tmp_path / "old", bodies)
+    keys = audit_help.SIGNER.keys
+    watch(tmp_path / "old", keys, state, time_ms=NOW)
+    book = restart_help.adopted()
+    book.entries[0] = dict(restart_help.begun(pin=(pin, b"p" * 32)))
+    book.end()
+    audit_help.write_export(tmp_path / "new", book.bodies())
+    for restarted in (False, True):
+        step = step_of(watch, tmp_path / "new", keys, state, time_ms=NOW, restarted=restarted)
+        assert step == ("W5" if not restarted or pin == 4 else "none")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,7 +25,7 @@ from facekeep.keys.holders import provider_from_uri
 from facekeep.keys.layered import LayeredHolder
 from facekeep.keys.layers import About, KeyCache, Layer
 from facekeep.keys.passphrase_layer import PassphraseLayer
-from facekeep.keys.provider import Candidate, Place, RootProvider
+from facekeep.keys.provider import Action, Candidate, Place, Receipt, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import Swap
 from keys_help import ALL_GIVEN, NOW, VAULT, Lab, verify_slot
@@ -717,3 +718,16 @@ def test_undoing_a_provisioning_that_was_cut_off_leaves_what_another_holds(tmp_p
     with pytest.raises(VaultExists):
         holder.provision(NEXT)
     assert [each.root for each in holder.inner.candidates()] == [ROOT]
+
+
+def test_a_receipt_names_all_limits_of_the_holder_within(tmp_path: Path) -> None:
+    class Soft(FileProvider):
+        """A holder that finds out about its limits, as a token does."""
+
+        def receipt(self, action: Action) -> Receipt:
+            return replace(super().receipt(action), limits=("copied_file", "token_clone"))
+
+    here = place(tmp_path)
+    made = LayeredHolder(Fixed(here), Soft(tmp_path / "root", VAULT), here, tmp_path / "f")
+    assert made.receipt("destroyed").limits == ("copied_file", "token_clone")
+    assert made.receipt("destroyed").scheme == "fixed-file"

@@ -324,6 +324,13 @@ def test_a_watcher_of_the_old_log_is_told_that_this_is_another(lab: Lab) -> None
     with pytest.raises(RuleBroken) as caught:
         watch(lab.base / "new", keys, lab.base / "state", time_ms=lab.clock.ms)
     assert caught.value.rule in {"W4", "W5"}
+    assert "--restarted" in caught.value.next
+    state = (lab.base / "state").read_bytes()
+    seen = watch(lab.base / "new", keys, lab.base / "state", time_ms=lab.clock.ms, restarted=True)
+    assert (lab.base / f"state.until-{seen.before}").read_bytes() == state
+    assert seen.report.steps[4].detail.startswith("begun anew")
+    again = watch(lab.base / "new", keys, lab.base / "state", time_ms=lab.clock.ms)
+    assert again.before == seen.checkpoint.size
     assert "and a checkpoint of" in verify_log(lab.base / "new", keys).notes[0]
 
 

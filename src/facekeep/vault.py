@@ -617,12 +617,20 @@ class Vault:
         return auditing.export(self._core, self._session, Path(directory), progress)
 
     def audit_proof(
-        self, erased: str | Opening, said: Said | None = None, progress: Progress | None = None
+        self,
+        erased: str | Opening,
+        said: Said | None = None,
+        progress: Progress | None = None,
+        *,
+        scopes: Sequence[Scope] = (),
     ) -> Proof:
-        """Make a shredding proof for an erasure's log index, a subject tag in hex, or a person's opening."""
+        """Make a shredding proof for an erasure's log index, a subject tag in hex, or a person's opening.
+
+        With ``scopes`` it is one of their last withdrawal, whatever else the person consents to.
+        """
         core, session = self._core, self._session
         tag = erased.tag if isinstance(erased, Opening) else proving.tag_of(core, session, erased)
-        return proving.prove(core, session, tag, said, progress)
+        return proving.prove(core, session, tag, said, progress, scopes)
 
     def audit_log(
         self, wanted: Filter | None = None, *, limit: int | None = None, progress: Progress | None = None

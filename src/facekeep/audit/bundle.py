@@ -11,11 +11,13 @@ from types import MappingProxyType
 from typing import Final, cast
 
 from facekeep.audit.facts import Entry, Facts
+from facekeep.audit.opening import check_in_force, follow, keyring_of
 from facekeep.audit.proven import Proven
 from facekeep.audit.steps import OnStep, Steps
 from facekeep.auditlog.exported import ExportedTree, Progress
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.proofs import consistency_proof, verify_consistency, verify_inclusion
+from facekeep.auditlog.rotation import Keyring
 from facekeep.auditlog.signed import LOG_TYPES, Opened, open_note, verify_raw
 from facekeep.crypto.primitives import domain, sha256
 from facekeep.errors import IntegrityError, UsageError
@@ -43,7 +45,7 @@ PROOF_STEPS: Final = MappingProxyType(
         "P10": "no entry stands in the bundle without a purpose",
         "P11": "the operator's statement is signed by the log's keys",
         "P12": "the opening leads to the subject tag",
-        "P13": "the exported log continues this one and holds no other grant of the subject",
+        "P13": "the exported log continues this one and holds no other grant of the subject tag",
     }
 )
 
@@ -65,7 +67,7 @@ def verify(
     with steps.step("P1"):  # SPEC.md §12.3 step 1
         bundle = ShreddingProof.parse(data)
     with steps.step("P2") as said:  # SPEC.md §12.3 step 2
-        opened = open_note(bundle.checkpoint, keys, origin=origin_of(bundle.vault))
+        opened = _open(bundle, keys, log)
         steps.checkpoint = opened.checkpoint
         said.append(f"{opened.checkpoint.size} entries")
     with steps.step("P3") as said:  # SPEC.md §12.3 step 3
@@ -102,16 +104,32 @@ def verify(
         steps.skip("P13", "no exported log was given")
     else:
         with steps.step("P13") as said:  # SPEC.md §12.3 step 13
-            _complete(facts, opened.checkpoint, log, progress)
+            _complete(facts, keys, log, progress)
             said.append(f"{log.checkpoint.size} entries")
-    stamps = [each.timestamp for each in opened.signatures if each.key.name == opened.checkpoint.origin]
+    signed = [each for each in opened.signatures if each.key.name == opened.checkpoint.origin]
     proven = facts.proven(opened.checkpoint, steps)
     return replace(
         proven,
         subject=subject,
         complete=log is not None,
-        signed_at_s=next((stamp for stamp in stamps if stamp is not None), None),
+        signed_at_s=next((each.timestamp for each in signed if each.timestamp is not None), None),
+        keys=tuple(each.key for each in signed),
     )
+
+
+def _open(bundle: ShreddingProof, keys: Sequence[VerifierKey], log: ExportedTree | None) -> Opened:
+    """Open the checkpoint; with an export also under the keys that its entries name for that size."""
+    origin = origin_of(bundle.vault)
+    try:
+        return open_note(bundle.checkpoint, keys, origin=origin)
+    except IntegrityError:
+        if log is None or log.checkpoint.origin != origin:
+            raise
+        size = Checkpoint.parse(bundle.checkpoint.text).size
+        named = keyring_of(origin, keys, log.entries()).named_at(size)
+        if not named:
+            raise
+        return open_note(bundle.checkpoint, named, origin=origin)
 
 
 def _included(bundle: ShreddingProof, checkpoint: Checkpoint) -> None:
@@ -145,9 +163,13 @@ def _opened(bundle: ShreddingProof, opening: Opening) -> str:
     return opening.subject
 
 
-def _complete(facts: Facts, checkpoint: Checkpoint, log: ExportedTree, progress: Progress | None) -> None:
-    """Look for the subject's tag in every entry of the export."""
-    size, newer = checkpoint.size, log.checkpoint
+def _complete(
+    facts: Facts, keys: Sequence[VerifierKey], log: ExportedTree, progress: Progress | None
+) -> None:
+    """Look for the subject's tag and slots in every entry of the export, and follow its keys."""
+    note = facts.bundle.checkpoint
+    checkpoint, newer = Checkpoint.parse(note.text), log.checkpoint
+    size = checkpoint.size
     if newer.size < size:
         raise UsageError(
             f"the exported log of {newer.size} entries is older than the proof, which needs {size}",
@@ -156,8 +178,9 @@ def _complete(facts: Facts, checkpoint: Checkpoint, log: ExportedTree, progress:
     reader = log.directory.hashes(newer.size)
     path = consistency_proof(reader, size, newer.size)
     verify_consistency(size, checkpoint.root, newer.size, newer.root, path)
-    tag = facts.bundle.tag.hex()
-    needle = tag.encode()
+    keyring = Keyring(newer.origin, keys)
     for index, body in enumerate(log.entries(progress=progress)):
-        if needle in body:
-            facts.judge(index, cast("Entry", entries.parse(body)), tag)
+        follow(keyring, index, body)
+        if facts.may_concern(body):
+            facts.judge(index, cast("Entry", entries.parse(body)))
+    check_in_force(keyring, log.directory.checkpoint(), note.encode())

@@ -77,7 +77,7 @@ def render(proven: Proven) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ',
             "style-src 'unsafe-inline'\">",
-            f"<title>Certificate of erasure, log entry {proven.erasure}</title>",
+            f"<title>{_title(proven)}, log entry {proven.erasure}</title>",
             f"<style>{_STYLE}</style></head><body>\n",
             *_sections(proven),
             "</body></html>\n",
@@ -86,7 +86,7 @@ def render(proven: Proven) -> str:
 
 
 def _sections(proven: Proven) -> Iterable[str]:
-    yield "<h1>Certificate of erasure</h1>\n"
+    yield f"<h1>{_title(proven)}</h1>\n"
     yield _lead(proven)
     yield _section("What was erased", _table(_erased(proven)))
     yield _section("Sanitization statement of the operator", _table(_sanitization(proven)))
@@ -104,11 +104,17 @@ def _sections(proven: Proven) -> Iterable[str]:
     )
 
 
+def _title(proven: Proven) -> str:
+    return "Certificate of withdrawal" if proven.scopes else "Certificate of erasure"
+
+
 def _lead(proven: Proven) -> str:
     whose = "of one person" if proven.subject is None else f"of <strong>{escape(proven.subject)}</strong>"
     count = len(proven.grants)
     number = {1: "the only key", 2: "both keys"}.get(count, f"all {count} keys")
     known = "" if proven.complete else " named in the proof"
+    if proven.scopes:
+        known += f" that consent to {escape(' and '.join(proven.scopes))} had given"
     return (
         f'<p class="lead">The log of this vault records that by {_time(proven.completed_ms)} {number}{known} '
         f"to the face templates {whose} had been destroyed, and the root key above them replaced.</p>\n"
@@ -120,6 +126,8 @@ def _erased(proven: Proven) -> Iterable[tuple[str, str]]:
         yield "person", escape(proven.subject)
     yield "subject tag (a pseudonym)", _code(proven.tag.hex())
     yield "vault", _code(proven.vault.hex())
+    if proven.scopes:
+        yield "consent withdrawn for", escape(", ".join(proven.scopes))
     yield "erasure", f"log entry {proven.erasure}: {escape(_OPS.get(proven.op, proven.op))}"
     yield "begun", _time(proven.requested_ms)
     yield "completed", f"{_time(proven.completed_ms)}, log entry {proven.completion}"
@@ -209,6 +217,7 @@ def _verified(proven: Proven) -> str:
     ]
     if proven.signed_at_s is not None:
         facts.append(("signed by the log", _time(proven.signed_at_s * 1000)))
+    facts += [(f"{key.type.label} key, fingerprint", _code(key.fingerprint())) for key in proven.keys]
     command = "facekeep-audit verify-proof FILE --key VKEY"
     return (
         f'<table class="list"><tr><th>step</th><th>what holds</th><th>verdict</th></tr>\n{rows}</table>\n'

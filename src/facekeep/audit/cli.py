@@ -188,6 +188,19 @@ def watch_command(
     say(f"the log has {seen.checkpoint.size} entries, {before}")
 
 
+@root.command("fingerprint", short_help="Print what of verifier keys can be read over the telephone.")
+@click.argument("vkeys", metavar="VKEY", nargs=-1, required=True)
+@as_json_option
+def fingerprint_command(vkeys: tuple[str, ...], as_json: bool) -> None:
+    """Print the SHA-256 of each verifier key, in a file or not, to be compared with the operator's."""
+    keys = _keys(vkeys)
+    if as_json:
+        output.json_line({"fingerprints": [key.fingerprint() for key in keys]})
+        return
+    for key in keys:
+        output.data(key.type.label, key.fingerprint())
+
+
 @root.command("witness-key", short_help="Make a key for a witness.")
 @click.argument("name")
 @click.option("-o", "--output", "target", metavar="FILE", required=True, help="A new file (mode 0600).")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from facekeep.audit.proven import Proven, ProvenGrant, Root
 from facekeep.audit.steps import Steps
+from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rules import BEGINNINGS
 from facekeep.errors import IntegrityError
 from facekeep.formats.bundle import ShreddingProof
@@ -41,6 +42,7 @@ class Facts:
         self._parts = [part for part in self._of("destroy") if _first(*part) == bundle.erasure]
         self.granted: list[_Granted] = []
         self._ends: dict[int, tuple[int, Entry]] = {}  # slot -> destroy entry that names it
+        self._needles: list[bytes] = []  # what an entry holds that concerns the subject
 
     def _of(self, kind: str) -> list[tuple[int, Entry]]:
         return self._by_type.get(kind, [])
@@ -52,6 +54,8 @@ class Facts:
             raise IntegrityError("the log's first entry, the genesis entry, is not there")
         if first.entry["vault"] != self.bundle.vault.hex():
             raise IntegrityError("the genesis entry is that of another vault")
+        if first.entry["type"] == "restart":
+            check_restart(first.entry)
         self._used.add(0)
 
     def erasure(self) -> None:
@@ -62,6 +66,8 @@ class Facts:
         self.requested: Entry = self._parts[0][1]
         if any(entry["op"] != self.op for _, entry in self._parts):
             raise IntegrityError("the parts of the erasure are of different operations")
+        if self.bundle.scopes and self.op != "withdraw":
+            raise IntegrityError("a proof of some scopes is one of their withdrawal, and this is none")
         names = any(self._tag in entry["tags"] for _, entry in self._parts)
         if self.op == "shred" and not names:
             raise IntegrityError("the erasure does not name the subject tag")
@@ -97,10 +103,10 @@ class Facts:
         self._used.add(index)
 
     def grants(self) -> None:
-        """P8: collect the grants of the tag."""
+        """P8: collect the grants of the tag, of a withdrawal those of its scopes."""
         for index, entry in self._of("grant"):
             for element in entry["grants"]:
-                if element["tag"] == self._tag:
+                if self._is_meant(element):
                     self.granted.append(_Granted(index, entry, element))
                     self._used.add(index)
         if not self.granted:
@@ -109,7 +115,6 @@ class Facts:
         if len(set(slots)) != len(slots):
             raise IntegrityError("a slot was granted twice")
         for each in self.granted:
-            Terms.unpack(bytes.fromhex(each.element["terms"]))
             if each.index > self.bundle.erasure:
                 raise IntegrityError(f"log entry {each.index} grants to the subject after the erasure")
 
@@ -130,6 +135,7 @@ class Facts:
                 raise IntegrityError(f"the destruction of slot {slot} has no completion with a receipt")
             self._ends[slot] = (index, entry)
             self._used |= {index, completion}
+        self._needles = [self._tag.encode(), *(str(slot).encode() for slot in self._ends)]
         named = {_first(*end) for end in self._ends.values()}
         if self.op != "shred" and self.bundle.erasure not in named:
             raise IntegrityError("the erasure destroys none of the subject's slots")
@@ -140,15 +146,29 @@ class Facts:
             if held.index not in self._used:
                 raise IntegrityError(f"log entry {held.index} has nothing to do with the erasure")
 
-    def judge(self, index: int, entry: Entry, tag: str) -> None:
-        """Judge an entry of the whole log that holds the subject tag."""
-        if entry["type"] == "grant":
+    def may_concern(self, body: bytes) -> bool:
+        """Whether an entry of the whole log may hold the subject tag or one of the slots."""
+        return any(needle in body for needle in self._needles)
+
+    def judge(self, index: int, entry: Entry) -> None:
+        """Judge an entry of the whole log; new consent after a withdrawal is none of the bundle's."""
+        after = index > self.bundle.erasure
+        if entry["type"] == "grant" and not (after and self.bundle.scopes):
             known = {each.element["slot"] for each in self.granted if each.index == index}
-            slots = {each["slot"] for each in entry["grants"] if each["tag"] == tag}
+            slots = {each["slot"] for each in entry["grants"] if self._is_meant(each)}
             if slots - known:
                 raise IntegrityError(f"log entry {index} holds a grant of the subject that the bundle lacks")
-        elif entry["type"] == "decision" and entry["allow"] and index > self.bundle.erasure:
-            raise IntegrityError(f"log entry {index} uses the subject's templates after the erasure")
+        elif entry["type"] == "decision" and entry["allow"] and after:
+            used = {entry["slot"], *(entry["candidates"] or ())} & self._ends.keys()
+            if used or (entry["tag"] == self._tag and not self.bundle.scopes):
+                raise IntegrityError(f"log entry {index} uses the subject's templates after the erasure")
+
+    def _is_meant(self, element: Entry) -> bool:
+        """Whether a grant is one that the bundle is about; raises FormatError for terms that are none."""
+        if element["tag"] != self._tag:
+            return False
+        scope = Terms.unpack(bytes.fromhex(element["terms"])).scope.word
+        return not self.bundle.scopes or scope in self.bundle.scopes
 
     def proven(self, checkpoint: Checkpoint, steps: Steps) -> Proven:
         """Return what the entries say; every step has passed."""
@@ -170,6 +190,7 @@ class Facts:
             made_ms=self.bundle.made_ms,
             report=steps.report(),
             restarted=self.bundle.entries[0].entry["type"] == "restart",
+            scopes=self.bundle.scopes,
         )
 
     def _grant(self, granted: _Granted) -> ProvenGrant:

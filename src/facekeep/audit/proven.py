@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from facekeep.audit.report import Report
-from facekeep.formats.bundle import NOT_PROVED, RESTARTED, Statement
+from facekeep.formats.bundle import Statement, not_proved
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
+from facekeep.formats.note import VerifierKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Proven:
     subject: str | None = None
     complete: bool = False
     restarted: bool = False  # the log begins with a restart: its predecessor is lost
+    keys: tuple[VerifierKey, ...] = ()  # of the log, that verified
+    scopes: tuple[str, ...] = ()  # of a withdrawal; none: every grant of the tag was erased
 
     def to_json(self) -> JsonObject:
         """Return it as JSON."""
@@ -98,12 +101,14 @@ class Proven:
             "completed_ms": self.completed_ms,
             "completion": self.completion,
             "erasure": self.erasure,
+            "fingerprints": [key.fingerprint() for key in self.keys],
             "grants": [grant.to_json() for grant in self.grants],
             "made_ms": self.made_ms,
             "not_proved": self.not_proved(),
             "op": self.op,
             "receipts": list(self.receipts),
             "requested_ms": self.requested_ms,
+            "scopes": list(self.scopes),
             "statement": self.statement.to_json(),
             "steps": self.report.to_json()["steps"],
             "subject": self.subject,
@@ -116,5 +121,5 @@ class Proven:
         shown = {"all_grants"} if self.complete else set()
         if self.subject is not None:
             shown.add("whose_tag")
-        words = {**NOT_PROVED, **RESTARTED} if self.restarted else NOT_PROVED
+        words = not_proved(restarted=self.restarted, scopes=self.scopes)
         return {word: text for word, text in words.items() if word not in shown}

@@ -205,4 +205,5 @@ def report(
 ) -> Report:
     """Report on a replay as far as it came."""
     claimed = checkpoint or Checkpoint("none", run.size, run.root())
-    return Report.of(claimed, verdicts(LOG_STEPS, held, error, run.size), run.counts(), run.notes())
+    upto = run.size if error is None or error.index is None else error.index
+    return Report.of(claimed, verdicts(LOG_STEPS, held, error, upto), run.counts(), run.notes())

@@ -12,12 +12,14 @@ from facekeep.cli import output
 from facekeep.cli.opened import now_ms, open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.progress import Progress
+from facekeep.cli.terms import read_scopes
 from facekeep.cli.times import moment_ms, span_ms, written
 from facekeep.errors import ConsentError, FormatError, UsageError
 from facekeep.formats import note, opening
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import FIELDS, Reason
 from facekeep.formats.ids import TAG_LEN, from_hex
+from facekeep.formats.terms import Scope
 from facekeep.vault import Filter, Opening, Said
 
 _SHOWN = 50  # entries, unless another limit is asked for
@@ -42,14 +44,20 @@ def command() -> None:
 @common
 @with_state
 def key_command(state: State, every: bool) -> None:
-    """Print the log's verifier keys, one a line: Ed25519 and ML-DSA-44 (C2SP vkey)."""
+    """Print the log's verifier keys, one a line: Ed25519 and ML-DSA-44 (C2SP vkey).
+
+    The fingerprint of each goes to standard error: read it to the auditor, who has the same from
+    'facekeep-audit fingerprint'.
+    """
     with open_vault(state) as vault, Progress("reading the log") as progress:
-        found = [key.encode() for key in vault.audit_keys(every=every, progress=progress)]
+        found = vault.audit_keys(every=every, progress=progress)
     if state.json:
-        output.json_line({"keys": found})
+        told = {"fingerprints": [key.fingerprint() for key in found]}
+        output.json_line({"keys": [key.encode() for key in found], **told})
         return
-    for each in found:
-        output.line(each)
+    for key in found:
+        output.line(key.encode())
+        output.say(f"fingerprint, {key.type.label}: {key.fingerprint()}")
 
 
 @command.command("checkpoint", short_help="Sign the log as it stands.")
@@ -103,6 +111,10 @@ def export_command(state: State, directory: str) -> None:
 @click.option("--role", metavar="TEXT", help="Responsible role, such as: data protection officer.")
 @click.option("--media", metavar="TEXT", help="The root key's medium, in more words.")
 @click.option("--exported", metavar="TEXT", help="What you know of copies outside: none, or which.")
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice([scope.word for scope in Scope]),
+    help="Of a withdrawal: prove it of this scope alone; repeat it.",
+)  # fmt: skip
 @common
 @with_state
 def proof_command(
@@ -114,8 +126,9 @@ def proof_command(
     role: str | None,
     media: str | None,
     exported: str | None,
+    scopes: tuple[str, ...],
 ) -> None:
-    """Make a shredding proof (SPEC.md §12).
+    """Make a shredding proof (SPEC.md §12), or with --scope one of a withdrawal.
 
     SUBJECT_OR_ERASURE is the log entry that 'shred' printed, the subject tag, or the file of the person's
     receipt: the id alone leads nowhere once the person is erased. The texts are your statement, and signed.
@@ -126,7 +139,7 @@ def proof_command(
     found = _named(erased)
     said = Said(organization=organization, role=role, media=media, exported=exported)
     with open_vault(state) as vault, Progress("reading the log") as progress:
-        made = vault.audit_proof(found, said, progress)
+        made = vault.audit_proof(found, said, progress, scopes=read_scopes(scopes))
     write_new(Path(target), made.data)
     if certificate is not None:
         write_new(Path(certificate), render(made.proven).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, cast
@@ -17,6 +17,7 @@ from facekeep.errors import FormatError
 from facekeep.formats import canonical, entries
 from facekeep.formats import text as strict
 from facekeep.formats.canonical import JsonObject, JsonValue
+from facekeep.formats.entryrules import SCOPES
 from facekeep.formats.ids import TAG_LEN, VAULT_ID_LEN, from_hex
 from facekeep.formats.note import Note
 from facekeep.formats.tiles import HASH_LEN
@@ -47,7 +48,8 @@ NOT_PROVED: Final[Mapping[str, str]] = MappingProxyType(
         "kept_keys": "that nobody kept a copy of an earlier root key, of a node key or of process memory",
         "medium": "that the root holder's medium forgets: the limits in its receipt say what may remain",
         "one_history": "that everybody is shown the same log: compare checkpoints, or keep a witness",
-        "other_tags": "that the same person is not enrolled under another id, in this vault or another",
+        "other_tags": "that the same person is not enrolled under another tag: again, under another id, "
+        "or in another vault",
         "outside": "what became of photographs, answers and copies outside the vault",
         "sanitization_level": "whether the medium counts as cleared or purged: the organization finds that",
         "software": "that the software which ran was facekeep, unaltered",
@@ -65,17 +67,23 @@ RESTARTED: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def not_proved(first: JsonObject) -> Mapping[str, str]:
-    """Return what a bundle of a log that begins with entry ``first`` does not prove."""
-    return {**NOT_PROVED, **RESTARTED} if first["type"] == "restart" else NOT_PROVED
+#: What is said besides of a withdrawal.
+WITHDRAWN: Final[Mapping[str, str]] = MappingProxyType(
+    {"other_scopes": "what became of grants for other scopes, or of new ones for these after the withdrawal"}
+)
+
+
+def not_proved(*, restarted: bool, scopes: Sequence[str]) -> Mapping[str, str]:
+    """Return what a bundle does not prove: of a log begun anew, and where ``scopes`` are named."""
+    return {**NOT_PROVED, **(RESTARTED if restarted else {}), **(WITHDRAWN if scopes else {})}
 
 
 _SIGNATURE_LENGTHS: Final = (64, 2420)  # Ed25519, ML-DSA-44
 _VERSION: Final = re.compile(r"[0-9A-Za-z.+!-]{1,40}\Z", re.ASCII)
 _KEYS: Final = frozenset(
     {
-        "checkpoint", "entries", "erasure", "made_ms", "not_proved", "signatures", "statement", "tag",
-        "type", "v", "vault",
+        "checkpoint", "entries", "erasure", "made_ms", "not_proved", "scopes", "signatures", "statement",
+        "tag", "type", "v", "vault",
     }
 )  # fmt: skip
 
@@ -166,6 +174,7 @@ class ShreddingProof:
     checkpoint: Note
     entries: tuple[Held, ...]  # by index, ascending
     statement: Statement
+    scopes: tuple[str, ...] = ()  # of a withdrawal, ascending; none: every grant was erased
     signatures: tuple[bytes, ...] = ()  # Ed25519, ML-DSA-44; empty only until it is signed
 
     def unsigned(self) -> bytes:
@@ -191,13 +200,19 @@ class ShreddingProof:
             "entries": [_held_json(each) for each in self.entries],
             "erasure": self.erasure,
             "made_ms": self.made_ms,
-            "not_proved": dict(not_proved(self.entries[0].entry)),
+            "not_proved": dict(self.not_proved()),
+            "scopes": list(self.scopes),
             "statement": self.statement.to_json(),
             "tag": self.tag.hex(),
             "type": TYPE,
             "v": 1,
             "vault": self.vault.hex(),
         }
+
+    def not_proved(self) -> Mapping[str, str]:
+        """Return the words and sentences of SPEC.md §12.2 for this log and these scopes."""
+        restarted = self.entries[0].entry["type"] == "restart"
+        return not_proved(restarted=restarted, scopes=self.scopes)
 
     @staticmethod
     def parse(data: bytes) -> ShreddingProof:
@@ -210,8 +225,6 @@ class ShreddingProof:
         if value.keys() != _KEYS or type(value["v"]) is not int or value["v"] != 1:
             raise FormatError("a bundle does not have exactly the keys of version 1")
         held = _held_all(value["entries"])
-        if value["not_proved"] != dict(not_proved(held[0].entry)):
-            raise FormatError("a bundle does not say what it does not prove, in the words of SPEC.md §12.2")
         signatures = [
             _raw(item, "a bundle's signature") for item in _array(value["signatures"], "signatures")
         ]
@@ -223,8 +236,11 @@ class ShreddingProof:
             Note.parse(_string(value["checkpoint"], "checkpoint").encode()),
             held,
             Statement.from_json(value["statement"]),
+            _scopes(value["scopes"]),
             tuple(signatures),
         )
+        if value["not_proved"] != dict(bundle.not_proved()):
+            raise FormatError("a bundle does not say what it does not prove, in the words of SPEC.md §12.2")
         if bundle.encode() != data:
             raise FormatError("a bundle is not in its canonical form")
         return bundle
@@ -259,6 +275,13 @@ def _held(item: object) -> Held:
         entries.validate(item["entry"]),
         tuple(_raw(each, "a hash in a bundle", HASH_LEN) for each in path),
     )
+
+
+def _scopes(value: object) -> tuple[str, ...]:
+    words = _array(value, "scopes")
+    if any(word not in SCOPES for word in words) or sorted({*map(str, words)}) != words:
+        raise FormatError("a bundle's scopes are not words of scopes, ascending and unique")
+    return tuple(map(str, words))
 
 
 def _check_signatures(signatures: tuple[bytes, ...]) -> None:

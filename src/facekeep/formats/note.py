@@ -30,6 +30,11 @@ class KeyType(enum.IntEnum):
     COSIGNATURE_ED25519 = 0x04  # timestamped, tlog-cosignature
     COSIGNATURE_ML_DSA_44 = 0x06  # timestamped, tlog-cosignature
 
+    @property
+    def label(self) -> str:
+        """Return the algorithm's name."""
+        return "ML-DSA-44" if self is KeyType.COSIGNATURE_ML_DSA_44 else "Ed25519"
+
 
 PUBLIC_LEN: Final = {
     KeyType.ED25519: 32,
@@ -57,6 +62,11 @@ class VerifierKey:
         """Return the first four bytes of ``H(name || newline || type || public key)``."""
         material = self.name.encode() + b"\n" + bytes([self.type]) + self.public
         return hashlib.sha256(material).digest()[:KEY_ID_LEN]
+
+    def fingerprint(self) -> str:
+        """Return SHA-256 of the encoded key in sixteen groups of four hex digits, to be read aloud."""
+        digits = hashlib.sha256(self.encode().encode()).hexdigest()
+        return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
     def encode(self) -> str:
         """Return ``name+hex(key id)+base64(type || public key)``."""

@@ -8,6 +8,7 @@ record, of a passphrase or of a server's key there are.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -18,7 +19,7 @@ from facekeep.formats.holderfile import HolderRecord
 from facekeep.formats.ids import from_hex
 from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.layers import About, Layer
-from facekeep.keys.provider import Candidate, Place, ProviderClass, Receipt, RootProvider
+from facekeep.keys.provider import Action, Candidate, Place, ProviderClass, Receipt, RootProvider
 from facekeep.keys.sealed_holder import KeyGone, SealedHolder
 from facekeep.store.holderfile import default_path
 
@@ -62,6 +63,10 @@ class LayeredHolder(SealedHolder):
     def limits(self) -> tuple[str, ...]:
         """Limits of the inner holder."""
         return self.inner.limits
+
+    def receipt(self, action: Action) -> Receipt:
+        """Receipt under this scheme, with all the limits of the inner holder's own."""
+        return replace(super().receipt(action), limits=self.inner.receipt(action).limits)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ Every function needs the action LOG (auditor, DPO). Nothing here changes the vau
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from facekeep.access.core import LOG_KEY_SLOT, Core
 from facekeep.access.roles import Action
@@ -85,7 +86,10 @@ def export(core: Core, session: Session, directory: Path, progress: Progress | N
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries to show; None: any. Times in ms, ``until_ms`` exclusive; ``tag`` 32 bytes."""
+    """Which entries to show; None: any. Times in ms, ``until_ms`` exclusive.
+
+    ``tag``, 32 bytes: what names that subject tag, or a slot that was ever granted to it.
+    """
 
     types: frozenset[str] = frozenset()
     ops: frozenset[str] = frozenset()
@@ -95,9 +99,7 @@ class Filter:
     tag: bytes | None = None
 
     def passes(self, body: bytes) -> JsonObject | None:
-        """Return the parsed entry if it passes."""
-        if self.tag is not None and self.tag.hex().encode() not in body:
-            return None
+        """Return the parsed entry if it passes all but ``tag``, which takes the entries before it."""
         entry = entries.parse(body)
         time_ms = int(str(entry["time_ms"]))
         wanted = (
@@ -123,27 +125,73 @@ def show(
     size = core.log.head().size
     with signing(core) as checkpoints:
         tree = checkpoints.tree
+        about = None if wanted.tag is None else _About.of(core, wanted.tag)
         if limit is None:
-            yield from _passing(tree, wanted, range(size), progress)
+            yield from _passing(tree, wanted, about, range(size), progress)
             return
         found: list[tuple[int, JsonObject]] = []
         stop = size
         while stop and len(found) < limit:  # from the end, in stretches
             start = max(0, stop - _STRETCH)
-            found = [*_passing(tree, wanted, range(start, stop), None), *found]
+            found = [*_passing(tree, wanted, about, range(start, stop), None), *found]
             stop = start
             if progress is not None:
                 progress(size - stop, size)
         yield from found[max(0, len(found) - limit) :]
 
 
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What concerns one subject tag: itself, its slots, and the operations that name either."""
+
+    tag: str
+    slots: frozenset[int]
+    operations: frozenset[int]  # by first entry
+    needles: tuple[bytes, ...]
+
+    @staticmethod
+    def of(core: Core, tag: bytes) -> _About:
+        """Look through the control entries."""
+        told, slots, operations = tag.hex(), set[int](), set[int]()
+        for index, body in core.log.control_bodies(0):
+            if b'"type":"grant"' not in body and b'"type":"destroy"' not in body:
+                continue
+            entry: Any = entries.parse(body)
+            mine = {each["slot"] for each in entry.get("grants", ()) if each["tag"] == told}
+            slots |= mine
+            if mine or told in entry.get("tags", ()) or _within(slots, entry.get("slots", ())):
+                operations.add(index - entry["part"] + 1)
+        needles = (told.encode(), b'"of":', b'"type":"destroy"', *(str(each).encode() for each in slots))
+        return _About(told, frozenset(slots), frozenset(operations), needles)
+
+    def concerns(self, body: bytes) -> bool:
+        """Whether an entry names the tag, one of its slots, or completes an operation that does."""
+        if not any(needle in body for needle in self.needles):
+            return False
+        entry: Any = entries.parse(body)
+        named = {entry.get("slot"), *(entry.get("candidates") or ())} & self.slots
+        spans = [*(entry.get("slots") or ()), *(entry.get("omitted") or ())]
+        return bool(
+            self.tag.encode() in body
+            or entry.get("of") in self.operations
+            or named
+            or _within(self.slots, spans)
+        )
+
+
+def _within(slots: Collection[int], spans: Iterable[Sequence[int]]) -> bool:
+    return any(first <= slot < first + count for first, count in spans for slot in slots)
+
+
 def _passing(
-    tree: LogTree, wanted: Filter, indices: range, progress: Progress | None
+    tree: LogTree, wanted: Filter, about: _About | None, indices: range, progress: Progress | None
 ) -> Iterator[tuple[int, JsonObject]]:
     bodies = tree.bodies(indices.start, indices.stop)
     for index, body in zip(indices, bodies, strict=True):
         if progress is not None and index % _STRETCH == 0:
             progress(index, indices.stop)
+        if about is not None and not about.concerns(body):
+            continue
         entry = wanted.passes(body)
         if entry is not None:
             yield index, entry

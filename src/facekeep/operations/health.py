@@ -83,8 +83,9 @@ def _emptied(provider: RootProvider, uri: str) -> HolderState:
 def _told(
     provider: RootProvider, uri: str, role: str, state: str, trouble: tuple[str, ...], step: str
 ) -> HolderState:
+    limits = provider.receipt("destroyed").limits
     return HolderState(
-        uri, provider.scheme, provider.klass, provider.layers, provider.limits, role, state, trouble, step
+        uri, provider.scheme, provider.klass, provider.layers, limits, role, state, trouble, step
     )
 
 

@@ -7,7 +7,7 @@ an auditor would.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
@@ -23,6 +23,7 @@ from facekeep.formats.bundle import MAX_ENTRIES, Held, ShreddingProof, Statement
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.note import Note
+from facekeep.formats.terms import Scope, Terms
 from facekeep.operations import auditing
 
 Progress = Callable[[int, int], None]
@@ -55,15 +56,21 @@ class Proof:
 
 
 def prove(
-    core: Core, session: Session, tag: bytes, said: Said | None = None, progress: Progress | None = None
+    core: Core,
+    session: Session,
+    tag: bytes,
+    said: Said | None = None,
+    progress: Progress | None = None,
+    scopes: Sequence[Scope] = (),
 ) -> Proof:
-    """Make the proof that every grant of a subject tag was destroyed.
+    """Make the proof that every grant of a subject tag was destroyed; with ``scopes``, of their withdrawal.
 
     Raises UsageError where the log knows no such tag, or grants of it still live; ErasurePending.
     """
     session.require(Action.LOG)
     _statement(core, said, 0)  # what cannot be said is refused before the log is read
-    trail = _Trail(tag.hex())
+    words = tuple(sorted({scope.word for scope in scopes}))
+    trail = _Trail(tag.hex(), words)
     trail.follow(core, progress)
     first = trail.erasure()
     with auditing.signing(core) as checkpoints:
@@ -76,7 +83,14 @@ def prove(
                 f"the subject has more than {MAX_ENTRIES} entries in the log: too many for a proof"
             )
         bundle = ShreddingProof(
-            core.vault_id, tag, first, now, Note.parse(note), held, _statement(core, said, trail.backups)
+            core.vault_id,
+            tag,
+            first,
+            now,
+            Note.parse(note),
+            held,
+            _statement(core, said, trail.backups),
+            words,
         )
         keys = auditing.signer(core, checkpoints, snapshot)
         signed = bundle.signed(keys.sign_raw(DOMAIN + bundle.unsigned()))
@@ -103,7 +117,10 @@ def tag_of(core: Core, session: Session, what: str) -> bytes:
             )
     view = core.view()
     if session.check(view, Action.SUBJECTS) is Reason.OK and _is_living(core, what):
-        raise UsageError("that person is enrolled, not erased", next="shred first; then name the log entry")
+        raise UsageError(
+            "that person is enrolled, not erased",
+            next="shred first, then name the log entry; of a withdrawal give the receipt and --scope",
+        )
     raise UsageError("nothing erased is known under that name", next=_ASK)
 
 
@@ -139,11 +156,13 @@ class _Trail:
     """What the log says about one tag; two passes over its control entries."""
 
     tag: str
-    slots: list[int] = field(default_factory=list)
+    scopes: tuple[str, ...] = ()  # of a withdrawal; none: all
+    slots: dict[int, int] = field(default_factory=dict)  # slot -> entry that granted it
     kept: dict[int, Entry] = field(default_factory=dict)  # by index: what goes into the bundle
     backups: int = 0
     _ended: dict[int, int] = field(default_factory=dict)  # slot -> first entry of what destroys it
     _named: int | None = None  # first entry of the shred that names the tag
+    _withdrawn: int | None = None  # first entry of the last withdrawal of a slot
     _done: dict[int, int] = field(default_factory=dict)  # first entry -> its completion
     _before: dict[int, tuple[int, Entry]] = field(default_factory=dict)  # first entry -> the root replaced
     _root: tuple[int, Entry] = (0, {})  # last entry that showed a root
@@ -166,10 +185,13 @@ class _Trail:
         if _GRANT not in body or self.tag.encode() not in body:
             return
         entry = cast("Entry", entries.parse(body))
-        mine = [each["slot"] for each in entry["grants"] if each["tag"] == self.tag]
+        mine = [each["slot"] for each in entry["grants"] if each["tag"] == self.tag and self._means(each)]
         if mine:
-            self.slots += mine
+            self.slots |= dict.fromkeys(mine, index)
             self.kept[index] = entry
+
+    def _means(self, item: Entry) -> bool:
+        return not self.scopes or Terms.unpack(bytes.fromhex(item["terms"])).scope.word in self.scopes
 
     def _destroy(self, index: int, entry: Entry) -> None:
         first = index - entry["part"] + 1
@@ -185,6 +207,8 @@ class _Trail:
             self._ended |= dict.fromkeys(mine, first)
             if names and entry["op"] == "shred":
                 self._named = first
+            if mine and entry["op"] == "withdraw":
+                self._withdrawn = first
 
     def _replace_root(self, index: int, entry: Entry) -> None:
         first = entry.get("of")
@@ -199,21 +223,42 @@ class _Trail:
     def erasure(self) -> int:
         """First entry of what erased the subject: the shred that names it, else what ended its last slot.
 
-        Raises UsageError while grants live, ErasurePending.
+        With scopes: their last withdrawal. Raises UsageError while grants live, ErasurePending.
         """
+        if self.scopes:
+            self._leave_out_later()
         living = [slot for slot in self.slots if slot not in self._ended]
         if living:
             raise UsageError(
                 f"{len(living)} of the subject's {len(self.slots)} grants were never destroyed",
-                next="shred the subject; then make the proof",
+                next="shred the subject, then make the proof; that of a withdrawal takes --scope",
             )
-        wanted = {*self._ended.values(), *({self._named} - {None})}
+        named = self._withdrawn if self.scopes else self._named
+        wanted = {*self._ended.values(), *({named} - {None})}
         if not wanted <= set(self._done):
             raise ErasurePending("the subject's erasure was begun and is not finished")
-        found = max(self._done, key=self._done.__getitem__) if self._named is None else self._named
+        found = max(self._done, key=self._done.__getitem__) if named is None else named
         index, entry = self._before[found]
         self.kept[index] = entry
         return found
+
+    def _leave_out_later(self) -> None:
+        """Keep of a withdrawal what was granted before it; raises UsageError where there was none."""
+        if self._withdrawn is None:
+            raise UsageError(
+                f"no consent of that person to {' or '.join(self.scopes)} was withdrawn",
+                next="for an erasure leave --scope out",
+            )
+        cut = self._withdrawn
+        self.slots = {slot: index for slot, index in self.slots.items() if index < cut}
+        self._ended = {slot: first for slot, first in self._ended.items() if slot in self.slots}
+        self._done = {first: index for first, index in self._done.items() if first in self._ended.values()}
+        meant = {0, *self.slots.values(), *self._done.values()}
+        self.kept = {
+            index: entry
+            for index, entry in self.kept.items()
+            if index in meant or (entry["type"] == "destroy" and index - entry["part"] + 1 in self._done)
+        }
 
 
 def _told(core: Core, progress: Progress | None, before: int) -> Iterator[tuple[int, bytes]]:
