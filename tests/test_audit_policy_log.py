@@ -390,7 +390,7 @@ def test_a_report_tells_what_was_judged_until_then() -> None:
     assert report is not None
     by_id = {step.id: step for step in report.steps}
     assert by_id["R18"].verdict is Verdict.BROKEN
-    assert by_id["R17"].detail == f"for the first {AT['shred'] + 1} entries"
+    assert by_id["R17"].detail == f"for the first {AT['shred']} entries"
     assert by_id["L1"].verdict is Verdict.NOT_JUDGED
     assert str(error).startswith(f"R18: log entry {AT['shred']}: ")
     assert report.to_json()["size"] == AT["shred"] + 1
