@@ -17,7 +17,7 @@ import pytest
 from facekeep.formats.nodes import CHILDREN_LEN, Node
 from facekeep.vault import Scope
 from facekeep.wiping import wipe, wipe_last
-from vaultlab import IDENTIFY, VERIFY, Embedding, Lab, core, face, matches, slots
+from vaultlab import IDENTIFY, VERIFY, Embedding, Lab, core, face, matches, slots, threshold
 
 SERVICE = """
 import sys
@@ -115,6 +115,7 @@ class Service:
 def lab(tmp_path: Path) -> Lab:
     lab = Lab(tmp_path).create()
     lab.enrol("alice", "bob")
+    lab.do(lambda vault: vault.change_settings(thresholds=[threshold(value=2.0)]))  # anybody may be added
     return lab
 
 
