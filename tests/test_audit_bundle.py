@@ -15,7 +15,17 @@ from facekeep.audit.report import RuleBroken, Verdict
 from facekeep.audit.watch import WATCH_STEPS
 from facekeep.errors import FormatError, UsageError
 from facekeep.formats import canonical, entries
-from facekeep.formats.bundle import MAX_BYTES, NOT_PROVED, ShreddingProof, Statement
+from facekeep.formats.bundle import (
+    CIPHER,
+    MAX_BYTES,
+    METHOD,
+    NOT_PROVED,
+    STANDARD,
+    TARGET,
+    VERIFICATION,
+    ShreddingProof,
+    Statement,
+)
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.note import KeyType
 from facekeep.formats.opening import Opening, parse_tag
@@ -352,6 +362,8 @@ def test_both_are_said_by_the_same_words_in_the_specification() -> None:
         assert f"| {key} | {words} |" in text
     for word, sentence in NOT_PROVED.items():
         assert f"| `{word}` | {sentence} |" in text
+    for fixed in (STANDARD, METHOD, TARGET, CIPHER, VERIFICATION):
+        assert f"`{fixed}`" in text
 
 
 def test_every_step_is_tagged_in_the_code() -> None:
