@@ -14,6 +14,7 @@ from typing import Any
 import audit_help
 from facekeep.auditlog import proofs
 from facekeep.auditlog.merkle import Frontier, leaf_hash
+from facekeep.auditlog.rotation import signing_entry
 from facekeep.auditlog.signed import Cosigner, LogSigner
 from facekeep.formats.checkpoint import EMPTY_ROOT, Checkpoint
 from facekeep.formats.note import KeyType, Note, Signature, VerifierKey
@@ -47,13 +48,20 @@ def case(kind: str, name: str, data: bytes, why: str, **more: Any) -> None:  # n
     add(kind, put(f"{kind}/{name}.{suffix}", data), accept=not name.endswith("_fail"), why=why, **more)
 
 
-def log(name: str, bodies: list[bytes], why: str, *, signed: list[bytes] | None = None) -> None:
+def log(
+    name: str,
+    bodies: list[bytes],
+    why: str,
+    *,
+    signed: list[bytes] | None = None,
+    signer: LogSigner = audit_help.SIGNER,
+) -> None:
     """Add a whole log under a checkpoint of its vault's keys: of ``signed``, where that is another log."""
     frontier = Frontier()
     for body in signed or bodies:
         frontier.append(leaf_hash(body))
     origin = audit_help.SIGNER.origin
-    note = audit_help.SIGNER.sign(Checkpoint(origin, frontier.size, frontier.root()), audit_help.NOW)
+    note = signer.sign(Checkpoint(origin, frontier.size, frontier.root()), audit_help.NOW)
     entries = put(f"log/{name}.entries", b"".join(body + b"\n" for body in bodies))
     given = {"keys": "log.txt", "origin": origin, "checkpoint": put(f"log/{name}.checkpoint", note)}
     add("log", entries, accept=not name.endswith("_fail"), why=why, **given)
@@ -491,7 +499,46 @@ def logs() -> None:
     book.grant("reseal", audit_help.item(audit_help.v(1), audit_help.ALICE, audit_help.v(0)))
     book.destroy("reseal", audit_help.v(0))
     log("resealed_in_old_branch_fail", book.bodies(), "templates re-sealed in the branch they were in: R32")
+    unfollowed = audit_help.founded()
+    unfollowed.rotation("root")
+    log(
+        "rotation_unfollowed_fail",
+        unfollowed.bodies(),
+        "the log ends with a rotation that does not follow: R31",
+    )
     restarts()
+    signings()
+
+
+def signings() -> None:
+    """Cases of logs whose keys were rotated (SPEC.md §10.8), under the first keys of the log."""
+    second = LogSigner(b"k" * 32, audit_help.VAULT, 2)
+    new = LogSigner(b"o" * 32, audit_help.VAULT, 2)
+    log("signing", turned(audit_help.SIGNER, second), "the keys were rotated, and lead on", signer=second)
+    for name, each in (
+        ("ed25519", crossed(audit_help.SIGNER, STRANGER)),
+        ("ml_dsa_44", crossed(STRANGER, audit_help.SIGNER)),
+    ):
+        why = "of the keys that are rotated away one is known and one is not: L1"
+        log(f"signing_half_known_{name}_fail", turned(each, new), why, signer=new)
+    old = turned(audit_help.SIGNER, second)
+    log("signing_old_keys_fail", old, "keys sign that were rotated away: R10")
+
+
+def crossed(ed25519: LogSigner, ml_dsa_44: LogSigner) -> LogSigner:
+    """Return the keys of two signers, one of each."""
+    made = LogSigner(b"o" * 32, audit_help.VAULT)
+    made._ed25519, made._ml_dsa_44 = ed25519._ed25519, ml_dsa_44._ml_dsa_44
+    made.keys = (ed25519.keys[0], ml_dsa_44.keys[1])
+    return made
+
+
+def turned(old: LogSigner, new: LogSigner) -> list[bytes]:
+    """Return a log with one rotation of its keys."""
+    book = audit_help.founded()
+    book.rotation("signing")
+    book.add(signing_entry(old, new, by=audit_help.OPERATOR, time_ms=book.now))
+    return book.bodies()
 
 
 def ended(book: Restarted, grants: int = 2) -> Restarted:
@@ -517,6 +564,12 @@ def restarts() -> None:
     book = adopted()
     book.verify(audit_help.v(3), audit_help.ALICE)
     log("restart_smuggled_fail", ended(book).bodies(), "a decision stands inside the adoption: R35")
+    book = adopted()
+    book.end(b1=8)
+    log("restart_branch_open_fail", book.bodies(), "a branch that has grants is not closed whole: R35")
+    book = adopted()
+    book.announce_principal(audit_help.SECOND, 18, "service", by=None)
+    log("restart_unordered_fail", book.bodies(), "a principal is adopted after the grants: R35")
     log("restart_unended_fail", adopted().bodies(), "the adoption has no end: R35")
     log("restart_count_fail", ended(adopted(), 1).bodies(), "restarted counts fewer grants than adopted: R35")
 

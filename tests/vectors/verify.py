@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from facekeep.audit.opening import keyring_of
+from facekeep.audit.opening import step as named
 from facekeep.audit.replay import replay
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.proofs import verify_consistency, verify_inclusion
@@ -30,12 +32,17 @@ def verify(
     if kind in ("note", "checkpoint"):  # every note here is a checkpoint, or no good
         open_checkpoint(data, keys, origin=origin)
     elif kind == "log":
+        bodies = data.splitlines()
         keyring = Keyring(origin, keys)
-        size = len(bodies := data.splitlines())
-        replay(
-            bodies, checkpoint=open_checkpoint(checkpoint, keys, origin=origin).checkpoint, keyring=keyring
-        )
-        open_checkpoint(checkpoint, keyring.keys_at(size), origin=origin)
+        with named("L1"):
+            try:
+                opened = open_checkpoint(checkpoint, keys, origin=origin)
+            except IntegrityError:
+                led = keyring_of(origin, keys, bodies).keys_at(len(bodies))
+                opened = open_checkpoint(checkpoint, led, origin=origin)
+        replay(bodies, checkpoint=opened.checkpoint, keyring=keyring)
+        with named("R10"):
+            open_checkpoint(checkpoint, keyring.keys_at(len(bodies)), origin=origin)
     elif kind == "inclusion":
         proof = InclusionProof.parse(data)
         tree = open_note(proof.note, keys, origin=origin).checkpoint
