@@ -19,6 +19,7 @@ from facekeep.errors import MissingDependency
 from facekeep.matching.faces import Box, choose
 from facekeep.matching.images import ImageInput, load_rgb, name_of
 from facekeep.matching.model import Model
+from facekeep.matching.quality import gate
 from facekeep.matching.weights import Weights
 
 MODEL: Final = Model("dlib-resnet", "1", 128, "l2")
@@ -45,6 +46,7 @@ class DlibExtractor:
         network = _NETWORK.check(folder / _NETWORK.name, missing=_INSTALL)
         self._rectangle = dlib.rectangle
         self._detector = dlib.get_frontal_face_detector()
+        self._chip = dlib.get_face_chip
         self._landmarks = dlib.shape_predictor(str(landmarks))
         self._network = dlib.face_recognition_model_v1(str(network))
         self._guard = threading.Lock()  # detector and network keep state while they run
@@ -56,6 +58,12 @@ class DlibExtractor:
 
     def extract(self, image: ImageInput) -> npt.NDArray[np.float32]:
         """Template of shape (128,), about 1.35 long; raises ImageError."""
+        crop = self.crop(image)
+        gate(MODEL).check(crop, name_of(image))
+        return self.describe(crop)
+
+    def crop(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        """Return the face of a photograph, aligned, as RGB (150, 150, 3); raises ImageError."""
         pixels = load_rgb(image)
         height, width = pixels.shape[:2]
         with self._guard:
@@ -69,8 +77,13 @@ class DlibExtractor:
             face = self._rectangle(
                 max(face.left(), 0), max(face.top(), 0), min(face.right(), width), min(face.bottom(), height)
             )
-            vector = self._network.compute_face_descriptor(pixels, self._landmarks(pixels, face), 1)
-        return MODEL.check(np.array(vector))
+            chip = self._chip(pixels, self._landmarks(pixels, face), size=150, padding=0.25)
+        return np.asarray(chip, np.uint8)
+
+    def describe(self, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Template of a face from ``crop``."""
+        with self._guard:
+            return MODEL.check(np.array(self._network.compute_face_descriptor(crop)))
 
 
 def _dlib() -> ModuleType:

@@ -17,6 +17,7 @@ from facekeep.errors import ImageError, MissingDependency
 from facekeep.matching.faces import Box, choose
 from facekeep.matching.images import ImageInput, load_rgb, name_of
 from facekeep.matching.model import Model
+from facekeep.matching.quality import gate
 from facekeep.matching.weights import Weights
 
 MODEL: Final = Model("sface", "2021dec", 128, "cosine")
@@ -62,8 +63,14 @@ class SFaceExtractor:
 
     def extract(self, image: ImageInput) -> npt.NDArray[np.float32]:
         """Template of shape (128,), not of unit length; raises ImageError."""
+        crop = self.crop(image)
+        gate(MODEL).check(crop, name_of(image))
+        return self.describe(crop)
+
+    def crop(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        """Return the face of a photograph, aligned, as RGB (112, 112, 3); raises ImageError."""
         name = name_of(image)
-        bgr = np.ascontiguousarray(load_rgb(image)[:, :, ::-1])  # OpenCV's order, here and nowhere else
+        bgr = np.ascontiguousarray(load_rgb(image)[:, :, ::-1])  # OpenCV's order, here and in describe
         height, width = bgr.shape[:2]
         with self._guard:
             try:
@@ -71,12 +78,17 @@ class SFaceExtractor:
                 _, found = self._detector.detect(bgr)
                 faces = [] if found is None else found
                 face = faces[choose([_box(each) for each in faces], name)]
-                vector = self._recogniser.feature(self._recogniser.alignCrop(bgr, face))
+                crop = self._recogniser.alignCrop(bgr, face)
             except self._failure as error:
                 raise ImageError(
                     f"{name}: OpenCV cannot find a face in a picture of this kind", reason="no_face"
                 ) from error
-        return MODEL.check(vector[0])
+        return np.asarray(crop[:, :, ::-1], np.uint8)
+
+    def describe(self, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Template of a face from ``crop``."""
+        with self._guard:
+            return MODEL.check(self._recogniser.feature(np.ascontiguousarray(crop[:, :, ::-1]))[0])
 
 
 def _box(row: npt.NDArray[np.float32]) -> Box:

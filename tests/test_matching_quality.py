@@ -1,0 +1,147 @@
+"""Faces that tell too little are refused, with the reason; photographs as they are are not."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageFilter, ImageOps
+
+from facekeep.errors import ImageError
+from facekeep.matching.dlib_extractor import MODEL as DLIB
+from facekeep.matching.dlib_extractor import DlibExtractor
+from facekeep.matching.model import distances
+from facekeep.matching.quality import MEASURES, gate, measure
+from facekeep.matching.sface_extractor import MODEL as SFACE
+from facekeep.matching.sface_extractor import SFaceExtractor
+from facekeep.matching.threshold import default_threshold
+from matching_help import ASTRONAUT, HOPPER, encoded, hopper
+
+Extractor = DlibExtractor | SFaceExtractor
+GEOMETRY = {"no_face", "several_faces", "too_small"}
+WORDS = {word for pair in MEASURES.values() for word in pair}
+
+
+@pytest.fixture(scope="module", params=["dlib", "sface"])
+def extractor(request: pytest.FixtureRequest, shared_data: Path) -> Extractor:
+    return DlibExtractor() if request.param == "dlib" else SFaceExtractor(shared_data.parent / "models")
+
+
+def evidence() -> list[dict[str, object]]:
+    text = resources.files("facekeep.matching").joinpath("quality.json").read_text("utf-8")
+    return [each["evidence"] for each in json.loads(text)]
+
+
+def test_the_evidence_keeps_the_claim() -> None:
+    for each in evidence():
+        assert float(str(each["refused"])) <= 0.0107
+        for rate in ("fmr_against_photographs_after", "fmr_alike_after", "fmr_all_degraded_after"):
+            assert float(str(each[rate])) <= 2 * 0.001
+        assert float(str(each["fmr_alike_before"])) > 0.02
+
+
+def portraits() -> dict[str, Image.Image]:
+    return {"hopper": hopper(), "astronaut": Image.open(ASTRONAUT).convert("RGB")}
+
+
+ORDINARY: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "as it is": lambda image: image,
+    "half the size": lambda image: image.resize(
+        (image.width // 2, image.height // 2), Image.Resampling.LANCZOS
+    ),
+    "twice the size": lambda image: image.resize(
+        (image.width * 2, image.height * 2), Image.Resampling.BICUBIC
+    ),
+    "grey": lambda image: image.convert("L"),
+    "mirrored": ImageOps.mirror,
+    "JPEG": lambda image: Image.open(io.BytesIO(encoded(image, "JPEG", quality=70))),
+    "darker": lambda image: image.point(lambda value: value * 0.75),
+}
+
+
+@pytest.mark.parametrize("change", ORDINARY)
+@pytest.mark.parametrize("who", ["hopper", "astronaut"])
+def test_ordinary_photographs_pass(extractor: Extractor, who: str, change: str) -> None:
+    extractor.extract(ORDINARY[change](portraits()[who]))
+
+
+DEGRADED: dict[str, tuple[set[str], Callable[[Image.Image], Image.Image]]] = {
+    "blur": ({"blurred"}, lambda image: image.filter(ImageFilter.GaussianBlur(8))),
+    "2 colours": ({"few_levels", "high_contrast", "noisy"}, lambda image: image.quantize(2)),
+    "4 colours": ({"few_levels", "high_contrast", "noisy"}, lambda image: image.quantize(4)),
+    "1 bit": ({"few_levels", "high_contrast", "noisy"}, lambda image: image.convert("1")),
+    "4 grey levels": (
+        {"few_levels", "high_contrast"},
+        lambda image: ImageOps.posterize(image.convert("L"), 2),
+    ),
+    "negative": ({"inverted", "wrong_colours", "few_levels"}, ImageOps.invert),
+    "JPEG of quality 1": (
+        WORDS,
+        lambda image: Image.open(io.BytesIO(encoded(image.resize((150, 176)), "JPEG", quality=1))),
+    ),
+    "sixteen pixels": (WORDS, lambda image: image.resize((40, 47), Image.Resampling.BOX).resize((250, 293))),
+    "dark": (WORDS, lambda image: image.point(lambda value: value * 0.04)),
+    "blue alone": (
+        WORDS,
+        lambda image: Image.merge("RGB", [Image.new("L", image.size)] * 2 + [image.getchannel(2)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", DEGRADED)
+def test_what_tells_too_little_is_refused_with_a_reason(extractor: Extractor, change: str) -> None:
+    words, degrade = DEGRADED[change]
+    with pytest.raises(ImageError) as caught:
+        extractor.extract(degrade(hopper()).convert("RGB"))
+    assert caught.value.reason in words | GEOMETRY
+    assert caught.value.next
+
+
+def test_every_reason_is_documented_for_machines() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "integrator.md").read_text("utf-8")
+    table = guide[guide.index("| `reason` |") :].partition("\n\n")[0]
+    assert all(f"`{word}`" in table for word in WORDS | GEOMETRY)
+
+
+def test_a_crop_that_tells_nothing() -> None:
+    for model in (DlibExtractor, SFaceExtractor):
+        found = gate(DLIB if model is DlibExtractor else SFACE)
+        for value in (0, 128, 255):
+            assert np.isfinite(measure(np.full((112, 112, 3), value, np.uint8), found.eyes)).all()
+            assert found.reason(np.full((112, 112, 3), value, np.uint8)) in WORDS
+
+
+def test_the_gate_stands_before_the_network(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(extractor), "describe", lambda *_: pytest.fail("described"))
+    with pytest.raises(ImageError, match="the face"):
+        extractor.extract(hopper().filter(ImageFilter.GaussianBlur(6)))
+
+
+def test_the_gate_changes_no_template(extractor: Extractor) -> None:
+    np.testing.assert_array_equal(extractor.extract(HOPPER), extractor.describe(extractor.crop(HOPPER)))
+
+
+def test_of_forty_strangers_no_degradation_lets_in_another(extractor: Extractor, shared_data: Path) -> None:
+    """The people who did not calibrate; degradations that are not among those of the calibration."""
+    changes: list[Callable[[Image.Image], Image.Image]] = [
+        lambda image: image.quantize(3, dither=Image.Dither.NONE),
+        lambda image: image.filter(ImageFilter.GaussianBlur(6)),
+        lambda image: ImageOps.posterize(image, 1).filter(ImageFilter.BoxBlur(1)),
+    ]
+    limit = default_threshold(extractor.model).value
+    for change in changes:
+        found: list[npt.NDArray[np.float32]] = []
+        for person in range(2, 42, 2):
+            photograph = Image.open(shared_data / "faces" / f"person-{person:03}" / "2.jpg")
+            try:
+                found.append(extractor.extract(change(photograph).convert("RGB")))
+            except ImageError:
+                continue
+        for number, vector in enumerate(found[1:], 1):
+            assert (distances(extractor.model, vector, np.stack(found[:number])) > limit).all()
