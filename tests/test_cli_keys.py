@@ -157,7 +157,7 @@ def test_move_and_back(cli: Cli) -> None:
 
 
 def test_resume(cli: Cli) -> None:
-    assert cli.ok("keys", "resume") == {"move": None, "pending": []}
+    assert cli.ok("keys", "resume") == {"finished": [], "move": None, "pending": []}
     cli.ok("keys", "move", "--mirror", "file:mirror.root")
     Path("mirror.root").rename("away")
     ran = cli.run("shred", "ada", "--yes", "--json")

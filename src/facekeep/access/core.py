@@ -112,12 +112,16 @@ class View:
 
 
 class Finished(NamedTuple):
-    """An erasure that recovery here has completed: log index, how much, and its index rows."""
+    """What recovery here has brought to its end: log index, what it was, its slots, tags and index rows.
+
+    ``op`` is that of a destruction, ``grant`` or ``principal``; ``void`` for one of these that was undone.
+    """
 
     first: int
-    subjects: int
-    slots: int
-    hashes: frozenset[bytes]
+    op: str
+    slots: frozenset[int]
+    tags: frozenset[bytes] = frozenset()
+    hashes: frozenset[bytes] = frozenset()
 
 
 class Core:
@@ -156,7 +160,7 @@ class Core:
         self.ledger = Ledger(log)
         self.owners = Owners(self.ledger, self.sealer)
         self._logged: dict[int, bytes] = {}
-        self.finished: list[Finished] = []  # of this opening, until the next erasure; the writer's
+        self.finished: list[Finished] = []  # since it was opened, or last told; the writer's
         self._tree = tree
         self._tree_is_doubted = False
         self._named = frozenset((tree.fingerprint,))  # roots in keys.db, when the tree in use was read there

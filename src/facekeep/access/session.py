@@ -179,7 +179,7 @@ class Session:
         reason = self.check(view, action)
         if reason is Reason.UNAVAILABLE:
             self._core.require_whole()
-            raise StoreError("a moment ago no other process could open the vault; nothing was done")
+            raise StoreError("a moment ago no other process could open the vault", next="try again")
         if reason is Reason.ROLE:
             who = f"role {self.roles[0]}" if len(self.roles) == 1 else f"roles {' and '.join(self.roles)}"
             raise NotAllowed(f"the {who} may not {_WORDS[action]}")

@@ -79,7 +79,7 @@ class Writer:
                 self._check_schema(self._connection)
         except StoreError as error:
             if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                raise Busy("another process kept log.db locked; nothing was written") from error
+                raise Busy("another process kept log.db locked; it was not written to") from error
             self._watch.stop(error)
             raise
         except FacekeepError as error:

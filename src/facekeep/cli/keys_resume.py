@@ -22,13 +22,17 @@ def command(state: State) -> None:
         moved = vault.keys.resume()
         pending = vault.keys.pending()
     if state.json:
-        output.json_line({"move": None if moved.entry is None else moved.to_json(), "pending": list(pending)})
+        move = None if moved.entry is None else moved.to_json()
+        output.json_line({"finished": list(moved.finished), "move": move, "pending": list(pending)})
     if moved.entry is not None and not state.json:
         output.say(f"the move is finished, log entry {moved.entry}")
+    if moved.finished and not state.json:
+        many = output.counted(len(moved.finished), "operation")
+        output.say(f"{many} of log entry {', '.join(map(str, moved.finished))} finished, pending until now")
     if pending:
         raise ErasurePending(
             f"{output.counted(len(pending), 'operation')} of log entry {', '.join(map(str, pending))} still "
             "waits for a root holder or a live copy; access to what it destroys is denied"
         )
     if not state.json:
-        output.say("nothing is pending")
+        output.say("nothing is pending any more" if moved.finished else "nothing is pending")

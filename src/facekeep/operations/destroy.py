@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from facekeep.access.core import LOG_KEY_SLOT, Core, View
-from facekeep.errors import ErasurePending, IntegrityError
+from facekeep.errors import ErasurePending, FacekeepError, IntegrityError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import BRANCH_SLOTS, slot_id
@@ -19,6 +20,17 @@ from facekeep.keys.swap import Swap
 from facekeep.operations.custody import awaiting_swap, check_leaving, still_leaving
 from facekeep.operations.rekeying import rekey
 from facekeep.operations.steps import reached
+
+#: How things stand once a destruction is announced, and until it is known to be completed.
+DENIED: Final = "what was asked for is denied to everybody from now on, but not known to be destroyed yet"
+_REPLACED: Final = "the new grants stand, and the old ones are denied, but not known to be destroyed yet"
+_STANDS: Final = {
+    "extend": "room for further grants is announced in the key tree, but not made yet",
+    "renew": _REPLACED,
+    "reseal": _REPLACED,
+    "rotate": "a new root is announced, but the old one is not known to be destroyed yet",
+    "void": "what was begun before and is undone now is denied, but not known to be destroyed yet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,22 @@ def finish(core: Core, by: str | None, index: int, what: Destruction, *, recover
     The swap opens the tree anew from the roots now held: another than the one that belongs to the log's head
     may be an older one, in which the dead still live, and is refused.
     """
+    how = f"the operation of log entry {index}, begun before, is not finished"
+    with _standing(how if recovery else _STANDS.get(what.op, DENIED)):
+        _finish(core, by, index, what, recovery=recovery)
+
+
+@contextlib.contextmanager
+def _standing(how: str) -> Iterator[None]:
+    """Have an error say how things stand, whatever came in the way."""
+    try:
+        yield
+    except FacekeepError as error:
+        error.args = (f"{how}: {error}",)
+        raise
+
+
+def _finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool) -> None:
     view = core.view()
     check_leaving(core, view)
     swap = Swap(
@@ -132,8 +160,8 @@ def _check_lock(core: Core) -> None:
     """Stop before the next step if ``vault.lock`` was replaced: another writer may be at work."""
     if not core.lock.still_held():
         raise ErasurePending(
-            "vault.lock was removed or replaced during the erasure, which is not finished",
-            next="leave vault.lock alone; any writing command finishes the erasure",
+            "vault.lock was removed or replaced meanwhile",
+            next="leave vault.lock alone; any writing command finishes what was begun",
         )
 
 

@@ -28,7 +28,7 @@ from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.opening import Opening
 from facekeep.formats.terms import Scope
-from facekeep.operations.destroy import Destruction, finish, intent
+from facekeep.operations.destroy import DENIED, Destruction, finish, intent
 from facekeep.operations.granting import ATTEMPTS
 from facekeep.operations.recover import recover
 from facekeep.operations.rows import living_of
@@ -36,7 +36,7 @@ from facekeep.operations.steps import reached
 from facekeep.operations.whose import Held, for_erasure
 
 Progress = Callable[[int, int], None]
-_DENIED: Final = "what was asked for is denied to everybody from now on, but not known to be destroyed yet"
+_ERASURES: Final = frozenset({"shred", "withdraw", "expire"})  # what a pending operation was, in words of ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def announced(
             appended = core.log.append(items, asked.view.head.control_seq)
             reached("destroy.announced")
             return asked, [appended[place] for place in places]
-    raise Busy("the vault is changed all the time; nothing was done")
+    raise Busy("the vault is changed all the time; what was asked for was not begun")
 
 
 def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices: Sequence[int]) -> None:
@@ -111,15 +111,11 @@ def carry_out(core: Core, by: str | None, whats: Sequence[Destruction], indices:
         except ErasurePending:
             raise
         except FacekeepError as error:
-            raise ErasurePending(f"{_DENIED}: {error}", next=error.next) from error
+            raise ErasurePending(f"{DENIED}: {error}", next=error.next) from error
         for index, what in zip(indices, whats, strict=True):
             is_open = any(each.first == index for each in core.view().head.open)  # else another has ended it
             if is_open and what.sought is None:
-                try:
-                    finish(core, by, index, what)
-                except FacekeepError as error:
-                    error.args = (f"{_DENIED}: {error}",)
-                    raise
+                finish(core, by, index, what)
 
 
 def shred(
@@ -141,12 +137,11 @@ def shred(
     session.require(Action.SHRED)
     opened: list[Opening] = []
     finished: list[Finished] = []
-    before: list[Finished] = []
+    before: list[Finished] = []  # erasures that were pending
 
     def find(view: View) -> Asked:
         found, view = _found(core, view, raw, progress)
-        before.extend(core.finished)
-        core.finished = []
+        before.extend(_just_finished(core))
         hashes = {core.index.hash(each.handle): each for each in found}
         gone = {hashed for hashed, each in hashes.items() if not each.slots}
         finished[:] = [each for each in before if each.hashes & gone]
@@ -166,10 +161,22 @@ def shred(
     _certain(core, asked.found)
     slots = asked.whats[0].slots if asked.whats else ()
     if not slots:
-        people, count = sum(each.subjects for each in finished), sum(each.slots for each in finished)
-        return Erasure(finished[-1].first, people, count, core.view().tree.epoch, begun_before=True)
+        people = sum(len(each.tags) or 1 for each in finished)
+        return _of_before(core, finished, people)
     people = sum(bool(each.slots) for each in asked.found)
     return Erasure(indices[0], people, len(slots), core.epoch, tuple(opened), begun_before=bool(finished))
+
+
+def _just_finished(core: Core) -> list[Finished]:
+    """Erasures that were pending and that this opening has finished; each is told once."""
+    ended = [each for each in core.finished if each.op in _ERASURES]
+    core.finished = [each for each in core.finished if each.op not in _ERASURES]
+    return ended
+
+
+def _of_before(core: Core, finished: Sequence[Finished], people: int) -> Erasure:
+    slots = sum(len(each.slots) for each in finished)
+    return Erasure(finished[-1].first, people, slots, core.view().tree.epoch, begun_before=True)
 
 
 def _seek(op: str, found: Sequence[Held]) -> list[Destruction]:
@@ -192,11 +199,15 @@ def _end_sought(core: Core, found: Sequence[Held]) -> None:
 
 
 def _found(
-    core: Core, view: View, raw: Sequence[bytes], progress: Progress | None
+    core: Core,
+    view: View,
+    raw: Sequence[bytes],
+    progress: Progress | None = None,
+    scopes: Sequence[Scope] = tuple(Scope),
 ) -> tuple[list[Held], View]:
     """Find who is to be erased. What is open is finished first where all of theirs is denied already."""
     found = for_erasure(core, view, raw, progress)
-    slots = [slot for each in found for slot in each.slots]
+    slots = [slot for each in found for slot in each.slots if view.kind_of(slot) in scopes]
     if core.impaired is None and view.head.operations and all(map(view.pending.destroying, slots)):
         with contextlib.suppress(FacekeepError), core.lock.held():
             recover(core)
@@ -238,17 +249,19 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
     if not scopes:
         raise UsageError("no scope was named")
     session.require(Action.WITHDRAW)
+    before: list[Finished] = []
+    finished: list[Finished] = []
 
     def find(view: View) -> Asked:
-        (held,), view = _found(core, view, [raw], None)
+        (held,), view = _found(core, view, [raw], None, scopes)
+        before.extend(_just_finished(core))
+        finished[:] = [each for each in before if _was_theirs(core, view, held, each, scopes)]
         mine = [slot for slot in held.slots if view.kind_of(slot) in scopes]
         if not mine and held.doubt is not None:
             return Asked(view, [held], _seek("withdraw", [held]))
-        if not mine:
+        if not mine and not finished:
             _end_sought(core, [held])
-            raise SubjectUnknown(
-                "no living grant of that scope stands under that subject id; nothing was withdrawn"
-            )
+            raise SubjectUnknown("no living grant of that scope stands under that subject id")
         hashes = [core.index.hash(held.handle)] if len(mine) == len(held.slots) else []
         whats = [Destruction("withdraw", each, hashes=hashes) for each in _by_tag(core, held, mine)]
         return Asked(view, [held], [*whats, *_seek("withdraw", [held])])
@@ -256,7 +269,17 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
     asked, indices = announced(core, session, Action.WITHDRAW, find)
     carry_out(core, session.by, asked.whats, indices)
     _certain(core, asked.found)
-    return Erasure(indices[0], 1, sum(len(each.slots) for each in asked.whats), core.epoch)
+    slots = sum(len(each.slots) for each in asked.whats)
+    if not slots:
+        return _of_before(core, finished, 1)
+    return Erasure(indices[0], 1, slots, core.epoch, begun_before=bool(finished))
+
+
+def _was_theirs(core: Core, view: View, held: Held, ended: Finished, scopes: Sequence[Scope]) -> bool:
+    """Whether an erasure that was pending has ended grants of a subject in these scopes."""
+    slots = [slot for slot in ended.slots if view.kind_of(slot) in scopes]
+    theirs = {slot for tag in held.tags for slot in core.ledger.slots_of(tag)}
+    return bool(slots) and (core.index.hash(held.handle) in ended.hashes or not theirs.isdisjoint(slots))
 
 
 def _by_tag(core: Core, held: Held, slots: Sequence[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from facekeep.access.core import Core
@@ -94,8 +95,13 @@ class Keys:
         return tuple(each.first for each in view.head.operations)
 
     def resume(self) -> Moved:
-        """Finish pending erasures, and a move that was begun; templates are gone on with by rotating them."""
-        moved = moving.finish(*self._opened())
+        """Finish pending erasures, and a move that was begun; templates are gone on with by rotating them.
+
+        ``finished`` of the result has those, too, that opening the vault has finished.
+        """
+        core, session = self._opened()
+        moved = moving.finish(core, session)
+        ended, core.finished = core.finished, []
         if moved.entry is not None:
             self._reopen()
-        return moved
+        return replace(moved, finished=tuple(each.first for each in ended))

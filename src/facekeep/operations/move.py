@@ -9,7 +9,7 @@ opens, and ``finish`` goes on.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from facekeep.access.core import Core
@@ -48,12 +48,16 @@ class Holders:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Ambiguous):
-    """What was done: log index of the rotation (None: nothing), who holds the root, who was let go."""
+    """What was done: log index of the rotation (None: nothing), who holds the root, who was let go.
+
+    ``finished`` are the log indices of what was pending, such as erasures, and was finished in this opening.
+    """
 
     entry: int | None
     holders: tuple[str, ...]
     left: tuple[str, ...]
     epoch: int
+    finished: tuple[int, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return it as JSON."""
@@ -187,19 +191,35 @@ def finish(core: Core, session: Session) -> Moved:
         first = open_move(view)
         if first is None:
             return Moved(None, old.holders, (), view.tree.epoch)
-        # A holder that was given up after the swap may have the root that it made.
-        if awaiting_swap(core, view) or still_leaving(core, view):
-            check_reached(core, view)  # rather than announce once more what waits for one of them
-            swap = Destruction("rotate", ())
-            index = core.log.append(intent(core, session.by, swap))[0]
-            reached("move.intended")
-            destroy_finish(core, session.by, index, swap)
-            recover(core)  # what waited until each holder had a root
-        epoch = core.view().tree.epoch
-        for provider in core.leaving:  # while the settings name them: nobody would find them later
-            _clear(core, provider)
-        reached("move.cleared")
-        _forget_leaving(core, session, first)
+        with _under_way():
+            return _finish(core, session, first)
+
+
+@contextlib.contextmanager
+def _under_way() -> Iterator[None]:
+    """Have an error say how things stand, whatever came in the way."""
+    try:
+        yield
+    except FacekeepError as error:
+        error.args = (f"the move was begun and is not finished: {error}",)
+        raise
+
+
+def _finish(core: Core, session: Session, first: int) -> Moved:
+    view, old = core.view(), core.settings
+    # A holder that was given up after the swap may have the root that it made.
+    if awaiting_swap(core, view) or still_leaving(core, view):
+        check_reached(core, view)  # rather than announce once more what waits for one of them
+        swap = Destruction("rotate", ())
+        index = core.log.append(intent(core, session.by, swap))[0]
+        reached("move.intended")
+        destroy_finish(core, session.by, index, swap)
+        recover(core)  # what waited until each holder had a root
+    epoch = core.view().tree.epoch
+    for provider in core.leaving:  # while the settings name them: nobody would find them later
+        _clear(core, provider)
+    reached("move.cleared")
+    _forget_leaving(core, session, first)
     return Moved(first, old.holders, old.leaving, epoch)
 
 

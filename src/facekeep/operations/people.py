@@ -129,9 +129,13 @@ def revoke_principal(core: Core, session: Session, identity: str) -> int:
     The slot is the one that the log gave to that id, whatever keys.db says.
     """
     wanted = bytes.fromhex(identity) if _is_id(identity) else b""
+    finished: list[int] = []
 
     def find(view: View) -> Asked:
         slots = [each.slot for each in living_principals(core, view) if each.id == wanted]
+        finished[:] = [] if slots else _revoked_just_now(core, wanted)
+        if finished:
+            return Asked(view, (), [])
         if not slots:
             raise UsageError("no principal has that id", next="see 'facekeep principal list'")
         if wanted == session.principal_id and not _others(core, view, wanted):
@@ -147,7 +151,13 @@ def revoke_principal(core: Core, session: Session, identity: str) -> int:
         left = core.keys.principal_get(wanted)
         if left is not None:  # it stood at another slot than the log's
             core.keys.principal_delete([left.slot])
-    return indices[0]
+    return (finished or indices)[0]
+
+
+def _revoked_just_now(core: Core, wanted: bytes) -> list[int]:
+    """Return the index of a pending revocation of this principal that this opening has finished."""
+    theirs = {each.slot for each in core.ledger.principals() if each.id == wanted}
+    return [each.first for each in core.finished if each.op == "revoke" and not theirs.isdisjoint(each.slots)]
 
 
 def _is_id(text: str) -> bool:

@@ -62,13 +62,15 @@ def recover(core: Core, but: Collection[int] = ()) -> bool:
         if kind != "destroy" and _is_written(core, operation):
             with contextlib.suppress(ErasurePending):
                 _finish_grant(core, operation)
+                core.finished.append(Finished(operation[0][0], kind, frozenset(_given(operation))))
         elif kind != "destroy":
             void.append(operation[0][0])
-            slots.extend(slot for _, entry in operation for slot in entries.slots_of(entry))
+            slots.extend(_given(operation))
     with contextlib.suppress(ErasurePending):
         _drop_strays(core, core.view())
         if void:
             destroy(core, None, Destruction("void", slots, hashes=_orphans(core, slots), voids=void))
+            core.finished += [Finished(first, "void", frozenset(slots)) for first in void]
     view = core.view()
     return len(view.head.operations) == len(view.pending.sought)
 
@@ -131,7 +133,7 @@ def _finish_destroy(core: Core, operation: list[_Part], found: Mapping[int, Json
         rekey=rekeys,
         recycle=_recycles(core, before, first, entry),
     )
-    erased = Finished(first, len(tags), len(slots), frozenset(what.hashes))
+    ended = Finished(first, what.op, frozenset(slots), frozenset(tags), frozenset(what.hashes))
     view = core.view()
     if view.tree.epoch == view.head.epoch or _lives(core, slots):
         if rekeys:
@@ -142,8 +144,7 @@ def _finish_destroy(core: Core, operation: list[_Part], found: Mapping[int, Json
         receipts = _settle(core, view.head.fingerprint)
         core.forget_tree()
         complete(core, None, first, what, receipts, recovery=True)
-    if what.op == "shred":
-        core.finished.append(erased)
+    core.finished.append(ended)
 
 
 def _check_its_own(core: Core, view: View, what: Destruction) -> None:
@@ -210,6 +211,11 @@ def _replaced(core: Core, operation: list[_Part]) -> list[int]:
     }
     slots = np.array(sorted(held), np.int64)
     return cast("list[int]", slots[view.tree.alive(slots)].tolist())
+
+
+def _given(operation: list[_Part]) -> list[int]:
+    """Slots that a grant or a principal gets."""
+    return [slot for _, entry in operation for slot in entries.slots_of(entry)]
 
 
 def _named(operation: list[_Part]) -> list[int]:

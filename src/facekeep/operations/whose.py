@@ -235,6 +235,6 @@ def unreadable(core: Core) -> IntegrityError:
 def twice_enrolled() -> IntegrityError:
     """Error for a subject id under which two subjects of the log live."""
     return IntegrityError(
-        "the subject is enrolled twice; nothing was done",
+        "the subject is enrolled twice",
         next="shred the subject: that destroys both; then enrol again",
     )

@@ -47,21 +47,23 @@ def as_found(work: Callable[[], T]) -> T:
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(ControlMoved):
             return work()
-    raise Busy("the vault is changed all the time; nothing was done")
+    raise Busy("the vault is changed all the time; what was asked for was not begun")
 
 
 def check_clock(core: Core, view: View) -> None:
     """Raise ClockError when the clock stands before what the log has seen."""
     behind = view.head.high_ms - core.clock.now_ms()
     if behind > LIMITS.clock_slack_ms:
-        raise ClockError(f"the clock stands {behind // 1000} s before the last log entry; nothing was done")
+        raise ClockError(
+            f"the clock stands {behind // 1000} s before the last log entry: only erasures go on"
+        )
 
 
 def _check_steady(core: Core) -> None:
     """Raise ClockError when the clock was set since the vault was opened."""
     if not core.clock.is_steady:
         raise ClockError(
-            "the clock was set by more than a minute since the vault was opened; nothing was done",
+            "the clock was set by more than a minute since the vault was opened: only erasures go on",
             next="set it right; if its present time is the right one, close the vault and open it again",
         )
 

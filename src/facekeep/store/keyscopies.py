@@ -109,7 +109,7 @@ class Copies:
                 raise _refusal(each)
             if each.state != "current":
                 raise ErasurePending(
-                    f"the copy of keys.db at {each.path} is {each.state}; nothing was changed",
+                    f"the copy of keys.db at {each.path} is {each.state}",
                     next=_REFUSED[each.state][1] if each.state in _REFUSED else None,
                 )
 
