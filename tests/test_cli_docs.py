@@ -117,6 +117,13 @@ def test_the_exit_codes_table_is_the_codes() -> None:
     assert stated == real
 
 
+def test_the_table_of_classes_is_the_codes() -> None:
+    text = section("From Python", "##")
+    rows = table(text[text.index("| class | code | kind of |") :].split("\n\n")[0])
+    own = [each for each in classes(errors.FacekeepError) if each.__module__ == errors.__name__]
+    assert sorted(rows) == sorted([each.__name__, each.code, each.__bases__[0].__name__] for each in own)
+
+
 def test_the_manifests_table_has_its_keys() -> None:
     rows = table(section("Bulk enrolment", "##"))
     assert {key for row in rows for key in re.findall(r"[a-z_]+", row[0])} == KEYS

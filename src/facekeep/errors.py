@@ -34,11 +34,74 @@ Exit codes 0 and 1 are a match and no match; 2 is click's own usage error.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final, Self
+
+#: The command's words for what to do next, and the library's.
+IN_PYTHON: Final = {
+    "facekeep audit key": "vault.audit_keys()",
+    "facekeep backup": "vault.backup()",
+    "facekeep backup FILE": "vault.backup(FILE)",
+    "facekeep check": "vault.check()",
+    "facekeep check --repair": "vault.repair_index()",
+    "facekeep check --scrub": "Vault.scrub(path)",
+    "facekeep clock accept": "vault.accept_clock()",
+    "facekeep enroll --json": "vault.enroll()",
+    "facekeep grant": "vault.grant()",
+    "facekeep init": "Vault.create()",
+    "facekeep keys move": "vault.keys.move()",
+    "facekeep keys move --lost URI": "vault.keys.move(Holders(lost=[URI]))",
+    "facekeep keys resume": "vault.keys.resume()",
+    "facekeep keys rotate templates": "vault.keys.rotate_templates()",
+    "facekeep keys show": "vault.keys.holders()",
+    "facekeep maintain": "vault.maintain()",
+    "facekeep maintain --yes": "vault.maintain(confirmed=True)",
+    "facekeep principal add": "vault.add_principal()",
+    "facekeep principal add --role operator": "vault.add_principal(label, [Role.OPERATOR])",
+    "facekeep principal list": "vault.principals()",
+    "facekeep renew": "vault.renew()",
+    "facekeep restore --lost-log": "Vault.restart_log(path)",
+    "facekeep restore --lost-log --private FILE --root URI": "Vault.restart_log(path, recovery=KEY)",
+    "facekeep restore BACKUP": "vault.restore(BACKUP)",
+    "facekeep restore BACKUP --lost-log": "Vault.restart_log(path, backup=BACKUP)",
+    "facekeep settings": "vault.change_settings()",
+    "facekeep settings --copy DIR": "vault.change_settings(copies=[DIR])",
+    "facekeep settings --schedule checkpoints=DIR": "vault.change_settings(schedule=['checkpoints=DIR'])",
+    "facekeep status": "vault.status()",
+    "facekeep status --decision ID": "vault.decision(ID)",
+    "facekeep subjects": "vault.subjects()",
+    "--existing replace": "existing='replace'",
+    "--existing replace or add": "existing='replace' or 'add'",
+    "--lost URI": "Holders(lost=[URI])",
+    "--no-backup": "None",
+    "--recovery": "recovery=",
+    "--root": "root=",
+    "--token-file": "token=",
+    "--vault or FACEKEEP_VAULT": "the path",
+}
+_PHRASES: Final = "|".join(sorted(map(re.escape, IN_PYTHON), reverse=True))  # the longest first
+_COMMANDS: Final = re.compile(rf"(run )?(?P<quote>'?)({_PHRASES})(?P=quote)(?![\w-])")
+
+
+class NextStep(str):
+    """What to do next, in the library's words; ``command`` has it in the command's."""
+
+    __slots__ = ("command",)
+    command: str
+
+    def __new__(cls, text: str) -> Self:
+        """Translate what is said in the command's words; a step stays as it is."""
+        step = super().__new__(cls, text if isinstance(text, cls) else _COMMANDS.sub(_in_python, text))
+        step.command = text.command if isinstance(text, NextStep) else text
+        return step
+
+
+def _in_python(found: re.Match[str]) -> str:
+    return ("call " if found[1] else "") + IN_PYTHON[found[3]]
 
 
 class FacekeepError(Exception):
-    """Base class: ``str(error)`` is the message, ``error.next`` what to do about it."""
+    """Base class: ``str(error)`` is the message, ``error.next`` what to do about it, in Python."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 9
@@ -47,7 +110,7 @@ class FacekeepError(Exception):
     def __init__(self, message: str, *, next: str | None = None) -> None:  # noqa: A002 - the contract's name
         """Keep the message and the next step (``default_next`` where none is given)."""
         super().__init__(message)
-        self.next = next or self.default_next
+        self.next = NextStep(next or self.default_next)
 
 
 class UsageError(FacekeepError):
@@ -92,7 +155,7 @@ class SubjectUnknown(UsageError):
 
     code = "subject_unknown"
     exit_code = 13
-    default_next = "check the id with 'facekeep subjects'"
+    default_next = "check the id; an operator can list them with 'facekeep subjects'"
 
 
 class VaultExists(UsageError):
@@ -116,7 +179,7 @@ class WrongType(UsageError, TypeError):
 
     code = "wrong_type"
     exit_code = 17
-    default_next = "pass a value of the type that the documentation names"
+    default_next = "pass a value of the type that is named"
 
 
 class NotOnePerson(UsageError):
@@ -215,6 +278,7 @@ class FormatError(IntegrityError):
 
     code = "format"
     exit_code = 35
+    default_next = "correct it where it is yours; where it is a file of the vault, run 'facekeep check'"
 
 
 class Busy(FacekeepError):

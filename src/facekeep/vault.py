@@ -26,6 +26,7 @@ from facekeep.access.gate import Ask
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
 from facekeep.answers import Listing
+from facekeep.arguments import callers, checks_arguments
 from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
@@ -37,7 +38,7 @@ from facekeep.formats.matching import Matching
 from facekeep.formats.note import VerifierKey
 from facekeep.formats.opening import Opening
 from facekeep.formats.settings import Settings
-from facekeep.formats.terms import Scope
+from facekeep.formats.terms import Scope, check_regions, scopes_of
 from facekeep.keys.recovery_key import RecoveryKey
 from facekeep.keys.secrets import Secrets
 from facekeep.matching.answers import Candidate, Identification, Verification
@@ -98,6 +99,7 @@ Progress = Callable[[int, int], None]
 Embedding = npt.NDArray[np.float32]
 
 
+@checks_arguments
 class Vault:
     """An open vault and the principal who uses it."""
 
@@ -264,12 +266,16 @@ class Vault:
         self, enrolments: Sequence[Enrolment], *, existing: Existing | str = Existing.REFUSE
     ) -> list[Receipt]:
         """Enrol many subjects in one durable operation: all of them, or none."""
-        return enrol.enroll(self._core, self._session, enrolments, Existing(existing))
+        try:
+            wanted = Existing(existing)
+        except ValueError:
+            raise UsageError("existing takes refuse, skip, replace or add") from None
+        return enrol.enroll(self._core, self._session, enrolments, wanted)
 
-    def is_enrolled(self, subject: str, scopes: Sequence[Scope]) -> bool:
+    def is_enrolled(self, subject: str, scopes: Sequence[Scope | str]) -> bool:
         """Whether a subject has living grants for all these scopes (for resuming a bulk enrolment)."""
         self._session.require(Action.ENROLL)
-        return enrol.has_grants(self._core, subject, scopes)
+        return enrol.has_grants(self._core, subject, scopes_of(scopes))
 
     def grant(self, subject: str, consent: Consent) -> Receipt:
         """Add scopes: opens a living grant once, under the new consent, and says so in the log."""
@@ -279,9 +285,12 @@ class Vault:
         """Give scopes new terms: a new slot each, the old ones shredded."""
         return reseal.renew(self._core, self._session, subject, consent)
 
-    def withdraw(self, subject: str, scopes: Sequence[Scope]) -> Erasure:
-        """Destroy the keys of a subject's scopes; when it returns nothing opens them."""
-        return erase.withdraw(self._core, self._session, subject, scopes)
+    def withdraw(self, subject: str, scopes: Sequence[Scope | str]) -> Erasure:
+        """Destroy the keys of a subject's scopes; when it returns nothing opens them.
+
+        Raises ScopeUnknown for a word that is no scope, SubjectUnknown, ErasurePending, NotAllowed.
+        """
+        return erase.withdraw(self._core, self._session, subject, scopes_of(scopes))
 
     def shred(self, *subjects: str, progress: Progress | None = None, openings: bool = False) -> Erasure:
         """Destroy every key of these subjects in one batch, in every copy and backup.
@@ -312,7 +321,7 @@ class Vault:
         raw = check_subject_id(subject)
         vector, model = self._probe(probe, model)
         threshold = self._threshold(model, threshold)
-        where = region or self.region
+        where = self._region(region)
         ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, model.dimension, model.metric, where)
         question = decide.Question(vector, model, threshold, ask, with_score)
         return decide.verify(self._core, self._session, raw, question)
@@ -334,7 +343,7 @@ class Vault:
         ``progress`` is called with per cent of the opening.
         """
         vector, model = self._probe(probe, model)
-        key = (model, region or self.region)
+        key = (model, self._region(region))
         threshold = self._threshold(model, threshold, search=True)
         with self._opening:
             gallery = self._galleries.get(key)
@@ -354,8 +363,14 @@ class Vault:
         ``region`` is the vault's own or one of ``settings.regions``. ``progress`` is called with per cent.
         """
         model = model or self.extractor.model
-        region = region or self.region
-        return Gallery(self._core, self._session, Scope.IDENTIFY, model, region, progress)
+        return Gallery(self._core, self._session, Scope.IDENTIFY, model, self._region(region), progress)
+
+    def _region(self, region: str | None) -> str:
+        if region is None:
+            return self.region
+        with callers():
+            check_regions((region,))
+        return region
 
     def _probe(self, probe: ImageInput | Embedding, model: Model | None) -> tuple[Embedding, Model]:
         if isinstance(probe, np.ndarray | list | tuple):

@@ -105,7 +105,7 @@ def _ended(error: BaseException, *, as_json: bool) -> int:
 def _described(error: BaseException) -> tuple[str, str, str, int]:
     """(code, message, next step, exit status); no text of an exception that is not meant for people."""
     if isinstance(error, FacekeepError):
-        return error.code, str(error), error.next, error.exit_code
+        return error.code, str(error), error.next.command, error.exit_code
     if isinstance(error, click.ClickException):
         message = " ".join(error.format_message().split()).removesuffix(".")
         return "command_line", message[:1].lower() + message[1:], f"see '{NAME} --help'", COMMAND_LINE

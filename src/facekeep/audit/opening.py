@@ -85,5 +85,7 @@ def step(key: str) -> Iterator[None]:
     except IntegrityError as error:
         found = _ENTRY.match(str(error))
         index = int(found[1]) if found else None
-        further = None if error.next == error.default_next else error.next  # the default is the operator's
-        raise RuleBroken(key, index, str(error)[found.end() if found else 0 :], next=further) from error
+        own = error.next.command != error.default_next  # the default is the operator's
+        raise RuleBroken(
+            key, index, str(error)[found.end() if found else 0 :], next=error.next if own else None
+        ) from error

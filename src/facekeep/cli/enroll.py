@@ -144,7 +144,7 @@ def _tell(tally: Tally, unit: str) -> None:
         output.say(f"{_where(failure, unit)}: a photograph was left out: {_why(failure)}")
     for failure in tally.failures:
         output.say(f"{_where(failure, unit)}: {_why(failure)}")
-        output.hint(f"next: {failure.error.next}")
+        output.hint(f"next: {failure.error.next.command}")
     output.data("enrolled", tally.enrolled)
     output.data("skipped", tally.skipped)
     output.data("failed", len(tally.failures))

@@ -71,7 +71,7 @@ def describe(error: BaseException) -> Problem:
 
 
 def _ours(error: FacekeepError) -> Problem:
-    step, decision = error.next, None
+    step, decision = error.next.command, None
     if isinstance(error, Denied):
         decision = error.decision
         step = step.replace("--decision ID", f"--decision {decision}") if decision else step

@@ -11,8 +11,8 @@ import click
 
 from facekeep.cli.times import moment_ms
 from facekeep.consent.consent import Consent, Notice
-from facekeep.errors import ConsentError, FormatError
-from facekeep.formats.terms import Scope
+from facekeep.errors import ConsentError
+from facekeep.formats.terms import Scope, scopes_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +45,7 @@ class Statement:
                 "consent needs the notice the person was shown", next="name its file with --notice FILE"
             )
         return Consent(
-            scopes=read_scopes(self.scopes),
+            scopes=scopes_of(self.scopes),
             notice=notice_of(Path(self.notice), self.language),
             expires_at_ms=moment_ms(self.expires, now_ms, "the expiry"),
             purpose=self.purpose,
@@ -55,14 +55,6 @@ class Statement:
             expressed_by=self.expressed_by,
             expressed_at_ms=_optional(self.expressed_at, now_ms, "the time of consent"),
         )
-
-
-def read_scopes(words: tuple[str, ...]) -> tuple[Scope, ...]:
-    """Scopes of their words; raises ConsentError."""
-    try:
-        return tuple(Scope.from_word(word) for word in words)
-    except FormatError as error:
-        raise ConsentError(str(error)) from None
 
 
 def _optional(text: str | None, now_ms: int, what: str) -> int | None:

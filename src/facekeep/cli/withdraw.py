@@ -7,7 +7,7 @@ import click
 from facekeep.cli.answers import tell_erasure
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.terms import read_scopes, scope_option
+from facekeep.cli.terms import scope_option
 
 
 @click.command("withdraw", short_help="Destroy the keys of a person's scopes.")
@@ -21,5 +21,5 @@ def command(state: State, subject: str, scopes: tuple[str, ...]) -> None:
     With the last scope the person is gone from the vault, though a backup may still hold their pseudonym.
     """
     with open_vault(state, to_erase=True) as vault:
-        erasure = vault.withdraw(subject, read_scopes(scopes))
+        erasure = vault.withdraw(subject, scopes)
     tell_erasure(erasure, "withdrawn", as_json=state.json)

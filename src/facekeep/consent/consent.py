@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from facekeep.arguments import checks_arguments
 from facekeep.clock import MS_PER_DAY
 from facekeep.crypto import primitives as p
 from facekeep.errors import ConsentError, FormatError
@@ -33,8 +34,9 @@ class Notice:
     language: str
 
     @staticmethod
-    def from_file(path: Path, language: str = "en") -> Notice:
+    def from_file(path: str | Path, language: str = "en") -> Notice:
         """Hash a notice file; raises ConsentError when it cannot be read, is empty or too large."""
+        path = Path(path)
         try:
             size = path.stat().st_size
             if not path.is_file() or not 0 < size <= LIMITS.notice_bytes:
@@ -44,6 +46,7 @@ class Notice:
             raise ConsentError(f"the notice {path.name!r} cannot be read: {error.strerror}") from error
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Consent:
     """One act of consent, for one or more scopes, with a mandatory end.

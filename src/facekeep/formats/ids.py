@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from facekeep.errors import FormatError, UsageError
+from facekeep.errors import FormatError, UsageError, WrongType
 from facekeep.limits import LIMITS
 
 FANOUT: Final = 120
@@ -58,6 +58,8 @@ def check_model_id(text: str) -> str:
 
 def check_subject_id(subject: str) -> bytes:
     """UTF-8 bytes of an acceptable subject id; raises UsageError, which never repeats the id."""
+    if not isinstance(subject, str):
+        raise WrongType(f"a subject id is text, not {type(subject).__name__}")
     if not subject:
         raise UsageError("the subject id is empty")
     if subject.isascii() and subject.isprintable() and " " not in (subject[0], subject[-1]):
@@ -71,6 +73,8 @@ def check_subject_id(subject: str) -> bytes:
 
 def check_subject_ids(subjects: Sequence[str]) -> list[bytes]:
     """``check_subject_id`` of many; plain ones are looked at all at once."""
+    if not all(isinstance(each, str) for each in subjects):
+        raise WrongType("a subject id is text")
     whole = "".join(subjects)
     plain = whole.isascii() and whole.isprintable() and " " not in whole and all(subjects)
     if plain and max(map(len, subjects), default=0) <= LIMITS.subject_id_bytes:

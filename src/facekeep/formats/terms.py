@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from facekeep.errors import FormatError
+from facekeep.errors import FormatError, ScopeUnknown
 from facekeep.limits import LIMITS
 
 TERMS_LEN: Final = 88
@@ -76,11 +77,16 @@ class Scope(IntEnum):
 
     @staticmethod
     def from_word(word: str) -> Scope:
-        """Scope of its word; raises FormatError."""
+        """Scope of its word; raises ScopeUnknown."""
         try:
             return Scope[word.upper()] if word.islower() else Scope(-1)
         except (KeyError, ValueError):
-            raise FormatError("a scope is not one of verify, identify, evaluate, train, share") from None
+            raise ScopeUnknown("a scope is not one of verify, identify, evaluate, train, share") from None
+
+
+def scopes_of(given: Iterable[Scope | str]) -> tuple[Scope, ...]:
+    """Scopes, of which some may be given by their words; raises ScopeUnknown."""
+    return tuple(each if isinstance(each, Scope) else Scope.from_word(each) for each in given)
 
 
 @dataclass(frozen=True, slots=True)

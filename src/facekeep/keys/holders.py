@@ -126,7 +126,7 @@ class Asked:
             if _gives(provider)
         ]
         names = " and ".join(_named(provider) for provider, _ in away)
-        steps = "; ".join(dict.fromkeys(error.next for _, error in away))
+        steps = "; ".join(dict.fromkeys(error.next.command for _, error in away))
         return RootError(
             f"{head}: {', '.join(said)}", next=f"bring {names} back ({steps}), then: facekeep keys resume"
         )

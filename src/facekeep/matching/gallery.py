@@ -19,6 +19,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.gate import admit, decision_id, denying, is_logged
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.arguments import checks_arguments
 from facekeep.auditlog.brake import SEARCH, Asked
 from facekeep.auditlog.group import ControlMoved
 from facekeep.errors import (
@@ -52,6 +53,7 @@ class _Hit(NamedTuple):
     distance: float
 
 
+@checks_arguments
 class Gallery:
     """Opened reference templates of one scope and model, for one principal. A context manager."""
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from facekeep.arguments import checks_arguments
 from facekeep.crypto.memory import Scratch
 from facekeep.errors import UsageError
 from facekeep.formats.ids import check_model_id
@@ -36,6 +37,7 @@ def check_shape(model_id: str, dimension: int | None, metric: str) -> None:
         )
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Model:
     """What made an embedding: ``dimension`` components, compared by ``metric``.

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Final, Self, cast
 
+from facekeep.arguments import checks_arguments
 from facekeep.errors import UsageError
 from facekeep.formats.canonical import JsonValue
 from facekeep.formats.matching import Limits, Matching
@@ -21,6 +22,7 @@ from facekeep.matching.oneperson import RowLimits
 _MOST: Final = 1e9  # log entries hold the millionfold, below 2**53
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """A distance up to which two embeddings count as one person's, and what that costs.

@@ -126,7 +126,9 @@ def _tree(keys: KeysStore, settings: Settings, readers: Sequence[RootProvider]) 
         return open_tree(keys, settings.vault_id, held(readers))[0]
     except (RootError, StoreError) as error:
         way = f"with the recovery key: {LOST_BOTH}" if settings.recovery else "there is no way without one"
-        raise type(error)(str(error), next=f"{error.next}; where every holder is lost, {way}") from error
+        raise type(error)(
+            str(error), next=f"{error.next.command}; where every holder is lost, {way}"
+        ) from error
 
 
 def members_of(remains: Remains) -> Iterator[Member]:

@@ -14,16 +14,17 @@ from typing import Any
 from facekeep.access.core import LOG_KEY_SLOT, Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.arguments import callers, checks_arguments
 from facekeep.auditlog import export as exporting
 from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.export import Exported
 from facekeep.auditlog.signed import LogSigner
 from facekeep.auditlog.tree import LogTree, Snapshot
-from facekeep.errors import IntegrityError
+from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import slot_id
-from facekeep.formats.note import VerifierKey
+from facekeep.formats.note import Note, VerifierKey
 from facekeep.store import logdb
 
 Progress = Callable[[int, int], None]
@@ -69,6 +70,8 @@ def checkpoint(core: Core, session: Session, progress: Progress | None = None) -
 def consistency(core: Core, session: Session, old: bytes, progress: Progress | None = None) -> bytes:
     """Prove that the log continues an earlier checkpoint of it; raises IntegrityError if it does not."""
     session.require(Action.LOG)
+    with callers("give an earlier checkpoint of this log, as it was made"):
+        Note.parse(old)
     with signing(core) as checkpoints:
         snapshot = checkpoints.snapshot(progress)
         before = checkpoints.check_own(snapshot, old)
@@ -79,11 +82,14 @@ def consistency(core: Core, session: Session, old: bytes, progress: Progress | N
 def export(core: Core, session: Session, directory: Path, progress: Progress | None = None) -> Exported:
     """Write the log as static tiles, or what is new since the last time."""
     session.require(Action.LOG)
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory.name} is no directory", next="name a new or empty one, or an export")
     with signing(core) as checkpoints:
         checkpoints.snapshot(progress)
         return exporting.export(directory, checkpoints, time_ms=core.clock.now_ms(), progress=progress)
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which entries to show; None: any. Times in ms, ``until_ms`` exclusive.

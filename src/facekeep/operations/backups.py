@@ -98,6 +98,8 @@ def backup(core: Core, session: Session, target: Path, progress: Progress | None
     session.require(Action.BACKUP)
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target.name} already exists", next="choose another name; nothing was overwritten")
+    if not target.parent.is_dir():
+        raise UsageError(f"the directory of {target.name} does not exist", next="make it first")
     unfinished = target.with_name(temporary(target.name))
     with writing(core, session, Action.BACKUP) as view, translated(target.name):
         remove_leftovers(target)

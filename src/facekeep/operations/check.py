@@ -92,7 +92,7 @@ def _guarded(report: CheckReport, file: str, work: Callable[[], None]) -> None:
     try:
         work()
     except FacekeepError as error:
-        report.findings.append(Finding(file, str(error), error.next, type(error)))
+        report.findings.append(Finding(file, str(error), error.next.command, type(error)))
 
 
 def _check_keys(core: Core, view: View, report: CheckReport) -> None:
@@ -108,10 +108,10 @@ def _check_keys(core: Core, view: View, report: CheckReport) -> None:
         try:
             provider.candidates()
         except FacekeepError as error:
-            report.findings.append(Finding("root", str(error), error.next, type(error)))
+            report.findings.append(Finding("root", str(error), error.next.command, type(error)))
         report.notes.extend(f"root holder {provider.scheme}: {damage}" for damage in provider.damage)
     report.findings.extend(
-        Finding("root", str(problem), problem.next, type(problem))
+        Finding("root", str(problem), problem.next.command, type(problem))
         for problem in recovering.problems(core)
         if str(problem) not in {each.message for each in report.findings}
     )
@@ -214,7 +214,7 @@ def _check_rows(core: Core, view: View, report: CheckReport, say: Progress) -> N
         )
     if true.count:
         error = rolled_back("vault.db has grants", true.first)
-        report.findings.append(Finding("log.db", str(error), error.next))
+        report.findings.append(Finding("log.db", str(error), error.next.command))
     if dead:
         report.notes.append(f"{dead} rows of destroyed slots stand in vault.db; nothing opens them")
 

@@ -25,7 +25,7 @@ from facekeep.consent.consent import (
 from facekeep.crypto import primitives as p
 from facekeep.crypto.many import random_many
 from facekeep.crypto.memory import LockedBuffer
-from facekeep.errors import NotOnePerson, UsageError, WrongType
+from facekeep.errors import AlreadyEnrolled, NotOnePerson, UsageError, WrongType
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import SALT_LEN, check_subject_id, check_subject_ids
 from facekeep.formats.terms import Scope
@@ -156,6 +156,8 @@ def _another_model(model: Model) -> UsageError:
 def _asked(core: Core, view: View, enrolments: Sequence[Enrolment], now: int) -> list[_Asked]:
     if len({each.subject for each in enrolments}) != len(enrolments):
         raise UsageError("a subject stands twice in one enrolment")
+    if not all(isinstance(each.consent, Consent) for each in enrolments):
+        raise WrongType("consent takes a Consent")
     subjects = check_subject_ids([each.subject for each in enrolments])
     consents = {id(each.consent): each.consent for each in enrolments}
     settled = {key: consent.settled(now, core.settings.region) for key, consent in consents.items()}
@@ -283,7 +285,7 @@ def _known(
     taken = {grant.scope: grant for grant in grants if grant.scope in consent.scopes}
     if taken and existing is Existing.REFUSE:
         words = ", ".join(scope.word for scope in sorted(taken))
-        raise UsageError(
+        raise AlreadyEnrolled(
             f"the subject is already enrolled for {words}",
             next="use --existing replace or add, or 'facekeep renew' for new terms",
         )

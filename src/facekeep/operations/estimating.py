@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.errors import FacekeepError
+from facekeep.errors import FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.operations.rows import living
 from facekeep.store.sqlite import translated
@@ -76,6 +76,8 @@ def whole(seconds: float) -> int:
 def extent(core: Core, session: Session, what: str) -> Extent:
     """Count what a rotation of the root, the tree or the signing keys would write, and time a sample."""
     session.require(Action.KEYS)
+    if what not in {"root", "tree", "signing"}:
+        raise UsageError("an extent is that of root, tree or signing")
     copies = len(core.settings.copies)
     if what == "signing":
         size = core.log.head().size

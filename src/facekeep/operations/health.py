@@ -65,7 +65,7 @@ def _state(view: View, provider: RootProvider, uri: str, role: str) -> HolderSta
     try:
         marks = {each.fingerprint for each in provider.candidates()}
     except FacekeepError as error:
-        state, trouble, step = "away", (str(error),), error.next
+        state, trouble, step = "away", (str(error),), error.next.command
     else:
         state = "current" if view.tree.fingerprint in marks else "stale"
         trouble = provider.damage

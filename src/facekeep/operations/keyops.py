@@ -9,6 +9,7 @@ from typing import TypeAlias
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.arguments import checks_arguments
 from facekeep.formats.note import VerifierKey
 from facekeep.operations import estimating, rotation
 from facekeep.operations import move as moving
@@ -28,6 +29,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 Opened: TypeAlias = Callable[[], tuple[Core, Session]]
 
 
+@checks_arguments
 class Keys:
     """Rotation and custody of the root, for operators; every method says in the log why and by whom.
 

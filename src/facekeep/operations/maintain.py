@@ -116,13 +116,13 @@ class Maintenance:
         stopped: FacekeepError | None = None
         for name, act in _STEPS.items():
             if stopped is not None:
-                yield Step(name, "failed", "not tried", stopped.next, stopped)
+                yield Step(name, "failed", "not tried", stopped.next.command, stopped)
                 continue
             try:
                 step = act(self, name)
             except FacekeepError as error:
                 stopped = error if isinstance(error, _FOR_ALL) else None
-                step = Step(name, "failed", str(error), error.next, error)
+                step = Step(name, "failed", str(error), error.next.command, error)
             reached(f"maintain.{name}")
             yield step
 

@@ -16,6 +16,7 @@ from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.answers import Ambiguous
+from facekeep.arguments import checks_arguments
 from facekeep.errors import FacekeepError, FormatError, UsageError, VaultExists
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject, JsonValue
@@ -36,6 +37,7 @@ from facekeep.operations.writing import writing
 from facekeep.store import settingsfile
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Holders:
     """Who is to hold the root from now on, as URIs; None: as it is. ``lost`` are gone and are not asked."""

@@ -27,6 +27,7 @@ from facekeep.errors import (
     FacekeepError,
     FormatError,
     IntegrityError,
+    NextStep,
     RootError,
     UsageError,
     VaultExists,
@@ -270,7 +271,7 @@ def open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepError
         return _open_to_erase(path, clock, secrets, why)
     except FacekeepError as error:
         error.args = (f"{error}; nothing was denied, and what has the vault open may go on",)
-        error.next = f"stop every process that has the vault open, then {error.next}"
+        error.next = NextStep(f"stop every process that has the vault open, then {error.next.command}")
         raise
 
 

@@ -103,7 +103,7 @@ def _of_holders(seen: _Seen) -> Iterator[tuple[str, str]]:
             yield f"root holder {each.scheme}: {trouble}", each.next
         if each.role == "recovery":
             for problem in recovering.problems(seen.core):
-                yield f"recovery key: {problem}", problem.next
+                yield f"recovery key: {problem}", problem.next.command
 
 
 def _of_copies(seen: _Seen) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 from facekeep.access.core import Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.arguments import checks_arguments
 from facekeep.audit.bundle import DOMAIN, verify
 from facekeep.audit.proven import Proven
 from facekeep.auditlog.tree import Snapshot
@@ -37,6 +38,7 @@ _OFTEN = 1_000  # entries between two looks at the clock
 _ASK = "name the erasure's log entry, the subject tag, or the file of the person's receipt"
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Said:
     """What the operator says in a proof; None becomes "not stated"."""

@@ -9,7 +9,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.consent.consent import Consent, Holding, build_record
-from facekeep.errors import ConsentError, SubjectUnknown, UsageError
+from facekeep.errors import AlreadyEnrolled, ConsentError, SubjectUnknown, UsageError
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.terms import Scope
 from facekeep.operations.granting import NewGrant
@@ -30,7 +30,7 @@ def grant(core: Core, session: Session, subject: str, consent: Consent) -> Recei
     def sources(grants: list[LivingGrant], whole: Consent, now: int) -> dict[Scope, LivingGrant]:
         have = {each.scope for each in grants} & set(whole.scopes)
         if have:
-            raise UsageError(
+            raise AlreadyEnrolled(
                 f"the subject already has a grant for {', '.join(scope.word for scope in sorted(have))}",
                 next="use 'facekeep renew' for new terms",
             )

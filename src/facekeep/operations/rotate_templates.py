@@ -19,6 +19,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.answers import Ambiguous
+from facekeep.arguments import callers, checks_arguments
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.primitives import SUITE
 from facekeep.errors import UsageError
@@ -41,6 +42,7 @@ _WORK_OF_A_RECORD: Final = 3.0  # re-sealing a grant costs about as much as open
 _OTHER_SWAPS: Final = 2  # fresh branches at the beginning, idle ones dropped at the end
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which grants are re-sealed: all, or those of a model, of a suite, or made before a root's epoch."""
@@ -245,7 +247,8 @@ def _announcement(core: Core, session: Session, why: Why, selection: Selection) 
     if selection.suite not in (None, SUITE):
         raise UsageError(f"no template is sealed under suite {selection.suite}; all are under suite {SUITE}")
     if selection.model is not None:
-        check_model_id(selection.model)
+        with callers():
+            check_model_id(selection.model)
     return entries.rotation(
         "templates",
         why.value,

@@ -76,7 +76,7 @@ class ScrubReport(Ambiguous):
         try:
             yield
         except FacekeepError as error:
-            self.left.append(Finding(file, str(error), error.next, type(error)))
+            self.left.append(Finding(file, str(error), error.next.command, type(error)))
 
 
 def scrub(core: Core, session: Session, say: Say | None = None) -> ScrubReport:

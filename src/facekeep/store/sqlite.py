@@ -41,12 +41,17 @@ _ASIDE: Final = "stop the vault, move {0}, {0}-wal and {0}-shm aside, then "
 _LIVE_COPY: Final = "stop the vault, then put it right from its live copy: facekeep check --scrub"
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 _ALLOW: Final = "give the vault's user the right to read and write {0}, {0}-wal and {0}-shm"
+_BACKUP: Final = "name a file that 'facekeep backup' wrote, and that is whole; the vault is as it was"
 #: file of a vault -> what to do when it is damaged
 MEND: Final = {
     "vault.db": (_ASIDE + "run 'facekeep restore BACKUP'").format("vault.db"),
     "keys.db": _LIVE_COPY,
     "log.db": _LIVE_COPY,
 }
+
+
+def _mend(name: str) -> str | None:
+    return _BACKUP if name.startswith("the backup ") else MEND.get(name)
 
 
 class translated:  # noqa: N801 - reads as a word of the with statement; a class, for the hot path
@@ -69,11 +74,11 @@ class translated:  # noqa: N801 - reads as a word of the with statement; a class
             return
         what = self._what
         if isinstance(error, UnicodeDecodeError):  # a text, or SQLite's own message about one, is no UTF-8
-            raise IntegrityError(f"{what} is damaged: it has text that is no UTF-8", next=MEND.get(what))
+            raise IntegrityError(f"{what} is damaged: it has text that is no UTF-8", next=_mend(what))
         if isinstance(error, sqlite3.OperationalError):
             raise StoreError(f"{what}: {_reason(error)}") from error
         if isinstance(error, sqlite3.DatabaseError):
-            raise IntegrityError(f"{what} is damaged: {_reason(error)}", next=MEND.get(what)) from error
+            raise IntegrityError(f"{what} is damaged: {_reason(error)}", next=_mend(what)) from error
         raise StoreError(f"{what}: {error.strerror or error}") from error
 
 
@@ -124,13 +129,11 @@ class Database:
         self._sidecars: tuple[Identity | None, ...] = ()
         with translated(self.name):
             if not path.exists():
-                raise IntegrityError(
-                    f"{self.name} is missing at {path.parent.name}/", next=MEND.get(self.name)
-                )
+                raise IntegrityError(f"{self.name} is missing at {path.parent.name}/", next=_mend(self.name))
             status = path.stat()
             self._identity = (status.st_dev, status.st_ino)
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
-                raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
+                raise IntegrityError(f"{self.name} is not a facekeep file", next=_mend(self.name))
             self.connection()
             self.check_identity()
             if use == "write":
@@ -311,7 +314,7 @@ class Database:
     def _admit(self, connection: Connection) -> None:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         if application != APPLICATION_ID:
-            raise IntegrityError(f"{self.name} is not a facekeep file", next=MEND.get(self.name))
+            raise IntegrityError(f"{self.name} is not a facekeep file", next=_mend(self.name))
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != len(self._migrations):
             raise IntegrityError(
@@ -322,19 +325,19 @@ class Database:
         connection.cookie = connection.execute("PRAGMA schema_version").fetchone()[0]
         authorize(connection)
         if self._use != "keep" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            raise IntegrityError(f"{self.name} is not in WAL mode", next=MEND.get(self.name))
+            raise IntegrityError(f"{self.name} is not in WAL mode", next=_mend(self.name))
         if self._use != "look":
             self._check_owner(connection)
 
     def _strange(self) -> IntegrityError:
         return IntegrityError(
-            f"{self.name} has tables, triggers or views that are not facekeep's", next=MEND.get(self.name)
+            f"{self.name} has tables, triggers or views that are not facekeep's", next=_mend(self.name)
         )
 
     def _check_owner(self, connection: sqlite3.Connection) -> None:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("file") != self.kind:
-            raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=MEND.get(self.name))
+            raise IntegrityError(f"{self.name} is a facekeep file of another kind", next=_mend(self.name))
         if meta.get("vault") != self.vault_id:
             raise ForeignFile(f"{self.name} belongs to another vault")
 

@@ -1,0 +1,129 @@
+"""What a public call is given, held to the types that its signature names."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import itertools
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from enum import Enum
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from facekeep.errors import FormatError, UsageError, WrongType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+_ONE: Final = (str, bytes, bytearray, Path, Enum)  # never a list, though some can be walked through
+_NUMBERS: Final[dict[object, type]] = {int: numbers.Integral, float: numbers.Real}
+_WORDS: Final[dict[object, str]] = {
+    str: "text", bool: "True or False", int: "a whole number", float: "a number", Path: "a path",
+    types.NoneType: "None",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def callers(next: str | None = None) -> Iterator[None]:  # noqa: A002 - as in errors
+    """Have what does not follow a format be the caller's mistake: UsageError in place of FormatError."""
+    try:
+        yield
+    except FormatError as error:
+        raise UsageError(str(error), next=next) from None
+
+
+def checks_arguments(surface: C) -> C:
+    """Have the public methods of a class, and how a data class is made, refuse what is of another type."""
+    makes = "__init__" if hasattr(surface, "__dataclass_fields__") else ""
+    for name, member in list(vars(surface).items()):
+        if name != makes and name.startswith("_"):
+            continue
+        if isinstance(member, classmethod):
+            setattr(surface, name, classmethod(checked(member.__func__)))
+        elif inspect.isfunction(member):
+            setattr(surface, name, checked(member))
+    return surface
+
+
+def checked(method: Callable[P, R]) -> Callable[P, R]:
+    """Have a method raise WrongType, with nothing done, for an argument of another type than it names."""
+    signature = inspect.signature(method)
+    hints = functools.cache(functools.partial(typing.get_type_hints, method, localns={"JsonValue": object}))
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return method(*args, **kwargs)  # which says so itself
+        for name, value in given.items():
+            several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for each in value if several else (value,):
+                check(name, each, hints().get(name, object))
+        return method(*args, **kwargs)
+
+    return call
+
+
+def check(name: str, value: object, hint: object) -> None:
+    """Raise WrongType unless ``value``, which callers call ``name``, is of a type."""
+    if fits(value, hint):
+        return
+    kind, lists = type(value).__name__, any(map(_is_list, _each(hint)))
+    if lists and isinstance(value, _ONE):
+        raise WrongType(f"{name} takes a list, not one {kind}", next=f"put it in brackets: {name}=[...]")
+    if lists and isinstance(value, Iterable):
+        kind = f"{kind} of {', '.join(sorted({type(each).__name__ for each in value}))}"
+    raise WrongType(f"{name} takes {_word(hint)}, not {kind}")
+
+
+def fits(value: object, hint: object) -> bool:
+    """Whether a value is of a type. True for types that only the call itself can judge."""
+    kinds = _each(hint)
+    return any(_fits(value, kind) for kind in kinds) if len(kinds) > 1 else _fits(value, hint)
+
+
+def _fits(value: object, hint: object) -> bool:
+    kind = typing.get_origin(hint) or hint
+    if kind is Callable:
+        return callable(value)
+    if not isinstance(kind, type) or kind.__module__ == "numpy" or getattr(kind, "_is_protocol", False):
+        return True
+    if _is_list(hint):
+        return _fits_all(value, typing.get_args(hint))
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool | Enum)
+    return isinstance(value, kind)
+
+
+def _fits_all(values: object, kinds: tuple[object, ...]) -> bool:
+    if isinstance(values, (*_ONE, Mapping)) or not isinstance(values, Iterable):
+        return False
+    if not isinstance(values, Sized):
+        return True
+    first = kinds[0]
+    if type(first) is type and first not in _NUMBERS:
+        return all(map(isinstance, values, itertools.repeat(first)))  # there may be a million
+    return all(fits(each, first) for each in values)
+
+
+def _each(hint: object) -> tuple[object, ...]:
+    """Members of a union, or the type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_list(hint: object) -> bool:
+    kind = typing.get_origin(hint)
+    return isinstance(kind, type) and issubclass(kind, Iterable) and kind.__module__ != "numpy"
+
+
+def _word(hint: object) -> str:
+    if len(_each(hint)) > 1:
+        return " or ".join(map(_word, _each(hint)))
+    if _is_list(hint):
+        return f"a list, each {_word(typing.get_args(hint)[0])}"
+    return _WORDS.get(hint, getattr(hint, "__name__", "something else"))
