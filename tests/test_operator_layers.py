@@ -16,7 +16,7 @@ import pytest
 import aws_help
 import keyring_help
 from cli_help import Cli
-from facekeep.cli.tokens import find_token
+from facekeep.access.tokens import find_token
 from facekeep.errors import ErasurePending, RootError
 from facekeep.keys.aws_kms_layer import ATTEMPTS, _context
 from facekeep.keys.layered import LayeredHolder

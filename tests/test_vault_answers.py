@@ -18,7 +18,7 @@ from vaultlab import MODEL, THRESHOLD, Lab, face
 ANSWERS = {"CheckReport", "Identification", "Verification"}  # their own: ok, somebody, a match
 AMBIGUOUS = {  # raises WrongType: they say several things
     "BackupCheck", "GrantInfo", "HolderState", "Listed", "Maintained", "Moved", "Planned", "Probed", "Report",
-    "Resealed", "Restarted", "RestoreReport", "ScrubReport", "SettingsChange", "Step",
+    "MaintenanceStep", "Resealed", "Restarted", "RestoreReport", "ScrubReport", "SettingsChange", "Step",
 }  # fmt: skip
 THINGS = {  # true: they are what was made, asked for or found, and an error was raised where there is none
     "BackupReport", "Candidate", "Checkpoint", "Consent", "Enrolment", "Erasure", "Estimate", "Exported",

@@ -1,4 +1,4 @@
-"""What a public call is given, held to the types that its signature names."""
+"""What every public call has: arguments held to the types that its signature names, a line in the log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import logging
 import numbers
 import types
 import typing
@@ -14,8 +15,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from facekeep.errors import FormatError, UsageError, WrongType
+from facekeep.errors import Denied, FacekeepError, FormatError, UsageError, WrongType
 
+#: What an operator should hear of: no subject id, no template, no key.
+LOG: Final = logging.getLogger("facekeep")
+LOG.addHandler(logging.NullHandler())  # an application says where it goes
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
@@ -64,9 +68,27 @@ def checked(method: Callable[P, R]) -> Callable[P, R]:
             several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             for each in value if several else (value,):
                 check(name, each, hints().get(name, object))
-        return method(*args, **kwargs)
+        with told(method.__qualname__):
+            return method(*args, **kwargs)
 
     return call
+
+
+@contextlib.contextmanager
+def told(call: str) -> Iterator[None]:
+    """Log an error that leaves a public call, once. A caller's mistake may name people: its code alone."""
+    try:
+        yield
+    except FacekeepError as error:
+        if not error.logged:
+            error.logged = True
+            if isinstance(error, Denied):
+                LOG.info("%s: denied, decision %s", call, error.decision)
+            elif isinstance(error, UsageError):
+                LOG.debug("%s: %s", call, error.code)
+            else:
+                LOG.warning("%s: %s (%s)", call, error, error.code)
+        raise
 
 
 def check(name: str, value: object, hint: object) -> None:

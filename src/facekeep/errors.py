@@ -106,6 +106,7 @@ class FacekeepError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 9
     default_next: ClassVar[str] = "run 'facekeep check' and read its report"
+    logged: bool = False  # by the call that it left
 
     def __init__(self, message: str, *, next: str | None = None) -> None:  # noqa: A002 - the contract's name
         """Keep the message and the next step (``default_next`` where none is given)."""

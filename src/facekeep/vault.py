@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,8 +26,9 @@ from facekeep.access.core import Core
 from facekeep.access.gate import Ask
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
+from facekeep.access.tokens import find_token
 from facekeep.answers import Listing
-from facekeep.arguments import callers, checks_arguments
+from facekeep.arguments import LOG, callers, checks_arguments
 from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
@@ -87,6 +89,7 @@ from facekeep.operations.scrub import ScrubReport
 from facekeep.operations.settings import SettingsChange
 from facekeep.operations.status import SubjectInfo
 from facekeep.operations.transfer import RestoreReport
+from facekeep.store import settingsfile
 
 __all__ = [
     "Candidate", "Consent", "Enrolment", "Erasure", "Existing", "Filter", "Gallery", "Holders",
@@ -97,6 +100,15 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 Embedding = npt.NDArray[np.float32]
+
+
+def _token(path: Path, given: str | None) -> str:
+    return find_token(None, settingsfile.read(path).vault_id.hex()) if given is None else given
+
+
+def _logged(erasure: Erasure) -> Erasure:
+    LOG.info("erased %d grants of %d people: log entry %d", erasure.slots, erasure.subjects, erasure.erasure)
+    return erasure
 
 
 @checks_arguments
@@ -151,7 +163,7 @@ class Vault:
         cls,
         path: str | Path,
         *,
-        token: str,
+        token: str | None = None,
         extractor: Extractor | str | None = None,
         clock: Clock | None = None,
         secrets: Secrets | None = None,
@@ -160,25 +172,33 @@ class Vault:
     ) -> Self:
         """Open a vault as the principal of ``token``; finishes what a dead process left open.
 
+        Without one it is found as the command finds it: FACEKEEP_TOKEN, the file that FACEKEEP_TOKEN_FILE
+        names, or the one that ``facekeep init`` wrote.
+
         Raises VaultNotFound, RootError, IntegrityError, NotAllowed. A missing vault.db is refused, unless
         ``lost_data`` says that it is lost: then an empty one is made, for ``restore``.
         With ``to_erase`` a vault that does not open is opened as far as it goes: ``shred``, ``withdraw`` and
         ``revoke_principal`` deny what they are asked for to everybody, and raise ErasurePending.
         """
-        clock, secrets = clock or SystemClock(), secrets or Secrets()
+        clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        token = _token(path, token)
         if lost_data:
-            lost.make_data(Path(path), token, clock, secrets)
+            lost.make_data(path, token, clock, secrets)
         try:
-            core = opening.open_core(Path(path), clock, secrets)
+            core = opening.open_core(path, clock, secrets)
         except FacekeepError as error:
             if not to_erase:
                 raise
-            core = opening.open_to_erase(Path(path), clock, secrets, error)
+            core = opening.open_to_erase(path, clock, secrets, error)
         try:
-            return cls(core, Session(core, token), extractor)
+            vault = cls(core, Session(core, token), extractor)
         except BaseException:
             core.close()
             raise
+        LOG.info("vault %s opened by principal %s", vault.vault_id, vault._session.by)
+        if core.finished:
+            LOG.info("finished what was pending: log entries %s", [each.first for each in core.finished])
+        return vault
 
     def close(self) -> None:
         """Zero and close every gallery and file."""
@@ -290,14 +310,14 @@ class Vault:
 
         Raises ScopeUnknown for a word that is no scope, SubjectUnknown, ErasurePending, NotAllowed.
         """
-        return erase.withdraw(self._core, self._session, subject, scopes_of(scopes))
+        return _logged(erase.withdraw(self._core, self._session, subject, scopes_of(scopes)))
 
     def shred(self, *subjects: str, progress: Progress | None = None, openings: bool = False) -> Erasure:
         """Destroy every key of these subjects in one batch, in every copy and backup.
 
         With ``openings`` the result has the openings of their tags, to be given to each of them alone.
         """
-        return erase.shred(self._core, self._session, subjects, progress, openings=openings)
+        return _logged(erase.shred(self._core, self._session, subjects, progress, openings=openings))
 
     # Matching
 
@@ -408,12 +428,18 @@ class Vault:
         return transfer.restore(self._core, self._session, found, progress, dry_run=dry_run)
 
     def subjects(
-        self, *, due_within_ms: int | None = None, progress: Progress | None = None
+        self,
+        *,
+        due_within: timedelta | None = None,
+        due_within_ms: int | None = None,
+        progress: Progress | None = None,
     ) -> Listing[SubjectInfo]:
         """Yield subjects and their grants, or those with a grant that ends within a time.
 
         ``progress`` is called with (grants read, grants in all).
         """
+        if due_within is not None:
+            due_within_ms = due_within // timedelta(milliseconds=1)
         found = status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
         return Listing(self._session.guarded(Action.SUBJECTS, found))
 
@@ -456,7 +482,7 @@ class Vault:
         cls,
         path: str | Path,
         *,
-        token: str,
+        token: str | None = None,
         clock: Clock | None = None,
         secrets: Secrets | None = None,
         progress: Callable[[str, int, int], None] | None = None,
@@ -466,6 +492,7 @@ class Vault:
         Takes a path, since the vault may not open. Raises IntegrityError where no copy will do; NotAllowed.
         """
         clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        token = _token(path, token)
         repairs = salvaging.salvage(path, token, clock, secrets)
         core = opening.open_core(path, clock, secrets, finish=False)
         try:
@@ -480,7 +507,7 @@ class Vault:
         cls,
         path: str | Path,
         *,
-        token: str,
+        token: str | None = None,
         checkpoint: bytes | None = None,
         backup: str | Path | None = None,
         recovery: RecoveryKey | None = None,
@@ -500,6 +527,7 @@ class Vault:
         RootError, NotAllowed: nothing is done then.
         """
         clock, secrets, path = clock or SystemClock(), secrets or Secrets(), Path(path)
+        token = _token(path, token)
         done = None
         if not (path / restarting.LOG_FILE).exists():
             source = None if backup is None else Path(backup)
@@ -573,6 +601,7 @@ class Vault:
             matching=limits,
         )
         if done.entry is not None:
+            LOG.info("settings changed: log entry %d", done.entry)
             self._reopen()
         return done
 

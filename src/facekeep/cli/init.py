@@ -11,10 +11,11 @@ from typing import Final
 
 import click
 
+from facekeep.access.tokens import default_file
 from facekeep.cli import output
 from facekeep.cli.opened import root_uri, secrets
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.tokens import default_file, reserved
+from facekeep.cli.tokens import reserved
 from facekeep.errors import UsageError
 from facekeep.operations import recovering
 from facekeep.operations.recovering import key_of

@@ -7,10 +7,10 @@ from typing import Final
 
 import click
 
+from facekeep.access.tokens import find_token
 from facekeep.cli import output
 from facekeep.cli.opened import secrets
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
 from facekeep.operations import recovering
 from facekeep.operations.rescue import rescue

@@ -8,7 +8,7 @@ from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.progress import Progress
-from facekeep.operations.maintain import Step
+from facekeep.operations.maintain import MaintenanceStep
 
 _WORDS = {"not_due": "not due", "off": "not set up"}
 
@@ -41,7 +41,7 @@ def command(state: State, dry_run: bool, yes: bool, checkpoints: str | None) -> 
     return done.exit_code
 
 
-def _tell(step: Step) -> None:
+def _tell(step: MaintenanceStep) -> None:
     code = "waiting" if step.error is None else step.error.code
     output.say(f"{step.name}: {step.message} ({code})")
     output.hint(f"next: {step.next}")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from facekeep.access.tokens import find_token
 from facekeep.cli import output
 from facekeep.cli.options import State
-from facekeep.cli.tokens import find_token
 from facekeep.clock import SystemClock
 from facekeep.formats.settings import Settings
 from facekeep.keys.secrets import Secrets

@@ -10,9 +10,10 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from facekeep.arguments import checks_arguments
 from facekeep.clock import MS_PER_DAY
@@ -22,6 +23,8 @@ from facekeep.formats.canonical import JsonObject, JsonValue, dumps, encode_text
 from facekeep.formats.terms import DIGEST_LEN, Scope, check_regions, pack_terms
 from facekeep.limits import LIMITS
 
+_MS: Final = timedelta(milliseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STATUS_GIVEN = "ConsentGiven"
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
 
@@ -51,19 +54,21 @@ class Notice:
 class Consent:
     """One act of consent, for one or more scopes, with a mandatory end.
 
-    Times in ms; ``regions`` where templates may be processed; ``expressed_by`` who consented
-    (``data-subject``, or a guardian's role). All of it stands only in the sealed record.
+    The end is ``expires``, a datetime with a time zone or a timedelta from the enrolment on, or else
+    ``expires_at_ms``. Times in ms; ``regions`` where templates may be processed; ``expressed_by`` who
+    consented (``data-subject``, or a guardian's role). All of it stands only in the sealed record.
     """
 
     scopes: tuple[Scope, ...]
     notice: Notice
-    expires_at_ms: int
+    expires_at_ms: int | None = None
     purpose: str = "face matching"
     controller: str = "not stated"
     regions: tuple[str, ...] | None = None
     not_before_ms: int | None = None
     expressed_by: str = "data-subject"
     expressed_at_ms: int | None = None
+    expires: datetime | timedelta | None = None
 
     def settled(self, now_ms: int, region: str) -> Consent:
         """Return it with defaults filled in and every field checked; raises ConsentError."""
@@ -71,16 +76,33 @@ class Consent:
             self,
             scopes=tuple(sorted(set(self.scopes))),
             regions=tuple(sorted(set(self.regions or (region,)))),
+            expires_at_ms=self._end_ms(now_ms),
+            expires=None,
             not_before_ms=now_ms if self.not_before_ms is None else self.not_before_ms,
             expressed_at_ms=now_ms if self.expressed_at_ms is None else self.expressed_at_ms,
         )
         _check(whole, now_ms)
         return whole
 
+    def _end_ms(self, now_ms: int) -> int | None:
+        if self.expires is None:
+            return self.expires_at_ms
+        if self.expires_at_ms is not None:
+            raise ConsentError("consent has two ends", next="leave out either expires or expires_at_ms")
+        if isinstance(self.expires, timedelta):
+            return now_ms + self.expires // _MS
+        if self.expires.utcoffset() is None:
+            raise ConsentError(
+                "the end of consent has no time zone", next="say which: datetime(2027, 5, 1, tzinfo=UTC)"
+            )
+        return (self.expires - _EPOCH) // _MS
+
 
 def _check(consent: Consent, now_ms: int) -> None:
     if not consent.scopes:
         raise ConsentError("consent names no scope")
+    if consent.expires_at_ms is None:
+        raise ConsentError("consent needs an end", next="say when it expires: expires=timedelta(days=365)")
     if consent.expires_at_ms <= now_ms:
         raise ConsentError("consent would expire in the past")
     if (
@@ -144,7 +166,7 @@ class RecordForm:
         packed = pack_terms(
             scope,
             consent.not_before_ms or 0,
-            consent.expires_at_ms,
+            consent.expires_at_ms or 0,
             consent.regions or (),
             holding.rows,
             holding.dimension,

@@ -40,7 +40,7 @@ _FOR_ALL: Final = (Busy, ClockError, SettingsChanged)  # what stops one step sto
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Ambiguous):
+class MaintenanceStep(Ambiguous):
     """What became of one step. ``state``: done, not_due, due, waiting, failed, off.
 
     ``due`` is what a dry run would do, and what only a person does; ``waiting`` is for a person's yes.
@@ -67,7 +67,7 @@ class Step(Ambiguous):
 class Maintained(Ambiguous):
     """Every step, in order."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[MaintenanceStep, ...]
     dry_run: bool
 
     @property
@@ -112,17 +112,17 @@ class Maintenance:
             session.require(action)
         return Maintained(tuple(self._steps()), self._dry_run)
 
-    def _steps(self) -> Iterator[Step]:
+    def _steps(self) -> Iterator[MaintenanceStep]:
         stopped: FacekeepError | None = None
         for name, act in _STEPS.items():
             if stopped is not None:
-                yield Step(name, "failed", "not tried", stopped.next.command, stopped)
+                yield MaintenanceStep(name, "failed", "not tried", stopped.next.command, stopped)
                 continue
             try:
                 step = act(self, name)
             except FacekeepError as error:
                 stopped = error if isinstance(error, _FOR_ALL) else None
-                step = Step(name, "failed", str(error), error.next.command, error)
+                step = MaintenanceStep(name, "failed", str(error), error.next.command, error)
             reached(f"maintain.{name}")
             yield step
 
@@ -134,30 +134,32 @@ class Maintenance:
 
     # The steps
 
-    def _pending(self, name: str) -> Step:
+    def _pending(self, name: str) -> MaintenanceStep:
         core, session = self._opened()
         before = len(core.view().head.operations)
         if self._dry_run:
-            return Step(
+            return MaintenanceStep(
                 name, "due" if before else "not_due", _many(before, "pending operation") * bool(before)
             )
         with writing(core, session, Action.MAINTAIN) as view:
             check_ready(core, view)  # whoever is away holds up the next erasure, too
-        return Step(name, "done" if before else "not_due", _many(before, "operation") * bool(before))
+        return MaintenanceStep(
+            name, "done" if before else "not_due", _many(before, "operation") * bool(before)
+        )
 
-    def _move(self, name: str) -> Step:
+    def _move(self, name: str) -> MaintenanceStep:
         core, session = self._opened()
         if all(each.op != "move" for each in core.view().head.rotations):
-            return Step(name, "not_due")
+            return MaintenanceStep(name, "not_due")
         if self._dry_run:
-            return Step(name, "due", "a move of the root was begun")
+            return MaintenanceStep(name, "due", "a move of the root was begun")
         with writing(core, session, Action.KEYS) as view:
             check_ready(core, view)
             moved = moving.finish(core, session)
         self._reopen()
-        return Step(name, "done", f"the root is held by {', '.join(moved.holders)}")
+        return MaintenanceStep(name, "done", f"the root is held by {', '.join(moved.holders)}")
 
-    def _expired(self, name: str) -> Step:
+    def _expired(self, name: str) -> MaintenanceStep:
         core, session = self._opened()
         if self._dry_run:
             found = expiring.plan(core, census(core, core.view()), confirmed=self._confirmed)
@@ -168,19 +170,19 @@ class Maintenance:
         if done.waiting.waits:
             waits = f"{_many(done.waiting.waits, 'grant')} wait: {done.waiting.why}"
             step = "check the clock and the list, then: facekeep maintain --yes"
-            return Step(name, "waiting", f"{many} destroyed; {waits}" if many else waits, step)
-        return Step(name, self._did(many), many)
+            return MaintenanceStep(name, "waiting", f"{many} destroyed; {waits}" if many else waits, step)
+        return MaintenanceStep(name, self._did(many), many)
 
     def _did(self, what: object) -> str:
         return ("due" if self._dry_run else "done") if what else "not_due"
 
-    def _tree(self, name: str) -> Step:
+    def _tree(self, name: str) -> MaintenanceStep:
         return self._rotation(name, ("tree",), rotation.rotate_tree)
 
-    def _root(self, name: str) -> Step:
+    def _root(self, name: str) -> MaintenanceStep:
         return self._rotation(name, ("root", "swap"), _rotate_root)
 
-    def _signing(self, name: str) -> Step:
+    def _signing(self, name: str) -> MaintenanceStep:
         return self._rotation(name, ("signing",), rotation.rotate_signing)
 
     def _rotation(
@@ -188,21 +190,21 @@ class Maintenance:
         name: str,
         whats: tuple[str, ...],
         rotate: Callable[[Core, Session, Why, Callable[[int, int], None] | None], object],
-    ) -> Step:
+    ) -> MaintenanceStep:
         core, session = self._opened()
         if not is_due(core, core.view(), *whats):
-            return Step(name, "not_due")
+            return MaintenanceStep(name, "not_due")
         if self._dry_run:
-            return Step(name, "due")
+            return MaintenanceStep(name, "due")
         with writing(core, session, Action.KEYS) as view:
             if not is_due(core, view, *whats):
-                return Step(name, "not_due")
+                return MaintenanceStep(name, "not_due")
             if name != "signing":
                 check_ready(core, view)
             rotate(core, session, Why.SCHEDULED, self._told(name))
-        return Step(name, "done", f"epoch {core.view().tree.epoch}" if name != "signing" else "")
+        return MaintenanceStep(name, "done", f"epoch {core.view().tree.epoch}" if name != "signing" else "")
 
-    def _rows(self, name: str) -> Step:
+    def _rows(self, name: str) -> MaintenanceStep:
         """Delete rows of destroyed grants, which nothing opens; nothing is logged, since nothing changes."""
         core, session = self._opened()
         dead = census(core, core.view()).dead_rows()
@@ -210,33 +212,35 @@ class Maintenance:
             with writing(core, session, Action.MAINTAIN) as view:
                 dead = census(core, view).dead_rows()
                 core.data.delete(dead.tolist())
-        return Step(name, self._did(len(dead)), _many(len(dead), "row") * bool(len(dead)))
+        return MaintenanceStep(name, self._did(len(dead)), _many(len(dead), "row") * bool(len(dead)))
 
-    def _checkpoint(self, name: str) -> Step:
+    def _checkpoint(self, name: str) -> MaintenanceStep:
         core, session = self._opened()
         named = core.settings.schedule.checkpoints
         directory = self._directory or (Path(named) if named else None)
         if directory is None:
-            return Step(name, "off", "no directory was named", "facekeep settings --schedule checkpoints=DIR")
+            return MaintenanceStep(
+                name, "off", "no directory was named", "facekeep settings --schedule checkpoints=DIR"
+            )
         if not checkpoint_is_due(core):
-            return Step(name, "not_due")
+            return MaintenanceStep(name, "not_due")
         if self._dry_run:
-            return Step(name, "due")
-        return Step(name, "done", publish(core, session, directory, self._told(name)))
+            return MaintenanceStep(name, "due")
+        return MaintenanceStep(name, "done", publish(core, session, directory, self._told(name)))
 
-    def _backup(self, name: str) -> Step:
+    def _backup(self, name: str) -> MaintenanceStep:
         core, _ = self._opened()
         return self._remind(name, periods(core, core.view()))
 
-    def _templates(self, name: str) -> Step:
+    def _templates(self, name: str) -> MaintenanceStep:
         core, _ = self._opened()
         return self._remind(name, of_grants(core, census(core, core.view())))
 
-    def _remind(self, name: str, dues: Sequence[Due]) -> Step:
+    def _remind(self, name: str, dues: Sequence[Due]) -> MaintenanceStep:
         due = next((each for each in dues if each.what == name), None)
         if due is None or not due.is_due(self._opened()[0].clock.now_ms()):
-            return Step(name, "not_due")
-        return Step(name, "due", "a person does this", due.next)
+            return MaintenanceStep(name, "not_due")
+        return MaintenanceStep(name, "due", "a person does this", due.next)
 
 
 def _rotate_root(core: Core, session: Session, why: Why, _: object) -> Rotated:
@@ -247,7 +251,7 @@ def _many(count: int, one: str) -> str:
     return f"{count} {one}{'' if count == 1 else 's'}"
 
 
-_STEPS: Final[dict[str, Callable[[Maintenance, str], Step]]] = {
+_STEPS: Final[dict[str, Callable[[Maintenance, str], MaintenanceStep]]] = {
     "pending": Maintenance._pending,  # noqa: SLF001 - the table of this very class
     "move": Maintenance._move,  # noqa: SLF001
     "expired": Maintenance._expired,  # noqa: SLF001
