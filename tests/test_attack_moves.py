@@ -69,7 +69,7 @@ def give_up(lab: Lab, name: str) -> None:
     try:
         lab.do(lambda vault: vault.keys.resume())
     except ErasurePending as error:
-        if "keys move --lost" not in error.next:
+        if "keys move --lost" not in error.next.command:
             raise
         lab.do(lambda vault: vault.keys.move(Holders(lost=[uri(lab, "root.key")])))
 
@@ -219,7 +219,7 @@ def test_the_log_is_lost_in_the_middle_of_a_move(lab: Lab, step: str) -> None:
     try:
         restart(lab)
     except ErasurePending as error:
-        if lab.root.exists() or "keys move --lost" not in error.next:
+        if lab.root.exists() or "keys move --lost" not in error.next.command:
             raise
         lab.do(lambda vault: vault.keys.move(Holders(lost=[uri(lab, "root.key")])))
         restart(lab)

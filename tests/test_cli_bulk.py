@@ -196,7 +196,7 @@ def test_photographs_of_a_manifest_lie_beside_it(cli: Cli, folder: Path) -> None
         ('{"subject": "a", "embedding": "ada.npy", "expires": "2020-01-01"}', "consent"),
         ('{"subject": "a", "embedding": "ada.npy", "expires": 5}', "usage"),
         ('{"subject": "a", "embedding": "ada.npy", "scopes": "verify"}', "usage"),
-        ('{"subject": "a", "embedding": "ada.npy", "scopes": ["look"]}', "consent"),
+        ('{"subject": "a", "embedding": "ada.npy", "scopes": ["look"]}', "scope_unknown"),
         ('{"subject": "a", "embedding": "ada.npy", "notice": "nothing.txt"}', "consent"),
         ('{"subject": "s0", "embedding": "ada.npy"}', "usage"),
         ("[" * 100_000, "usage"),
@@ -218,7 +218,7 @@ def test_whoever_is_refused_by_the_vault_is_found_in_a_batch(cli: Cli) -> None:
     ran = manifest(cli, "--existing", "refuse")
     assert ran.code == 3
     assert ran.json["enrolled"] == 2
-    assert ran.json["failures"] == [{"item": 2, "code": "usage"}]
+    assert ran.json["failures"] == [{"item": 2, "code": "already_enrolled"}]
 
 
 def test_batches_are_durable_when_the_disk_fails(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

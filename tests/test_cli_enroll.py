@@ -71,7 +71,7 @@ def test_somebody_who_is_enrolled_already(cli: Cli, existing: str, images: int) 
     cli.ok("settings", "--threshold", "threshold.json")
     cli.enroll("ada", "ada")
     words = ("enroll", "ada", *embedding("ada-again"), "--scope", "verify", *CONSENT)
-    cli.fails("usage", 10, *words)
+    cli.fails("already_enrolled", 16, *words)
     receipt = cli.ok(*words, "--existing", existing)
     assert receipt["skipped"] == (["verify"] if existing == "skip" else [])
     assert cli.ok("subjects")["subjects"][0]["grants"][0]["images"] == images

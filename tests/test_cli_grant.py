@@ -26,7 +26,7 @@ def test_a_further_scope_works_without_the_photograph(cli: Cli) -> None:
 
 def test_a_scope_that_stands_already_is_not_granted_again(cli: Cli) -> None:
     before = snapshot(cli.home)
-    error = cli.fails("usage", 10, "grant", "ada", "--scope", "verify", *CONSENT)
+    error = cli.fails("already_enrolled", 16, "grant", "ada", "--scope", "verify", *CONSENT)
     assert "renew" in error["next"]
     assert snapshot(cli.home) == before
 

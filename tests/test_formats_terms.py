@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from facekeep.access.gate import Ask, check_terms
 from facekeep.access.roles import Action
-from facekeep.errors import FormatError
+from facekeep.errors import FormatError, ScopeUnknown
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import (
     EU_MEMBERS,
@@ -173,7 +173,7 @@ def test_the_regions_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize("word", ["", "Verify", "VERIFY", "system", "verify ", "x"])
 def test_scope_words_are_exact(word: str) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(ScopeUnknown):
         Scope.from_word(word)
 
 

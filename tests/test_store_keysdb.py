@@ -243,7 +243,7 @@ def test_a_copy_that_is_ahead_is_never_overwritten(twin: Lab) -> None:
         assert [each.state for each in store.copies_state()] == ["ahead"]
         with pytest.raises(IntegrityError, match="newer") as caught:
             store.resync_copies()
-        assert "check --scrub" in caught.value.next
+        assert "check --scrub" in caught.value.next.command
         store.index_put_many([(b"a" * 32, b"1")])
     assert content(copy) == before
 

@@ -33,7 +33,7 @@ def test_a_lost_vault_db_is_made_anew_and_a_backup_merged(lab: Lab) -> None:
     lose(lab)
     with pytest.raises(IntegrityError, match=r"vault\.db is missing") as caught:
         lab.check()
-    assert "facekeep restore BACKUP" in caught.value.next
+    assert "facekeep restore BACKUP" in caught.value.next.command
     with opened(lab) as vault:
         assert vault.status()["missing"] == 2
         report = vault.restore(lab.base / "backup")
@@ -134,7 +134,7 @@ def test_a_damaged_vault_db_says_to_move_it_aside_and_restore(lab: Lab, content:
     with pytest.raises(IntegrityError) as caught:
         lab.check()
     for word in ("vault.db-wal", "vault.db-shm", "aside", "facekeep restore BACKUP"):
-        assert word in caught.value.next
+        assert word in caught.value.next.command
 
 
 @pytest.mark.parametrize("name", ["keys.db", "log.db"])
@@ -142,7 +142,7 @@ def test_a_lost_file_with_a_live_copy_says_where_it_is(lab: Lab, name: str) -> N
     lose(lab, name)
     with pytest.raises(IntegrityError, match=f"{name} is missing") as caught:
         lab.check()
-    assert "facekeep check --scrub" in caught.value.next
+    assert "facekeep check --scrub" in caught.value.next.command
     with pytest.raises(IntegrityError, match=f"{name} is missing"):
         opened(lab)
     assert Vault.scrub(lab.path, token=lab.token, clock=lab.clock).repairs

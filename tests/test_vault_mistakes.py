@@ -22,6 +22,7 @@ from facekeep.errors import (
     NextStep,
     RootError,
     ScopeUnknown,
+    StoreError,
     SubjectUnknown,
     UsageError,
     WrongType,
@@ -155,7 +156,7 @@ MISTAKES: dict[str, tuple[Call, type[FacekeepError], str]] = {
     "a backup that is there": (
         lambda vault, lab: vault.backup(lab.base / "garbage"), UsageError, "another name"
     ),
-    "a backup to nowhere": (lambda vault, lab: vault.backup(lab.base / "no" / "f"), UsageError, "make it"),
+    "a backup to nowhere": (lambda vault, lab: vault.backup(lab.base / "no" / "f"), StoreError, "make it"),
     "no backup": (lambda vault, lab: vault.restore(lab.base / "no"), UsageError, "input"),
     "no limits": (lambda vault, _lab: vault.change_settings(matching=["top=x"]), UsageError, "limits"),
     "a mirror for a list of them": (

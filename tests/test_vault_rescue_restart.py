@@ -184,7 +184,7 @@ def test_both_commands_name_the_way(lab: Lost) -> None:
     with pytest.raises(RootError, match="is missing") as restart:
         lab.again(None)
     for error in (recover.value, restart.value):
-        assert "facekeep restore --lost-log --private FILE --root URI" in error.next
+        assert "facekeep restore --lost-log --private FILE --root URI" in error.next.command
 
 
 def test_without_a_recovery_key_it_says_that_there_is_no_way(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_lost_log_is_named_with_the_command(lab: Lab) -> None:
     lose_log(lab)
     with pytest.raises(IntegrityError, match=r"log\.db is missing") as caught:
         lab.check()
-    assert "facekeep restore --lost-log" in caught.value.next
+    assert "facekeep restore --lost-log" in caught.value.next.command
 
 
 def test_the_living_are_adopted_and_the_erased_stay_erased(lab: Lab) -> None:
@@ -183,7 +183,7 @@ def test_while_a_log_or_a_copy_may_be_there_nothing_is_restarted(tmp_path: Path)
     lose_log(lab)
     with pytest.raises(IntegrityError, match="there is a live copy") as caught:
         restart(lab)
-    assert "check --scrub" in caught.value.next
+    assert "check --scrub" in caught.value.next.command
     lab.copy_dir.rename(lab.base / "away")
     with pytest.raises(IntegrityError, match="are away"):
         restart(lab)
@@ -228,7 +228,7 @@ def test_a_backup_takes_the_place_of_a_lost_vault_db(lab: Lab) -> None:
     lose_both(lab)
     with pytest.raises(IntegrityError, match=r"vault\.db is lost too") as caught:
         restart(lab)
-    assert "--lost-log" in caught.value.next
+    assert "--lost-log" in caught.value.next.command
     done = restart_from(lab)
     assert done is not None
     assert (done.grants, done.left, done.dead) == (3, 0, 2)

@@ -424,7 +424,7 @@ def test_a_holder_that_leaves_must_be_reached(lab: Lab) -> None:
         everybody_matches(vault)
         with pytest.raises(UsageError, match="not finished") as caught:
             vault.keys.move(Holders(root_uri=uri(lab, "third.root")))
-        assert "keys resume" in caught.value.next
+        assert "keys resume" in caught.value.next.command
     (lab.base / "away").rename(lab.base / "mirror.root")
     with lab.open() as vault:
         assert vault.keys.resume().left == (mirror,)

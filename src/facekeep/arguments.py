@@ -87,7 +87,9 @@ def told(call: str) -> Iterator[None]:
             elif isinstance(error, UsageError):
                 LOG.debug("%s: %s", call, error.code)
             else:
-                LOG.warning("%s: %s (%s)", call, error, error.code)
+                LOG.warning(
+                    "%s: %s (%s)", call, str(error), error.code
+                )  # a record that is kept keeps no frame
         raise
 
 

@@ -40,6 +40,7 @@ from typing import ClassVar, Final, Self
 #: The command's words for what to do next, and the library's.
 IN_PYTHON: Final = {
     "facekeep audit key": "vault.audit_keys()",
+    "facekeep audit key --all": "vault.audit_keys(every=True)",
     "facekeep backup": "vault.backup()",
     "facekeep backup FILE": "vault.backup(FILE)",
     "facekeep check": "vault.check()",
@@ -62,7 +63,7 @@ IN_PYTHON: Final = {
     "facekeep renew": "vault.renew()",
     "facekeep restore --lost-log": "Vault.restart_log(path)",
     "facekeep restore --lost-log --private FILE --root URI": "Vault.restart_log(path, recovery=KEY)",
-    "facekeep restore BACKUP": "vault.restore(BACKUP)",
+    "facekeep restore BACKUP": "Vault.open(path, lost_data=True).restore(BACKUP)",
     "facekeep restore BACKUP --lost-log": "Vault.restart_log(path, backup=BACKUP)",
     "facekeep settings": "vault.change_settings()",
     "facekeep settings --copy DIR": "vault.change_settings(copies=[DIR])",

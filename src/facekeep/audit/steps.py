@@ -34,7 +34,7 @@ class Steps:
             yield details
         except IntegrityError as error:
             why = error.why if isinstance(error, RuleBroken) else str(error)
-            further = _NEXT if error.next == error.default_next else error.next
+            further = _NEXT if error.next.command == error.default_next else error.next
             index = error.index if isinstance(error, RuleBroken) else None
             broken = RuleBroken(key, index, why, next=further)
             self._tell(key, Verdict.BROKEN, why)

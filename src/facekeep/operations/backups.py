@@ -99,7 +99,7 @@ def backup(core: Core, session: Session, target: Path, progress: Progress | None
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target.name} already exists", next="choose another name; nothing was overwritten")
     if not target.parent.is_dir():
-        raise UsageError(f"the directory of {target.name} does not exist", next="make it first")
+        raise StoreError(f"{target.name}: no such directory", next="make it, or mount its disk")
     unfinished = target.with_name(temporary(target.name))
     with writing(core, session, Action.BACKUP) as view, translated(target.name):
         remove_leftovers(target)
