@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names as in _NAMES, for type checkers
     from facekeep.errors import ForeignFile as ForeignFile, FormatError as FormatError
     from facekeep.errors import ImageError as ImageError, IntegrityError as IntegrityError
     from facekeep.errors import MissingDependency as MissingDependency, NextStep as NextStep
+    from facekeep.errors import NotOnePerson as NotOnePerson
     from facekeep.errors import NotAllowed as NotAllowed, RootError as RootError
     from facekeep.errors import ScopeUnknown as ScopeUnknown, SettingsChanged as SettingsChanged
     from facekeep.errors import StoreError as StoreError, SubjectUnknown as SubjectUnknown
@@ -87,7 +88,8 @@ _NAMES: Final = {  # by module
     ".consent.consent": "Consent Notice",
     ".errors": (
         "AlreadyEnrolled Busy ClockError ConsentError Denied ErasurePending FacekeepError ForeignFile "
-        "FormatError ImageError IntegrityError MissingDependency NextStep NotAllowed RootError ScopeUnknown "
+        "FormatError ImageError IntegrityError MissingDependency NextStep NotAllowed NotOnePerson RootError "
+        "ScopeUnknown "
         "SettingsChanged StoreError SubjectUnknown TreeFull UsageError VaultExists VaultNotFound WrongType"
     ),
     ".formats.bundle": "Statement",

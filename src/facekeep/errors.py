@@ -67,6 +67,7 @@ IN_PYTHON: Final = {
     "facekeep restore BACKUP --lost-log": "Vault.restart_log(path, backup=BACKUP)",
     "facekeep settings": "vault.change_settings()",
     "facekeep settings --copy DIR": "vault.change_settings(copies=[DIR])",
+    "facekeep settings --threshold FILE": "vault.change_settings(thresholds=[...])",
     "facekeep settings --schedule checkpoints=DIR": "vault.change_settings(schedule=['checkpoints=DIR'])",
     "facekeep status": "vault.status()",
     "facekeep status --decision ID": "vault.decision(ID)",
