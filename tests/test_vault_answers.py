@@ -18,13 +18,13 @@ from vaultlab import MODEL, THRESHOLD, Lab, face
 ANSWERS = {"CheckReport", "Identification", "Verification"}  # their own: ok, somebody, a match
 AMBIGUOUS = {  # raises WrongType: they say several things
     "BackupCheck", "GrantInfo", "HolderState", "Listed", "Maintained", "Moved", "Planned", "Probed", "Report",
-    "MaintenanceStep", "Resealed", "Restarted", "RestoreReport", "ScrubReport", "SettingsChange", "Step",
+    "MaintenanceStep", "Resealed", "RestoreReport", "ScrubReport", "SettingsChange", "Step",
 }  # fmt: skip
 THINGS = {  # true: they are what was made, asked for or found, and an error was raised where there is none
     "BackupReport", "Candidate", "Checkpoint", "Consent", "Enrolment", "Erasure", "Estimate", "Exported",
     "Extent", "Extractor", "FacekeepError", "Finding", "Gallery", "GrantReceipt", "Keys", "Manifest",
     "Matching", "Model", "Notice", "Opening", "Proof", "Proven", "ProvenGrant", "Receipt", "Refusal",
-    "Repair", "Returning", "Root", "Rotated", "Schedule", "Settings", "Statement", "Staying", "SubjectInfo",
+    "Repair", "Restarted", "Returning", "Root", "Rotated", "Schedule", "Settings", "Statement", "Staying", "SubjectInfo",
     "Tally", "Threshold", "VerifierKey",
 }  # fmt: skip
 WORDS = {"KeyType", "Scope", "Verdict"}  # members of closed lists

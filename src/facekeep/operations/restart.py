@@ -18,7 +18,6 @@ from typing import Final, cast
 from facekeep.access.core import LOG_KEY_SLOT, Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.answers import Ambiguous
 from facekeep.auditlog.log import AuditLog
 from facekeep.auditlog.restarting import restart_entry
 from facekeep.auditlog.rotation import signing_entry
@@ -64,7 +63,7 @@ _SCRUB: Final = "facekeep check --scrub"
 
 
 @dataclass(frozen=True, slots=True)
-class Restarted(Ambiguous):
+class Restarted:
     """What a restarted log adopted.
 
     ``left`` rows have a living slot and were not adopted: altered, or older than another of that subject and
