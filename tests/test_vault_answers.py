@@ -24,7 +24,8 @@ THINGS = {  # true: they are what was made, asked for or found, and an error was
     "BackupReport", "Candidate", "Checkpoint", "Consent", "Enrolment", "Erasure", "Estimate", "Exported",
     "Extent", "Extractor", "FacekeepError", "Finding", "Gallery", "GrantReceipt", "Keys", "Manifest",
     "Matching", "Model", "Notice", "Opening", "Proof", "Proven", "ProvenGrant", "Receipt", "Refusal",
-    "Repair", "Restarted", "Returning", "Root", "Rotated", "Schedule", "Settings", "Statement", "Staying", "SubjectInfo",
+    "Repair", "Restarted", "Returning",
+    "Root", "Rotated", "Schedule", "Settings", "Statement", "Staying", "SubjectInfo",
     "Tally", "Threshold", "VerifierKey",
 }  # fmt: skip
 WORDS = {"KeyType", "Scope", "Verdict"}  # members of closed lists

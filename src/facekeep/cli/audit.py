@@ -12,14 +12,13 @@ from facekeep.cli import output
 from facekeep.cli.opened import now_ms, open_vault
 from facekeep.cli.options import State, common, with_state
 from facekeep.cli.progress import Progress
-from facekeep.cli.terms import read_scopes
 from facekeep.cli.times import moment_ms, span_ms, written
 from facekeep.errors import ConsentError, FormatError, UsageError
 from facekeep.formats import note, opening
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import FIELDS, Reason
 from facekeep.formats.ids import TAG_LEN, from_hex
-from facekeep.formats.terms import Scope
+from facekeep.formats.terms import Scope, scopes_of
 from facekeep.vault import Filter, Opening, Said
 
 _SHOWN = 50  # entries, unless another limit is asked for
@@ -139,7 +138,7 @@ def proof_command(
     found = _named(erased)
     said = Said(organization=organization, role=role, media=media, exported=exported)
     with open_vault(state) as vault, Progress("reading the log") as progress:
-        made = vault.audit_proof(found, said, progress, scopes=read_scopes(scopes))
+        made = vault.audit_proof(found, said, progress, scopes=scopes_of(scopes))
     write_new(Path(target), made.data)
     if certificate is not None:
         write_new(Path(certificate), render(made.proven).encode())
