@@ -78,6 +78,7 @@ IN_PYTHON: Final = {
     "--no-backup": "None",
     "--recovery": "recovery=",
     "--root": "root=",
+    "--scope": "scopes=",
     "--token-file": "token=",
     "--vault or FACEKEEP_VAULT": "the path",
 }
