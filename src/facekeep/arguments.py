@@ -8,12 +8,14 @@ import inspect
 import itertools
 import logging
 import numbers
+import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from enum import Enum
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeGuard, TypeVar
 
 from facekeep.errors import Denied, FacekeepError, FormatError, UsageError, WrongType
 
@@ -23,6 +25,7 @@ LOG.addHandler(logging.NullHandler())  # an application says where it goes
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
+_PATH: Final = re.compile(rb"(?=.{0,4095}\Z)([^/\0]{0,255}/)*[^/\0]{0,255}", re.DOTALL)  # Linux's limits
 _ONE: Final = (str, bytes, bytearray, Path, Enum)  # never a list, though some can be walked through
 _NUMBERS: Final[dict[object, type]] = {int: numbers.Integral, float: numbers.Real}
 _WORDS: Final[dict[object, str]] = {
@@ -46,8 +49,8 @@ def checks_arguments(surface: C) -> C:
     for name, member in list(vars(surface).items()):
         if name != makes and name.startswith("_"):
             continue
-        if isinstance(member, classmethod):
-            setattr(surface, name, classmethod(checked(member.__func__)))
+        if isinstance(member, classmethod | staticmethod):
+            setattr(surface, name, type(member)(checked(member.__func__)))
         elif inspect.isfunction(member):
             setattr(surface, name, checked(member))
     return surface
@@ -96,13 +99,34 @@ def told(call: str) -> Iterator[None]:
 def check(name: str, value: object, hint: object) -> None:
     """Raise WrongType unless ``value``, which callers call ``name``, is of a type."""
     if fits(value, hint):
+        _check_paths(name, value, hint)
         return
     kind, lists = type(value).__name__, any(map(_is_list, _each(hint)))
     if lists and isinstance(value, _ONE):
         raise WrongType(f"{name} takes a list, not one {kind}", next=f"put it in brackets: {name}=[...]")
-    if lists and isinstance(value, Iterable):
+    if lists and _can_be_walked(value):
         kind = f"{kind} of {', '.join(sorted({type(each).__name__ for each in value}))}"
     raise WrongType(f"{name} takes {_word(hint)}, not {kind}")
+
+
+def _check_paths(name: str, value: object, hint: object) -> None:
+    """Raise UsageError for a path that no file can have: too long, with NUL or half a surrogate pair.
+
+    What may be bytes as well is a photograph, and looked at where it is read.
+    """
+    kinds = [
+        *_each(hint),
+        *(each for kind in _each(hint) if _is_list(kind) for each in _each(typing.get_args(kind)[0])),
+    ]
+    if Path not in kinds or bytes in kinds:
+        return
+    for each in value if isinstance(value, list | tuple) else (value,):
+        try:
+            wrong = isinstance(each, str | Path) and not _PATH.fullmatch(os.fsencode(each))
+        except UnicodeEncodeError:
+            wrong = True
+        if wrong:
+            raise UsageError(f"{name} is no path that a file can have")
 
 
 def fits(value: object, hint: object) -> bool:
@@ -115,8 +139,10 @@ def _fits(value: object, hint: object) -> bool:
     kind = typing.get_origin(hint) or hint
     if kind is Callable:
         return callable(value)
-    if not isinstance(kind, type) or kind.__module__ == "numpy" or getattr(kind, "_is_protocol", False):
+    if not isinstance(kind, type) or kind.__module__.split(".")[0] == "numpy":
         return True
+    if getattr(kind, "_is_protocol", False):
+        return not getattr(kind, "_is_runtime_protocol", False) or isinstance(value, kind)
     if _is_list(hint):
         return _fits_all(value, typing.get_args(hint))
     if kind in _NUMBERS:
@@ -125,7 +151,7 @@ def _fits(value: object, hint: object) -> bool:
 
 
 def _fits_all(values: object, kinds: tuple[object, ...]) -> bool:
-    if isinstance(values, (*_ONE, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, (*_ONE, Mapping)) or hasattr(values, "__array__") or not _can_be_walked(values):
         return False
     if not isinstance(values, Sized):
         return True
@@ -133,6 +159,15 @@ def _fits_all(values: object, kinds: tuple[object, ...]) -> bool:
     if type(first) is type and first not in _NUMBERS:
         return all(map(isinstance, values, itertools.repeat(first)))  # there may be a million
     return all(fits(each, first) for each in values)
+
+
+def _can_be_walked(value: object) -> TypeGuard[Iterable[object]]:
+    """Whether there is a first to last of it: NumPy's arrays without axes only look so."""
+    try:
+        iter(value)  # type: ignore[call-overload] # that is the question
+    except Exception:  # noqa: BLE001 - an object's own
+        return False
+    return True
 
 
 def _each(hint: object) -> tuple[object, ...]:

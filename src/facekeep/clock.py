@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 MS_PER_DAY = 86_400_000
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Anything that tells the time.
 

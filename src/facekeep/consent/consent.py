@@ -29,6 +29,7 @@ STATUS_GIVEN = "ConsentGiven"
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
 
 
+@checks_arguments
 @dataclass(frozen=True, slots=True)
 class Notice:
     """The privacy notice the person was shown: SHA-256 of its file (32 bytes), BCP 47 language."""

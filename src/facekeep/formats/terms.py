@@ -80,7 +80,7 @@ class Scope(IntEnum):
         """Scope of its word; raises ScopeUnknown."""
         try:
             return Scope[word.upper()] if word.islower() else Scope(-1)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, AttributeError, TypeError):
             raise ScopeUnknown("a scope is not one of verify, identify, evaluate, train, share") from None
 
 

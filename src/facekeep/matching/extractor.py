@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ _EXTRACTORS: Final = {
 }
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """Turns a photograph of one person into one template. Safe to share between threads.
 

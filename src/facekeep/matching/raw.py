@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from facekeep.arguments import checked
 from facekeep.errors import UsageError
 from facekeep.matching.model import Floats, Metric, Model
 
@@ -16,6 +17,7 @@ _FILE_BYTES: Final = 64 * 1024 * 1024
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
 
+@checked
 def raw_model(text: str) -> Model:
     """Model of ``raw:NAME/VERSION:DIMENSION:METRIC``; raises UsageError."""
     head, _, metric = text.rpartition(":")

@@ -124,6 +124,8 @@ def _checked(what: Enrolment) -> Enrolment:
     made: object = what
     if not isinstance(made, Enrolment) or not isinstance(made.model, Model):
         raise WrongType("a person is enrolled by an Enrolment, which has a Model")
+    if not isinstance(made.subject, str):
+        raise WrongType("subject takes text")
     names: object = made.names
     if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
         raise WrongType("names takes a tuple of texts")
