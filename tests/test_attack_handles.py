@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from facekeep.errors import (
-    Denied,
     ErasurePending,
     FacekeepError,
     IntegrityError,
     NotAllowed,
     SubjectUnknown,
+    Unavailable,
     UsageError,
 )
 from facekeep.operations import steps
@@ -391,7 +391,7 @@ def test_neither_the_log_nor_the_index_leads_to_her(lab: Lab, how: str) -> None:
             vault.shred("alice") if how == "shred" else vault.withdraw("alice", [VERIFY, IDENTIFY])
         for name in ("alice", "bob"):
             assert reason(service, name) == "unavailable"
-            with pytest.raises(Denied):
+            with pytest.raises(Unavailable):
                 gallery.search(face(name), THRESHOLD, 5)
         chain = sql(saved / "vault" / "log.db", "SELECT chain FROM entry WHERE idx = 2")[0]
         lab.sql("log.db", "UPDATE entry SET chain = ? WHERE idx = 2", chain)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facekeep.errors import Denied, FacekeepError, IntegrityError
+from facekeep.errors import FacekeepError, IntegrityError, Unavailable
 from facekeep.formats.ids import SLOT_BITS
 from facekeep.limits import LIMITS
 from facekeep.store.vaultdb import GrantRow, VaultStore
@@ -250,7 +250,7 @@ def test_whatever_fails_is_a_recorded_denial(
     with lab.open() as vault, monkeypatch.context() as broken:
         broken.setattr(place, _failing(error))
         size = core(vault).log.head().size
-        with pytest.raises(Denied) as caught:
+        with pytest.raises(Unavailable) as caught:
             vault.verify("alice", face("alice"), model=MODEL, threshold=THRESHOLD)
         entry = vault._core.log.entry(size)
         assert (entry["allow"], entry["reason"]) == (False, "unavailable")
@@ -272,7 +272,7 @@ def test_whatever_fails_in_a_search_is_a_recorded_denial(
 ) -> None:
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery, monkeypatch.context() as broken:
         broken.setattr(place, _failing(OverflowError("int too big to convert")))
-        with pytest.raises(Denied) as caught:
+        with pytest.raises(Unavailable) as caught:
             gallery.search(face("alice"), THRESHOLD, 1)
         assert caught.value.decision is not None
         entry = core(vault).log.entry(int(caught.value.decision.split("-")[0]))

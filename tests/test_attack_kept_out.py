@@ -20,7 +20,7 @@ import pytest
 
 from facekeep.access import admission
 from facekeep.access.core import Core
-from facekeep.errors import Denied, ErasurePending, FacekeepError, SettingsChanged
+from facekeep.errors import ErasurePending, FacekeepError, SettingsChanged, Unavailable
 from facekeep.matching.gallery import Gallery
 from facekeep.store.sqlite import translated
 from facekeep.vault import Vault
@@ -246,7 +246,7 @@ OBSTACLES: dict[str, Callable[[Lab], Undo]] = {
 def denied(gallery: Gallery) -> bool:
     try:
         gallery.search(face("alice"), THRESHOLD, 1)
-    except Denied as error:
+    except Unavailable as error:
         return error.decision is not None
     return False
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.errors import Denied, IntegrityError
+from facekeep.errors import Unavailable
 from facekeep.operations import decide
 from vaultlab import IDENTIFY, MODEL, THRESHOLD, Lab, core, face, log_entries, matches, reason
 
@@ -54,7 +54,7 @@ def test_a_file_is_replaced_between_the_comparison_and_the_record(
     with lab.open() as vault:
         assert matches(vault, "alice")
         monkeypatch.setattr(decide, "_compare", and_replace)
-        with pytest.raises(Denied):
+        with pytest.raises(Unavailable):
             vault.verify("alice", face("alice"), model=MODEL, threshold=THRESHOLD)
         last = log_entries(vault)[-1]
         assert (last["allow"], last["reason"], last["result"]) == (False, "integrity", None)
@@ -66,7 +66,7 @@ def test_an_open_gallery_answers_nothing_once_a_file_is_another(lab: Lab, file: 
     with lab.open() as vault, vault.gallery(model=MODEL) as gallery:
         assert gallery.search(face("bob"), THRESHOLD, 5).candidates
         replace(lab.path / file)
-        with pytest.raises(IntegrityError, match="replaced"):
+        with pytest.raises(Unavailable, match="replaced"):
             gallery.search(face("bob"), THRESHOLD, 5)
 
 

@@ -121,6 +121,7 @@ def test_no_command_shows_the_help(cli: Cli) -> None:
         (errors.TreeFull("full"), "tree_full", 37),
         (errors.Busy("Another process is at work."), "busy", 36),
         (errors.Denied(), "denied", 20),
+        (errors.Unavailable(), "unavailable", 23),
     ],
 )
 def test_whatever_goes_wrong(

@@ -22,7 +22,7 @@ import pytest
 
 from facekeep.access.core import Core
 from facekeep.clock import MS_PER_DAY
-from facekeep.errors import Denied
+from facekeep.errors import Denied, Unavailable
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import from_ranges
 from facekeep.matching.gallery import Gallery
@@ -413,13 +413,12 @@ def identify_reason(vault: Vault, name: str) -> str:
 
 
 def _reason_of(vault: Vault, ask: Callable[[], str]) -> str:
+    said = "denied"
     try:
         decision = ask()
-    except Denied as error:
+    except (Denied, Unavailable) as error:
         decision = error.decision or pytest.fail("a denial without a record")
-        said = str(error)
-    else:
-        said = "denied"
+        said = str(error) if isinstance(error, Denied) else said
     assert said == "denied"
     return str(core(vault).log.entry(int(decision.split("-")[0]))["reason"])
 

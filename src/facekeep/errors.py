@@ -13,9 +13,10 @@ has a one-line message and the ``next`` step a person should take::
     |   +-- AlreadyEnrolled   (16)  the subject has a living grant in that scope
     |   +-- WrongType         (17)  a value is of another type than is asked for; a TypeError, too
     |   +-- NotOnePerson      (18)  photographs or embeddings of one subject are not of one person
-    +-- Denied                (20)  the gate refused; the reason is in the log only
+    +-- Denied                (20)  the gate refused this question; the reason is in the log only
     +-- NotAllowed            (21)  the principal's roles do not allow this administration
     +-- ClockError            (22)  the clock stands before what the log has already seen
+    +-- Unavailable           (23)  the vault cannot decide now: nothing is said about anybody
     +-- VaultNotFound         (30)  no vault at that path
     +-- RootError             (31)  the root key is missing, wrong or badly kept
     +-- StoreError            (32)  a file cannot be read or written (disk full, permissions)
@@ -202,23 +203,35 @@ class NotOnePerson(UsageError):
         self.rows = rows
 
 
-class Denied(FacekeepError):
+class _Refusal(FacekeepError):
+    """A question without an answer: ``decision`` is the id of what the log says about it."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        next: str | None = None,  # noqa: A002 - the contract's name
+        decision: str | None = None,
+    ) -> None:
+        """Keep the decision id, None when not even the refusal could be recorded."""
+        super().__init__(message or self.code, next=next)
+        self.decision = decision
+
+
+class Denied(_Refusal):
     """The gate refused. The outside learns nothing more; the log holds the reason."""
 
     code = "denied"
     exit_code = 20
     default_next = "an operator can read the reason: facekeep status --decision ID"
 
-    def __init__(
-        self,
-        message: str = "denied",
-        *,
-        next: str | None = None,  # noqa: A002 - the contract's name
-        decision: str | None = None,
-    ) -> None:
-        """Keep the decision id, None when not even the denial could be recorded."""
-        super().__init__(message, next=next)
-        self.decision = decision
+
+class Unavailable(_Refusal):
+    """The vault cannot decide now, and says nothing about anybody: no "no" follows from it."""
+
+    code = "unavailable"
+    exit_code = 23
+    default_next = "try again; if it lasts, an operator can read the reason: facekeep status --decision ID"
 
 
 class NotAllowed(FacekeepError):

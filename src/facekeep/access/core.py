@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from facekeep.keys.holders import ask
 from facekeep.keys.index import SubjectIndex
 from facekeep.keys.provider import RootProvider
 from facekeep.keys.secrets import Secrets
-from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.keys.tree import KeyTree, TreeStale, open_tree
 from facekeep.limits import LIMITS
 from facekeep.sealing.handles import Handles
 from facekeep.sealing.permit import Permit
@@ -43,6 +43,7 @@ from facekeep.store.lock import WriterLock
 from facekeep.store.sealedrows import SealedRows
 from facekeep.store.vaultdb import GrantRow, VaultStore
 
+T = TypeVar("T")
 LOG_KEY_SLOT = slot_id(0, 0)
 INDEX_KEY_SLOT = slot_id(0, 1)
 HANDLE_KEY_SLOT = slot_id(0, 3)
@@ -217,11 +218,13 @@ class Core:
             return known
         self.check_files()
         handle = self.handles.of(subject)
-        tag = self.index.lookup(handle)
-        if tag is None and not view.tree.is_current():  # the index may have another key since
+        tag, tree = self.index.lookup(handle), view.tree
+        while tag is None and not tree.is_current():  # the index may have another key since
             self.forget_tree()
-            self.view()
+            tree, before = self.view().tree, tree
             tag = self.index.lookup(handle)
+            if tree.fingerprint == before.fingerprint:
+                break
         if tag is None:
             return None, []
         rows = self.rows_of(view, tag)
@@ -267,6 +270,13 @@ class Core:
         The log alone does not tell a swap: its files may have been put back as they were before it.
         """
         return self._names() != self._named or any(each.is_touched() for each in self.readers)
+
+    def is_past(self, view: View) -> bool:
+        """Whether somebody has swapped since a view was taken, which then is no reason to refuse anybody."""
+        if self._is_overtaken():
+            self.forget_tree()
+            return True
+        return view.tree.fingerprint != self._tree.fingerprint
 
     def _names(self) -> frozenset[bytes]:
         return frozenset(self.keys.read_fingerprints())
@@ -329,7 +339,7 @@ class Core:
         The head is authenticated, and so is a tree that a held root has just opened; a column of keys.db that
         names the root is not. Where they differ, another process may be swapping: both are read again.
         """
-        lost: RootError | None = None
+        lost: RootError | TreeStale | None = None
         for _ in range(_SWAPS_FOLLOWED):
             if not self._tree_is_doubted and is_tree_of(self._tree, head):
                 return head
@@ -338,7 +348,8 @@ class Core:
                 asked = ask(self.readers)
                 roots = asked.roots()
             except FacekeepError:
-                if is_tree_of(self._tree, head) and self._tree.fingerprint in named:
+                known = is_tree_of(self._tree, head) and self._tree.fingerprint in named
+                if known and not self._tree.is_forgotten:
                     self._named = named
                     return head  # no holder is within reach: the tree is the vault's all the same
                 raise
@@ -348,6 +359,8 @@ class Core:
                 self._adopt(tree)
             except RootError as error:  # the roots were fetched before a swap, keys.db read after it
                 lost = asked.unopened(error)
+            except TreeStale as error:
+                lost = error
             else:
                 lost, self._tree_is_doubted, self._named = None, False, named
                 self.is_settled = asked.settled(self.providers, tree.fingerprint)
@@ -370,8 +383,8 @@ class Core:
 
     def _adopt(self, tree: KeyTree) -> None:
         """Use a tree from now on, and the subject index under its key, which a re-keyed tree has replaced."""
-        self._tree = tree
         key = tree.slot_key(INDEX_KEY_SLOT)
+        self._tree = tree
         if not self.index.is_under(key):
             self.index = SubjectIndex(self.keys, self.vault_id, key)
 
@@ -386,28 +399,26 @@ class Core:
             self._state = None
 
     def slot_key(self, view: View, slot: int) -> bytes:
-        """Key of a living slot; follows a swap that another process makes meanwhile."""
-        try:
-            return view.tree.slot_key(slot)
-        except IntegrityError:
-            self.forget_tree()
-            tree = self.view().tree
-            if tree.fingerprint == view.tree.fingerprint:
-                raise
-            return tree.slot_key(slot)
+        """Key of a living slot; follows swaps that another process makes meanwhile."""
+        return self._followed(view, lambda tree: tree.slot_key(slot))
 
     def slot_keys(
         self, view: View, slots: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Keys of many slots, and whether they live (``KeyTree.slot_keys``); follows a swap, too."""
-        try:
-            return view.tree.slot_keys(slots)
-        except IntegrityError:
-            self.forget_tree()
-            tree = self.view().tree
-            if tree.fingerprint == view.tree.fingerprint:
-                raise
-            return tree.slot_keys(slots)
+        """Keys of many slots, and whether they live (``KeyTree.slot_keys``); follows swaps, too."""
+        return self._followed(view, lambda tree: tree.slot_keys(slots))
+
+    def _followed(self, view: View, read: Callable[[KeyTree], T]) -> T:
+        """Read from a view's tree, or from the one that has taken its place; one that did not is damaged."""
+        tree = view.tree
+        while True:
+            try:
+                return read(tree)
+            except IntegrityError:
+                self.forget_tree()
+                tree, before = self.view().tree, tree
+                if tree.fingerprint == before.fingerprint:
+                    raise
 
     def follow_log(self) -> None:
         """Have nothing in memory that the log has destroyed; for the watcher, raises nothing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from facekeep.access.core import Core, Proven, View
 from facekeep.access.roles import Action
@@ -20,16 +20,32 @@ from facekeep.errors import (
     IntegrityError,
     SettingsChanged,
     SlotDead,
-    StoreError,
+    Unavailable,
     UsageError,
 )
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
 from facekeep.formats.terms import Scope, Terms, covering_regions
+from facekeep.keys.tree import TreeStale
 from facekeep.limits import LIMITS
 from facekeep.sealing.permit import Permit, mint
 from facekeep.store.vaultdb import GrantRow
 from facekeep.wiping import wipe
+
+#: reasons that are the vault's, not the question's (SPEC.md §7): what the files would have said is not known
+_OF_THE_VAULT: Final = frozenset((Reason.TERMS, Reason.CLOCK, Reason.INTEGRITY, Reason.UNAVAILABLE))
+
+#: reasons that a tree may give that was swapped meanwhile
+_OF_A_TREE: Final = frozenset(
+    (
+        Reason.PRINCIPAL_UNKNOWN,
+        Reason.PRINCIPAL_REVOKED,
+        Reason.SUBJECT_UNKNOWN,
+        Reason.DESTROYED,
+        Reason.INTEGRITY,
+        Reason.UNAVAILABLE,
+    )
+)
 
 
 class Ask(NamedTuple):
@@ -78,34 +94,44 @@ def evaluate(
         if tag is None:
             return Verdict(Reason.SUBJECT_UNKNOWN, view, now)
         return _on_rows(core, view, ask, now, tag, rows)
-    except SlotDead:
-        return Verdict(Reason.DESTROYED, view, now, tag)
-    except IntegrityError:
-        return Verdict(Reason.INTEGRITY, view, now, tag)
-    except Exception:  # noqa: BLE001 - promise 5: whatever goes wrong on the way is a denial, and recorded
-        return Verdict(Reason.UNAVAILABLE, view, now, tag)
+    except Exception as error:  # noqa: BLE001 - promise 5: whatever goes wrong is a refusal, and recorded
+        return Verdict(reason_of(error), view, now, tag)
 
 
 @contextlib.contextmanager
 def denying(core: Core, denial: Callable[[Reason, int], JsonObject]) -> Iterator[None]:
     """Have nothing go wrong inside without a denial in the log, and no exception but ours leave.
 
-    ``denial`` makes the entry of a reason and a time. Ours go on as they are, but for a FormatError: what
-    stands in a file is no caller's business. What cannot be recorded, since it is the log that fails, is
-    raised all the same.
+    ``denial`` makes the entry of a reason and a time. What goes wrong is Unavailable, in the words of ours,
+    but for a FormatError: what stands in a file is no caller's business. What cannot be recorded, since it is
+    the log that fails, is raised all the same.
     """
     try:
         yield
-    except (Denied, UsageError, SettingsChanged):
+    except (Denied, Unavailable, UsageError, SettingsChanged):
         raise
     except Exception as error:
-        reason = Reason.INTEGRITY if isinstance(error, IntegrityError) else Reason.UNAVAILABLE
-        decision = _recorded(core, denial, reason)
-        if isinstance(error, FacekeepError) and (decision is None or not isinstance(error, FormatError)):
-            raise
-        if decision is None:
-            raise StoreError(f"nothing was answered ({type(error).__name__})") from None
-        raise Denied(decision=decision) from None
+        decision = _recorded(core, denial, reason_of(error))
+        if isinstance(error, FormatError) or not isinstance(error, FacekeepError):
+            said = None if decision else f"nothing was answered ({type(error).__name__})"
+            raise Unavailable(said, decision=decision) from None
+        raise Unavailable(str(error), next=error.next, decision=decision) from error
+
+
+def reason_of(error: Exception) -> Reason:
+    """Return the reason that an error is logged with: a swap under way damages nothing."""
+    damaged = isinstance(error, IntegrityError) and not isinstance(error, TreeStale)
+    return Reason.INTEGRITY if damaged else Reason.UNAVAILABLE
+
+
+def is_doubtful(core: Core, view: View, reason: Reason) -> bool:
+    """Whether a swap may be why somebody would be refused: it is looked at again (SPEC.md §7)."""
+    return reason in _OF_A_TREE and core.is_past(view)
+
+
+def refusal(reason: Reason, decision: str | None = None) -> Denied | Unavailable:
+    """Return what is raised for a reason: nothing but whose it is leaves, the question's or the vault's."""
+    return (Unavailable if reason in _OF_THE_VAULT else Denied)(decision=decision)
 
 
 def _recorded(core: Core, denial: Callable[[Reason, int], JsonObject], reason: Reason) -> str | None:
@@ -138,9 +164,8 @@ def admit(core: Core, session: Session, view: View, action: Action, region: str,
 
 def _on_rows(core: Core, view: View, ask: Ask, now: int, tag: bytes, rows: list[GrantRow]) -> Verdict:
     refusal = Verdict(Reason.SCOPE, view, now, tag)
-    scope = bytes((ask.scope,))
     for row in rows:
-        if row.terms[1:2] != scope:
+        if view.kind_of(row.slot) != ask.scope:
             continue
         verdict = _on_row(core, view, ask, now, row)
         if verdict.reason is Reason.OK:
@@ -153,8 +178,6 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
     def refuse(reason: Reason) -> Verdict:
         return Verdict(reason, view, now, row.tag, row)
 
-    if view.kind_of(row.slot) != ask.scope:
-        return refuse(Reason.SCOPE)
     if view.pending.destroying(row.slot):
         return refuse(Reason.WITHDRAWN)
     if view.pending.granting(row.slot):

@@ -16,6 +16,7 @@ from facekeep.formats.entryrules import Reason
 from facekeep.store.keysdb import PrincipalRow
 
 T = TypeVar("T")
+_UNTOLD: Final = frozenset((Reason.INTEGRITY, Reason.UNAVAILABLE))
 _WORDS: Final = {
     Action.VERIFY: "verify subjects",
     Action.IDENTIFY: "search for subjects",
@@ -60,8 +61,8 @@ def read_principal(core: Core, view: View, row: PrincipalRow | None) -> tuple[Pr
         logged = own == core.logged(row.slot)
     except SlotDead:
         return None, Reason.PRINCIPAL_REVOKED
-    except FacekeepError:
-        return None, Reason.INTEGRITY
+    except FacekeepError as error:
+        return None, _untold(error)
     if principal.id != row.principal:
         return None, Reason.INTEGRITY
     return (principal, Reason.OK) if logged else (None, Reason.PRINCIPAL_UNKNOWN)
@@ -87,8 +88,8 @@ def _by_log(core: Core, view: View, identity: bytes, token_hash: bytes) -> tuple
     try:
         logged = [each for each in core.ledger.principals() if each.id == identity]
         found = [each for each in logged if _lives(core, view, each.slot)]
-    except FacekeepError:
-        return None, Reason.INTEGRITY
+    except FacekeepError as error:
+        return None, _untold(error)
     if not found:
         return None, Reason.PRINCIPAL_REVOKED if logged else Reason.PRINCIPAL_UNKNOWN
     slot, grant_id, roles = found[-1].slot, found[-1].grant_id, found[-1].roles
@@ -97,6 +98,11 @@ def _by_log(core: Core, view: View, identity: bytes, token_hash: bytes) -> tuple
     if view.pending.granting(slot) or not _fits(core, slot, grant_id, token_hash):
         return None, Reason.PRINCIPAL_UNKNOWN
     return Principal(identity, "", frozenset(map(Role, roles)), token_hash, 0), Reason.OK
+
+
+def _untold(error: FacekeepError) -> Reason:
+    """Return why it cannot be told who asks: what is damaged, or cannot be read at the moment."""
+    return Reason.INTEGRITY if isinstance(error, IntegrityError) else Reason.UNAVAILABLE
 
 
 def _lives(core: Core, view: View, slot: int) -> bool:
@@ -127,6 +133,8 @@ class Session:
         self._checked: tuple[int, Principal | None, Reason] = (-1, None, Reason.PRINCIPAL_UNKNOWN)
         if self._load(core.view()) is None:
             row = core.keys.principal_get(self.principal_id)
+            if self._checked[2] is Reason.UNAVAILABLE:
+                self.require_active()
             if row is not None and self._checked[2] is Reason.INTEGRITY:
                 core.logged(row.slot)  # raises where it is the log that was altered
             raise NotAllowed(
@@ -186,8 +194,11 @@ class Session:
 
     def require_active(self, view: View | None = None) -> None:
         """Raise NotAllowed unless the principal is one of this vault now, or in a ``view`` just taken."""
-        if self._load(view or self._core.view()) is None:
-            raise NotAllowed("the token's principal is unknown or revoked in this vault")
+        if self._load(view or self._core.view()) is not None:
+            return
+        if self._checked[2] is Reason.UNAVAILABLE:
+            raise StoreError("it cannot be told now whether the token's principal is known; nothing was done")
+        raise NotAllowed("the token's principal is unknown or revoked in this vault")
 
     def guarded(self, action: Action, items: Iterable[T]) -> Iterator[T]:
         """Yield what only this action may see, as long as the principal may do it."""
@@ -200,6 +211,6 @@ class Session:
         if seq != view.head.control_seq:
             principal, reason = authenticate(self._core, view, self.principal_id, self._token_hash)
             self._allowed = allowed(principal.roles) if principal else frozenset()
-            known = view.head.control_seq if reason is not Reason.INTEGRITY else -1  # it may be put right
+            known = -1 if reason in _UNTOLD else view.head.control_seq  # it may be put right
             self._checked = (known, principal, reason)
         return principal

@@ -140,7 +140,7 @@ class Writer:
     def _unobjected(self) -> bool:
         try:
             self.guard()
-        except FacekeepError:
+        except Exception:  # noqa: BLE001 - nothing was written: the log need not stop, whatever was wanting
             return False
         return True
 

@@ -12,7 +12,7 @@ from pathlib import PurePath
 import click
 
 from facekeep.cli import output
-from facekeep.errors import Denied, FacekeepError, ImageError, IntegrityError, StoreError
+from facekeep.errors import Denied, FacekeepError, ImageError, IntegrityError, StoreError, Unavailable
 
 PARTLY_DONE = 3
 COMMAND_LINE = 2
@@ -72,7 +72,7 @@ def describe(error: BaseException) -> Problem:
 
 def _ours(error: FacekeepError) -> Problem:
     step, decision = error.next.command, None
-    if isinstance(error, Denied):
+    if isinstance(error, Denied | Unavailable):
         decision = error.decision
         step = step.replace("--decision ID", f"--decision {decision}") if decision else step
     reason = error.reason if isinstance(error, ImageError) else None

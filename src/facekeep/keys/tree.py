@@ -128,6 +128,11 @@ class KeyTree:
         root, top = replace(self._root, node=_DEAD_LEAF), replace(self._top, blob=b"")
         return KeyTree(self._store, self._vault_id, root, top)
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it has no key any more: nothing can be told from what it does not open."""
+        return not self._top.blob
+
     def is_current(self) -> bool:
         """Whether both root-node rows name this epoch's root: a hint, from columns anybody may have written.
 

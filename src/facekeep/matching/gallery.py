@@ -10,26 +10,19 @@ import contextlib
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core, View
-from facekeep.access.gate import admit, decision_id, denying, is_logged
+from facekeep.access.gate import admit, decision_id, denying, is_doubtful, is_logged, reason_of, refusal
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.arguments import checks_arguments
 from facekeep.auditlog.brake import SEARCH, Asked
 from facekeep.auditlog.group import ControlMoved
-from facekeep.errors import (
-    ClockError,
-    Denied,
-    IntegrityError,
-    SlotDead,
-    StoreError,
-    UsageError,
-)
+from facekeep.errors import ClockError, IntegrityError, StoreError, UsageError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -43,6 +36,7 @@ from facekeep.matching.model import Model, distances, score
 from facekeep.matching.threshold import Threshold, allows, check_pair, default_threshold
 
 _SLACK = 1e-6  # the threshold object judges; this only narrows the list
+_RESTLESS: Final = "the vault changed too often to decide; nothing was answered"
 
 
 class _Hit(NamedTuple):
@@ -66,15 +60,15 @@ class Gallery:
         region: str,
         progress: Progress | None = None,
     ) -> None:
-        """Open every grant that is valid now; raises Denied when the principal may not."""
+        """Open every grant that is valid now; raises Denied when the principal may not, Unavailable."""
         self._core, self._session = core, session
         self.scope, self.model, self.region = scope, model, region
         self._guard = threading.RLock()
-        self._members = Members(core, scope, model, region)
-        self._rows = self._members.rows
         self._closed = False
         with denying(core, self._denial):
-            self._admit(core.view())
+            self._members = Members(core, scope, model, region)
+            self._rows = self._members.rows
+            self._admit()
             self._follow(progress)
         core.watcher.add(self)
 
@@ -99,7 +93,7 @@ class Gallery:
         """Best ``top`` grants within the threshold, in rank order; recorded before it returns.
 
         ``probe`` is one embedding, of shape (d,). Threshold and top are by default as for ``Vault.identify``.
-        Raises Denied, and UsageError for a probe or threshold of another model; nothing was answered then.
+        Raises Denied, Unavailable, and UsageError for a probe or threshold of another model: no answer then.
         """
         matching = self._core.settings.matching
         top = matching.top if top is None else top
@@ -135,13 +129,10 @@ class Gallery:
                         hits, matched = self._scan(view, probe, threshold, top)
                     except UsageError:
                         raise
-                    except (IntegrityError, SlotDead):
-                        reason = Reason.INTEGRITY
-                    except Exception:  # noqa: BLE001 - promise 5: whatever goes wrong is a denial
-                        reason = Reason.UNAVAILABLE
+                    except Exception as error:  # noqa: BLE001 - promise 5: whatever goes wrong is a refusal
+                        reason = reason_of(error)
                 if reason is not Reason.OK:
-                    with contextlib.suppress(ControlMoved):
-                        self._deny(view, reason, now)
+                    self._deny(view, reason, now)
                     continue  # the vault changed meanwhile: that may be why
                 until = self._members.until_ms
                 most = top if matched > top else None
@@ -161,7 +152,7 @@ class Gallery:
                     for rank, hit in enumerate(hits, 1)
                 )
                 return Identification(found, count, excluded, decision, threshold)
-        raise StoreError("the vault changed too often to decide; nothing was answered", next="try again")
+        raise StoreError(_RESTLESS, next="try again")
 
     def refresh(self) -> None:
         """Follow what changed since the last call: withdrawn grants go, new ones come."""
@@ -245,21 +236,25 @@ class Gallery:
             omitted=sorted(self._members.omitted),
         )
 
-    def _admit(self, view: View) -> None:
-        now = self._core.clock.now_ms()
-        reason = self._may(view, now)
-        if reason is not Reason.OK:
-            with contextlib.suppress(ControlMoved):
-                self._deny(view, reason, now)
-            raise Denied
+    def _admit(self) -> None:
+        for _ in range(ATTEMPTS):
+            view, now = self._core.view(), self._core.clock.now_ms()
+            reason = self._may(view, now)
+            if reason is Reason.OK:
+                return
+            self._deny(view, reason, now)
+        raise StoreError(_RESTLESS, next="try again")
 
-    def _deny(self, view: View, reason: Reason, now: int) -> NoReturn:
-        """Record a denial and raise it; ControlMoved when the vault changed meanwhile."""
+    def _deny(self, view: View, reason: Reason, now: int) -> None:
+        """Record a refusal and raise it; return where the vault changed meanwhile."""
+        if is_doubtful(self._core, view, reason):
+            return
         entry = self._denial(reason, now)
-        index = self._core.log.decide(
-            entry, control_seq=view.head.control_seq, valid_until_ms=FOREVER, allow=False
-        )
-        raise Denied(decision=decision_id(index, entry))
+        with contextlib.suppress(ControlMoved):
+            index = self._core.log.decide(
+                entry, control_seq=view.head.control_seq, valid_until_ms=FOREVER, allow=False
+            )
+            raise refusal(reason, decision_id(index, entry))
 
     def _denial(self, reason: Reason, now_ms: int) -> JsonObject:
         return decisions.decision_identify(

@@ -9,12 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core
-from facekeep.access.gate import Ask, Verdict, decision_id, denying, evaluate
+from facekeep.access.gate import (
+    Ask,
+    Verdict,
+    decision_id,
+    denying,
+    evaluate,
+    is_doubtful,
+    reason_of,
+    refusal,
+)
 from facekeep.access.session import Session
 from facekeep.auditlog.brake import Asked
 from facekeep.auditlog.group import ControlMoved
 from facekeep.crypto.memory import Scratch
-from facekeep.errors import ClockError, Denied, IntegrityError, SlotDead, StoreError
+from facekeep.errors import ClockError, IntegrityError, StoreError
 from facekeep.formats import decisions
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -41,7 +50,7 @@ _scratch = Scratch()
 
 
 def verify(core: Core, session: Session, subject: bytes, question: Question) -> Verification:
-    """Compare a probe with one subject; raises Denied."""
+    """Compare a probe with one subject; raises Denied, Unavailable."""
     with denying(core, partial(_denial, session, question.ask)):
         return _verify(core, session, subject, question)
 
@@ -66,16 +75,16 @@ def _verify(core: Core, session: Session, subject: bytes, question: Question) ->
         if verdict.permit is not None and reason is Reason.OK:
             try:
                 found = _compare(core, verdict, question)
-            except (IntegrityError, SlotDead):
-                reason = Reason.INTEGRITY
-            except Exception:  # noqa: BLE001 - promise 5, as in ``evaluate``
-                reason = Reason.UNAVAILABLE
+            except Exception as error:  # noqa: BLE001 - promise 5, as in ``evaluate``
+                reason = reason_of(error)
+        if is_doubtful(core, view, reason):
+            continue
         try:
             decision = _record(core, session, verdict, reason, question, found)
         except (ControlMoved, ClockError):
             continue  # the state last seen is not the present one: evaluate again
         if reason is not Reason.OK:
-            raise Denied(decision=decision)
+            raise refusal(reason, decision)
         matched = question.threshold.matches(found, _photographs(verdict))
         told = score(found) if question.with_score else None
         return Verification(matched, decision, question.threshold, told)
