@@ -27,7 +27,8 @@ has a one-line message and the ``next`` step a person should take::
     +-- TreeFull              (37)  the key tree has no free branch position
     +-- ErasurePending        (38)  an erasure was begun and cannot be finished yet
     +-- MissingDependency     (39)  an optional package or model file is not installed
-    +-- SettingsChanged       (40)  the settings were changed: open the vault again
+    +-- SettingsChanged       (40)  the settings were changed while something was read
+    +-- VaultClosed           (41)  the vault was closed
     +-- SlotDead              (20)  a slot's key was destroyed (never leaves the library)
 
 Exit codes 0 and 1 are a match and no match; 2 is click's own usage error.
@@ -331,14 +332,26 @@ class MissingDependency(FacekeepError):
 
 
 class SettingsChanged(FacekeepError):
-    """The settings were changed since the vault was opened; nothing more is answered until it is reopened.
+    """The settings were changed since the vault was opened, which opens itself again at its next call.
 
-    Following them would be a decision made half under the old region: a reopened vault has one or the other.
+    So no call is half under the old region. It leaves the library where one cannot be begun again: a listing.
     """
 
     code = "settings_changed"
     exit_code = 40
-    default_next = "close the vault and open it again"
+    default_next = "begin again"
+
+
+class VaultClosed(FacekeepError):
+    """The vault was closed; nothing was done, and nothing is wrong with it."""
+
+    code = "closed"
+    exit_code = 41
+    default_next = "open the vault again: Vault.open"
+
+    def __init__(self, message: str = "the vault is closed", *, next: str | None = None) -> None:  # noqa: A002
+        """Say so."""
+        super().__init__(message, next=next)
 
 
 class SlotDead(FacekeepError):

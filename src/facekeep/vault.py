@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from facekeep.access.core import Core
 from facekeep.access.gate import Ask
+from facekeep.access.life import Life, living
 from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
 from facekeep.access.tokens import find_token
@@ -33,7 +34,7 @@ from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
 from facekeep.consent.consent import Consent, Notice
-from facekeep.errors import FacekeepError, UsageError
+from facekeep.errors import FacekeepError, SettingsChanged, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.matching import Matching
@@ -98,6 +99,7 @@ __all__ = [
     "SettingsChange", "Threshold", "Vault", "Verification", "Why",
 ]  # fmt: skip
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 Embedding = npt.NDArray[np.float32]
 
@@ -111,18 +113,20 @@ def _logged(erasure: Erasure) -> Erasure:
     return erasure
 
 
+@living
 @checks_arguments
 class Vault:
     """An open vault and the principal who uses it."""
 
     def __init__(self, core: Core, session: Session, extractor: Extractor | str | None) -> None:
         """Use ``Vault.open`` or ``Vault.create``."""
-        self._core = core
-        self._session = session
+        self._now = core, session
         self._extractor = extractor
         self._galleries: dict[tuple[Model, str], Gallery] = {}
         self._opening = threading.Lock()
-        self._left: list[Core] = []  # as they were before a change of settings
+        self._reopening = threading.Lock()
+        self._life = Life(self._follow)
+        core.reopen = functools.partial(self._follow, 0)
         self.token: str | None = None
 
     @classmethod
@@ -201,12 +205,13 @@ class Vault:
         return vault
 
     def close(self) -> None:
-        """Zero and close every gallery and file."""
-        for gallery in self._galleries.values():
-            gallery.close()
+        """Zero and close every gallery and file, once the calls under way in other threads have ended.
+
+        Calls that come later, and listings that were begun, raise VaultClosed.
+        """
+        self._life.end()
+        self._core.close()
         self._galleries.clear()
-        for core in (*self._left, self._core):
-            core.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -217,6 +222,14 @@ class Vault:
     ) -> None:
         """Close."""
         self.close()
+
+    @property
+    def _core(self) -> Core:
+        return self._now[0]
+
+    @property
+    def _session(self) -> Session:
+        return self._now[1]
 
     @property
     def vault_id(self) -> str:
@@ -383,7 +396,9 @@ class Vault:
         ``region`` is the vault's own or one of ``settings.regions``. ``progress`` is called with per cent.
         """
         model = model or self.extractor.model
-        return Gallery(self._core, self._session, Scope.IDENTIFY, model, self._region(region), progress)
+        return Gallery(
+            lambda: self._now, self._life, Scope.IDENTIFY, model, self._region(region), progress
+        )
 
     def _region(self, region: str | None) -> str:
         if region is None:
@@ -440,8 +455,10 @@ class Vault:
         """
         if due_within is not None:
             due_within_ms = due_within // timedelta(milliseconds=1)
-        found = status.subjects(self._core, self._session, due_within_ms=due_within_ms, progress=progress)
-        return Listing(self._session.guarded(Action.SUBJECTS, found))
+        return self._listing(
+            Action.SUBJECTS,
+            lambda: status.subjects(*self._now, due_within_ms=due_within_ms, progress=progress),
+        )
 
     def status(self) -> JsonObject:
         """State of the vault, with warnings and their remedies."""
@@ -461,7 +478,7 @@ class Vault:
         if not the one of the settings. ``progress`` is called with (step, done, total).
         """
         return Maintenance(
-            lambda: (self._core, self._session),
+            lambda: self._now,
             self._reopen,
             confirmed=confirmed,
             checkpoints=None if checkpoints is None else Path(checkpoints),
@@ -578,9 +595,8 @@ class Vault:
         registered, each in place of its model's, ``search_thresholds`` for searches alone;
         ``no_thresholds`` are models that have none any more.
 
-        A new directory is empty, and gets its copies at once. Every other open ``Vault`` raises
-        SettingsChanged from then on, and so does a ``Gallery`` of this one: open them again.
-        Raises UsageError with nothing changed.
+        A new directory is empty, and gets its copies at once. Every other open ``Vault`` opens itself again
+        at its next call. Raises UsageError with nothing changed.
         """
         paths = None if copies is None else [Path(copy) for copy in copies]
 
@@ -606,24 +622,46 @@ class Vault:
         return done
 
     def _reopen(self) -> None:
-        """Go on under the settings that the log names now."""
-        core = opening.open_core(self._core.path, self._core.clock, self._core.secrets)
-        try:
-            self._core.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC.md §6.3)
-        except BaseException:
-            core.close()
-            raise
-        with self._opening:
-            self._left.append(self._core)
-            self._session, self._core = self._session.on(core), core
-            for gallery in self._galleries.values():
-                gallery.close()
-            self._galleries.clear()
+        self._follow(self._life.generation)
+
+    def _follow(self, seen: int) -> None:
+        """Go on under the settings that the log names now, unless that was done since generation ``seen``.
+
+        They are authenticated as at every opening, and the log is held to what was seen of it before.
+        """
+        with self._reopening:
+            if self._life.generation != seen:
+                return
+            old, session = self._now
+            try:
+                core = opening.open_core(old.path, old.clock, old.secrets)
+            except SettingsChanged:
+                return  # once more, meanwhile: whoever asks finds that out
+            core.reopen = functools.partial(self._follow, seen + 1)
+            try:
+                old.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC.md §6.3)
+            except BaseException:
+                core.close()
+                raise
+            self._now = core, session.on(core)
+            core.watcher.take(old.watcher)
+            self._life.leave(old.close)
+
+    def _listing(self, action: Action, begin: Callable[[], Iterator[T]]) -> Listing[T]:
+        """Yield what only this action may see, as long as the principal may do it and the vault is open."""
+
+        def seen() -> Iterator[T]:
+            self._life.run(lambda: self._session.require(action))
+            for item in begin():
+                self._life.run(lambda: self._session.require(action))
+                yield item
+
+        return Listing(self._life.each(seen()))
 
     @property
     def keys(self) -> Keys:
         """Rotation of root, tree, templates and signing keys, and who holds the root."""
-        return Keys(lambda: (self._core, self._session), self._reopen)
+        return Keys(lambda: self._now, self._reopen, self._life)
 
     def add_principal(self, label: str, roles: Sequence[Role]) -> tuple[str, str]:
         """(id, token) of a new principal; the token is shown once and kept nowhere."""
@@ -681,8 +719,10 @@ class Vault:
     ) -> Listing[tuple[int, JsonObject]]:
         """Yield (index, entry) of the log's entries that pass a filter, the last ``limit`` of them."""
         wanted = wanted or Filter()
-        shown = auditing.show(self._core, self._session, wanted, limit=limit, progress=progress)
-        return Listing(self._session.guarded(Action.LOG, shown))
+        return self._listing(
+            Action.LOG,
+            lambda: auditing.show(*self._now, wanted, limit=limit, progress=progress),
+        )
 
     def probe(
         self,

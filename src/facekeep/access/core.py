@@ -62,6 +62,10 @@ def is_tree_of(tree: KeyTree, head: Head) -> bool:
     return 0 < tree.epoch - head.epoch <= sum(each.type == "destroy" for each in head.open)
 
 
+def _stay() -> None:
+    """Leave it to the caller."""
+
+
 class Proven(NamedTuple):
     """A row that is the one the log gave its slot to, its terms, and the permit while they hold."""
 
@@ -172,6 +176,7 @@ class Core:
         self.scratch = contextlib.ExitStack()  # left when it is closed
         self._lost_at = -1  # control entries of the log that the watcher could not follow
         self.watcher: Watcher[Core] = Watcher(self)
+        self.reopen: Callable[[], None] = _stay  # under other settings; whoever keeps the vault open sets it
         log.guard(self._unobjected)
         log.limit(settings.matching)
 

@@ -22,6 +22,7 @@ from facekeep.errors import (
     SlotDead,
     Unavailable,
     UsageError,
+    VaultClosed,
 )
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entryrules import Reason
@@ -108,7 +109,11 @@ def denying(core: Core, denial: Callable[[Reason, int], JsonObject]) -> Iterator
     """
     try:
         yield
-    except (Denied, Unavailable, UsageError, SettingsChanged):
+    except SettingsChanged:
+        with denying(core, denial):
+            core.reopen()
+        raise  # to be asked again
+    except (Denied, Unavailable, UsageError, VaultClosed):
         raise
     except Exception as error:
         decision = _recorded(core, denial, reason_of(error))

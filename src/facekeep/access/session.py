@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from facekeep.access.core import Core, View
 from facekeep.access.principals import Principal, read_token, token_mark
@@ -15,7 +14,6 @@ from facekeep.errors import FacekeepError, IntegrityError, NotAllowed, SlotDead,
 from facekeep.formats.entryrules import Reason
 from facekeep.store.keysdb import PrincipalRow
 
-T = TypeVar("T")
 _UNTOLD: Final = frozenset((Reason.INTEGRITY, Reason.UNAVAILABLE))
 _WORDS: Final = {
     Action.VERIFY: "verify subjects",
@@ -199,12 +197,6 @@ class Session:
         if self._checked[2] is Reason.UNAVAILABLE:
             raise StoreError("it cannot be told now whether the token's principal is known; nothing was done")
         raise NotAllowed("the token's principal is unknown or revoked in this vault")
-
-    def guarded(self, action: Action, items: Iterable[T]) -> Iterator[T]:
-        """Yield what only this action may see, as long as the principal may do it."""
-        for item in items:
-            self.require(action)
-            yield item
 
     def _load(self, view: View) -> Principal | None:
         seq, principal, _ = self._checked

@@ -7,6 +7,7 @@ process could still open the vault (``access.admission``).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -31,7 +32,7 @@ class Follower(Protocol):
     """What follows the vault: a gallery."""
 
     def refresh(self) -> None:
-        """Follow what changed."""
+        """Follow what changed; where that fails nobody is kept who may be withdrawn."""
         ...
 
     def close(self) -> None:
@@ -71,13 +72,21 @@ class Watcher(Generic[V]):
         """Leave it alone."""
         self._followers.discard(follower)
 
+    def take(self, other: Watcher[V]) -> None:
+        """Have what follows another one's vault follow this one's."""
+        for follower in tuple(other._followers):
+            self.add(follower)
+            other.remove(follower)
+
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and close what follows."""
         if self._process != os.getpid():
             return
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_LEAVING_S)
+        for follower in tuple(self._followers):
+            follower.close()
 
 
 def _watch(
@@ -97,11 +106,5 @@ def _watch(
             admission(watched)
         del watched
         for follower in tuple(followers):
-            _refresh(follower)
-
-
-def _refresh(follower: Follower) -> None:
-    try:
-        follower.refresh()
-    except Exception:  # noqa: BLE001 - whatever it was, nothing is kept that may be withdrawn
-        follower.close()
+            with contextlib.suppress(Exception):  # the next call says what is wrong
+                follower.refresh()

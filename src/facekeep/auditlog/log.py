@@ -57,7 +57,7 @@ class AuditLog:
         self._watch = Watch(database, self._key)
         self._own = logdb.open_log(database.path, vault_id)
         database.check_identity()
-        connection = self._own.connection()
+        connection = self._own.shared()
         self._copies = Copies(database, connection, vault_id, self._key, copies)
         self._writer = Writer(
             connection,
@@ -349,14 +349,14 @@ class AuditLog:
             translated(str(path)),
             contextlib.closing(logdb.open_log(path, self._vault_id)) as copy,
         ):
-            return mend_copy(copy.connection(), self._own.connection(), self._key, size)
+            return mend_copy(copy.connection(), self._own.shared(), self._key, size)
 
     @contextlib.contextmanager
     def other_copies(self, paths: Sequence[Path]) -> Iterator[Copies]:
         """Give copies at paths that are not among the log's own; nothing is appended meanwhile."""
         self.head()
         with self._writer.exclusive, translated(self._database.name):
-            copies = Copies(self._database, self._own.connection(), self._vault_id, self._key, paths)
+            copies = Copies(self._database, self._own.shared(), self._vault_id, self._key, paths)
             try:
                 yield copies
             finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self, cast
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from facekeep.access.core import Core, View
 from facekeep.access.gate import admit, decision_id, denying, is_doubtful, is_logged, reason_of, refusal
+from facekeep.access.life import Life, living
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.arguments import checks_arguments
@@ -47,20 +48,23 @@ class _Hit(NamedTuple):
     distance: float
 
 
+@living
 @checks_arguments
 class Gallery:
     """Opened reference templates of one scope and model, for one principal. A context manager."""
 
     def __init__(
         self,
-        core: Core,
-        session: Session,
+        opened: Callable[[], tuple[Core, Session]],
+        life: Life,
         scope: Scope,
         model: Model,
         region: str,
         progress: Progress | None = None,
     ) -> None:
         """Open every grant that is valid now; raises Denied when the principal may not, Unavailable."""
+        self._opened, self._life = opened, life
+        core, session = opened()
         self._core, self._session = core, session
         self.scope, self.model, self.region = scope, model, region
         self._guard = threading.RLock()
@@ -74,7 +78,7 @@ class Gallery:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, by its user or because the vault could not be trusted any more."""
+        """Whether it was closed, or the vault was."""
         return self._closed
 
     @property
@@ -155,14 +159,23 @@ class Gallery:
         raise StoreError(_RESTLESS, next="try again")
 
     def refresh(self) -> None:
-        """Follow what changed since the last call: withdrawn grants go, new ones come."""
+        """Follow what changed since the last call: withdrawn grants go, new ones come.
+
+        Where that cannot be done everybody goes, until it can.
+        """
         with self._guard:
-            self._follow()
-            self._members.drop_expired(self._members.now())
+            try:
+                self._follow()
+                self._members.drop_expired(self._members.now())
+            except BaseException:
+                if not self._closed:
+                    self._members.empty()
+                raise
 
     def close(self) -> None:
         """Zero the templates and stop watching."""
-        self._core.watcher.remove(self)
+        for core in (self._core, self._opened()[0]):
+            core.watcher.remove(self)
         with self._guard:
             self._closed = True
             self._rows.close()
@@ -269,7 +282,13 @@ class Gallery:
     def _follow(self, progress: Progress | None = None) -> View:
         if self._closed:
             raise UsageError("the gallery is closed", next="open another one")
-        view = self._core.view()
+        core, session = self._opened()
+        if core is not self._core:  # opened again, under other settings
+            members, old = Members(core, self.scope, self.model, self.region), self._rows
+            self._core, self._session = core, session
+            self._members, self._rows = members, members.rows
+            old.close()
+        view = core.view()
         if self._is_trusted(view):
             view = self._members.follow(progress)
         if not self._is_trusted(view):  # before it was followed, or meanwhile
@@ -277,8 +296,9 @@ class Gallery:
         return view
 
     def _is_trusted(self, view: View) -> bool:
-        """Whether the principal may have opened templates at all: not, from the moment that it is revoked."""
-        return self._session.check(view, Action.IDENTIFY) is Reason.OK
+        """Whether the principal may have opened templates at all: not once it, or the region, is revoked."""
+        allowed = self.region in self._core.settings.all_regions
+        return allowed and self._session.check(view, Action.IDENTIFY) is Reason.OK
 
     def _may(self, view: View, now: int) -> Reason:
         return admit(self._core, self._session, view, Action.IDENTIFY, self.region, now)

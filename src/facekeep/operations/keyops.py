@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from facekeep.access.core import Core
+from facekeep.access.life import Life, living
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.arguments import checks_arguments
@@ -29,6 +30,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 Opened: TypeAlias = Callable[[], tuple[Core, Session]]
 
 
+@living
 @checks_arguments
 class Keys:
     """Rotation and custody of the root, for operators; every method says in the log why and by whom.
@@ -36,8 +38,9 @@ class Keys:
     Each raises NotAllowed, Busy, ErasurePending where a holder or copy is away, UsageError with nothing done.
     """
 
-    def __init__(self, opened: Opened, reopen: Callable[[], None]) -> None:
+    def __init__(self, opened: Opened, reopen: Callable[[], None], life: Life) -> None:
         """Use ``Vault.keys``."""
+        self._life = life
         self._opened = opened
         self._reopen = reopen
 
