@@ -266,3 +266,13 @@ def test_sources_that_are_none(cli: Cli) -> None:
     cli.fails("usage", 10, "enroll", "ada", "--from", "empty", *TERMS)
     Path("people.jsonl").write_text("")
     cli.fails("usage", 10, "enroll", "--from", "people.jsonl", *TERMS)
+
+
+def test_spare_photographs_that_are_left_out_are_no_failure(cli: Cli, folder: Path) -> None:
+    """Everybody is enrolled: the summary says what was left out, and nothing failed."""
+    (folder / "ada" / "2.jpg").write_text("a cat")
+    (folder / "bob" / "2.jpg").write_text("a cat")
+    ran = cli.run("enroll", "--from", "people", *TERMS)
+    assert ran.code == 0
+    assert "2 photographs left out" in ran.err
+    assert cli.run("enroll", "--from", "people", *TERMS, "--json").code == 0

@@ -143,3 +143,24 @@ def test_a_token_of_the_environment_would_come_first(cli: Cli, monkeypatch: pyte
     monkeypatch.setenv("FACEKEEP_TOKEN", "fkt1.another")
     ran = cli.run("init", "--root", "file:staff.root", "--no-copy")
     assert "next: unset FACEKEEP_TOKEN\n" in ran.err
+
+
+def test_the_token_goes_where_the_environment_says(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is where every later command looks for it."""
+    monkeypatch.setenv("FACEKEEP_TOKEN_FILE", str(cli.home / "mine.token"))
+    ran = cli.run("init", "--no-copy", "--json")
+    assert ran.json["token_file"] == str(cli.home / "mine.token")
+    assert "FACEKEEP_TOKEN_FILE is set" not in ran.err
+    assert stat.S_IMODE((cli.home / "mine.token").stat().st_mode) == 0o600
+    assert cli.ok("status")["vault"] == ran.json["vault"]
+
+
+def test_a_token_file_that_the_environment_names_is_not_overwritten(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cli.home / "mine.token").write_text("another vault's")
+    monkeypatch.setenv("FACEKEEP_TOKEN_FILE", str(cli.home / "mine.token"))
+    cli.fails("vault_exists", 14, "init", "--no-copy")
+    assert (cli.home / "mine.token").read_text() == "another vault's"
+    assert not cli.vault.exists()
+    cli.ok("init", "--no-copy", "--token-file", "other.token")

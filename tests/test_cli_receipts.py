@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from cli_help import CONSENT, MODEL, Cli, Ran, snapshot, vector, write_lines
+from facekeep.cli.bulk import Bulk
 from facekeep.consent.consent import subject_tag
+from facekeep.errors import Busy
 
 NAMES = ("Kaltenbrunner Ottilie", "Ferreira-Ñandú João", "s0042-of-the-door")
 
@@ -120,3 +122,40 @@ def test_a_full_disk_is_said_and_the_vault_is_whole(cli: Cli) -> None:
     assert "3 people just enrolled may have no receipt" in ran.err
     assert len(cli.subjects()) == 3
     assert cli.ok("check")["ok"] is True
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Busy("another process is writing")])
+def test_who_is_stopped_is_told_how_to_go_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    """The same command would find its own file, and refuse."""
+    write_lines(Path("people.jsonl"), people(*NAMES))
+    enrol = Bulk._enrol
+
+    def then_stop(bulk: Bulk, batch: list[Any]) -> None:
+        enrol(bulk, batch)
+        raise stop
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Bulk, "_enrol", then_stop)
+        ran = enroll(cli, "--receipts", "receipts.jsonl")
+    assert ran.code in {130, 36}
+    assert "type the command again with another file after --receipts; receipts.jsonl is kept" in ran.err
+    assert len(lines()) == len(NAMES)
+    assert enroll(cli, "--receipts", "more.jsonl").code == 0
+
+
+def test_who_is_stopped_before_anybody_has_a_receipt_types_the_same_again(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(Path("people.jsonl"), people(*NAMES))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Bulk, "_enrol", stop)
+        ran = enroll(cli, "--receipts", "receipts.jsonl")
+    assert ran.code == 130
+    assert "type the command again; what was begun" in ran.err
+    assert enroll(cli, "--receipts", "receipts.jsonl").code == 0

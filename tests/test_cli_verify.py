@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cli_help import DIMENSION, MODEL, THRESHOLD, Cli, probe, snapshot
+from cli_help import CONSENT, DIMENSION, MODEL, THRESHOLD, Cli, probe, snapshot, vector
+from facekeep.matching.model import Model
+from facekeep.vault import Vault
 
 
 @pytest.fixture
@@ -79,3 +82,27 @@ def test_no_probe_or_no_threshold(cli: Cli, words: tuple[str, ...]) -> None:
     before = snapshot(cli.home)
     cli.fails("usage", 10, "verify", "ada", *words)
     assert snapshot(cli.home) == before
+
+
+class OfBytes:
+    """An extractor for photographs from standard input that hold a number."""
+
+    model = Model("raw:test", "1", DIMENSION, "l2")
+
+    def extract(self, image: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
+        assert isinstance(image, bytes)
+        return vector(int(image))
+
+
+def test_a_photograph_comes_from_standard_input(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a pipe makes it: no file of it is left behind."""
+    cli.ok("settings", "--threshold", "threshold.json")
+    monkeypatch.setattr(Vault, "extractor", OfBytes())
+    scopes = ("--scope", "verify", "--scope", "identify")
+    assert cli.run("enroll", "zoe", "-", *scopes, *CONSENT, stdin="7").code == 0
+    assert cli.run("verify", "zoe", "-", stdin="7").out == "match\n"
+    assert cli.run("verify", "zoe", "-", stdin="8").out == "no match\n"
+    assert "zoe" in cli.run("identify", "-", stdin="7").out
+    twice = cli.run("enroll", "yan", "-", "-", *scopes, *CONSENT, stdin="7")
+    assert twice.code == 10
+    assert "one photograph" in twice.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import threading
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekeep.auditlog.setdigest import SetDigest
+from facekeep.crypto import memory, sethash
 from facekeep.crypto import primitives as p
-from facekeep.crypto import sethash
 from facekeep.crypto.memory import LockedBuffer
 from facekeep.errors import FormatError, IntegrityError
 
@@ -188,3 +189,29 @@ def test_a_locked_buffer_is_zeroed_when_it_is_wiped_and_closed() -> None:
 def test_an_empty_locked_buffer() -> None:
     with LockedBuffer(0) as buffer:
         assert len(buffer.view) == 0
+
+
+def test_memory_that_is_not_locked_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing:
+        @staticmethod
+        def mlock(*_: object) -> int:
+            return -1
+
+        @staticmethod
+        def munlock(*_: object) -> int:
+            return -1
+
+    monkeypatch.setattr(memory, "_refused", threading.Event())
+    assert memory.is_locked()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(memory, "_libc", Refusing)
+        for _ in range(3):
+            with memory.LockedBuffer(64) as buffer:
+                assert not buffer.locked
+    assert not memory.is_locked()
+    told = [each for each in caplog.records if each.name == "facekeep"]
+    assert [each.levelname for each in told] == ["WARNING"]
+    for line in ("ulimit -l", "LimitMEMLOCK", "--ulimit memlock"):
+        assert line in told[0].getMessage()

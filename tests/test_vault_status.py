@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from facekeep.crypto import memory
 from facekeep.errors import ErasurePending
 from facekeep.formats.ids import BRANCH_SLOTS
 from facekeep.vault import Holders, Selection, Vault, Why
@@ -190,3 +191,13 @@ def test_a_status_does_not_change_the_vault(lab: Lab) -> None:
     assert {path: path.read_bytes() for path in before if path.exists()} == {
         path: data for path, data in before.items() if path.exists()
     }
+
+
+def test_memory_that_is_not_locked_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lab.open() as vault:
+        assert vault.status()["memory_locked"] is memory.is_locked()
+        monkeypatch.setattr(memory, "is_locked", lambda: False)
+        found = vault.status()
+        assert found["memory_locked"] is False
+        warnings: Any = found["warnings"]
+        assert {"message": memory.NOT_LOCKED, "next": memory.LOCK_IT} in warnings

@@ -17,7 +17,7 @@ from facekeep.cli.bulk import Bulk, Failure, Tally
 from facekeep.cli.manifest import read_source
 from facekeep.cli.opened import now_ms, open_vault
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.probes import embedding_options, extractor_option, read_embeddings
+from facekeep.cli.probes import embedding_options, extractor_option, read_embeddings, read_image
 from facekeep.cli.problems import PARTLY_DONE
 from facekeep.cli.progress import Progress
 from facekeep.cli.receipts import Receipts
@@ -78,17 +78,20 @@ def command(
             raise UsageError("--from takes its people from the source alone")
         bulk = _Wanted(source, statement, Existing(existing or "skip"), extractor, model_text, receipts_file)
         tally = _many(state, bulk)
-        return PARTLY_DONE if tally.failures or tally.left_out else 0
+        return PARTLY_DONE if tally.failures else 0
     if receipts_file is not None:
         raise UsageError("--receipts goes with --from", next="one person's receipt is printed")
     if subject is None:
         raise UsageError("nobody was named", next="name a subject and photographs, or a source with --from")
     consent = statement.consent(now_ms())
+    if images.count("-") > 1:
+        raise UsageError("standard input is one photograph", next="write - once")
+    photographs = [read_image(image) for image in images]
     rows, model = (None, None) if embedding is None else read_embeddings(Path(embedding), model_text)
     with open_vault(state, extractor) as vault:
         receipt = vault.enroll(
             subject,
-            [Path(image) for image in images],
+            photographs,
             consent=consent,
             embeddings=rows,
             model=model,
@@ -122,13 +125,14 @@ def _many(state: State, wanted: _Wanted) -> Tally:
         try:
             with Progress("enrolling") as progress:
                 tally = bulk.run(source, progress)
-        except BaseException:
+        except BaseException as error:
             if not state.json:
                 output.say(
                     f"stopped; {output.counted(bulk.tally.enrolled, 'person', 'people')} enrolled so far"
                 )
-                if receipts is not None:
-                    receipts.warn()
+            if receipts is not None:
+                receipts.warn()
+                receipts.go_on(error)
             raise
     if state.json:
         output.json_line(tally.to_json())
@@ -148,6 +152,8 @@ def _tell(tally: Tally, unit: str) -> None:
     output.data("enrolled", tally.enrolled)
     output.data("skipped", tally.skipped)
     output.data("failed", len(tally.failures))
+    if tally.left_out:
+        output.say(f"{output.counted(len(tally.left_out), 'photograph')} left out")
 
 
 def _where(failure: Failure, unit: str) -> str:

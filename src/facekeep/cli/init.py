@@ -76,7 +76,8 @@ def command(
     uri = None if recovery is None else recovering.uri_of(Path(recovery))
     if not copies and not no_copy:
         copies = _ask_for_copy(as_json=state.json)
-    wanted = Path(state.token_file) if state.token_file else None
+    named = state.token_file or os.environ.get("FACEKEEP_TOKEN_FILE")
+    wanted = Path(named) if named else None
     with reserved(wanted) as place:
         asked = secrets(state)
         with Vault.create(
@@ -145,8 +146,13 @@ def _tell(made: _Made, *, as_json: bool) -> None:
             "keys.db and log.db have no live second copy: one lost file would lose the vault",
             "facekeep settings --copy DIR, on another disk, before you enrol anybody",
         )
-    for name in ("FACEKEEP_TOKEN", "FACEKEEP_TOKEN_FILE"):
-        if os.environ.get(name):
+    file = os.environ.get("FACEKEEP_TOKEN_FILE")
+    before = {
+        "FACEKEEP_TOKEN": bool(os.environ.get("FACEKEEP_TOKEN")),
+        "FACEKEEP_TOKEN_FILE": bool(file) and Path(file or "") != made.token_file,
+    }
+    for name, comes in before.items():
+        if comes:
             output.warn(f"{name} is set and comes before the new token", f"unset {name}")
     _tell_split(made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 import numpy as np
 
 from facekeep.errors import UsageError
+from facekeep.limits import LIMITS
 from facekeep.matching.model import Floats, Model
 from facekeep.matching.raw import load_embeddings, raw_model
 from facekeep.matching.threshold import Threshold
@@ -26,7 +28,7 @@ _THRESHOLD_BYTES = 65_536
 class Probe:
     """A probe with its model (None: the extractor's) and threshold (None: the model's own)."""
 
-    image: Path | Floats
+    image: Path | bytes | Floats
     model: Model | None
     threshold: Threshold | None
 
@@ -87,12 +89,17 @@ def read_probe(
     if (image is None) == (embedding is None):
         raise UsageError("give either a photograph or --embedding", next="see --help")
     threshold = None if threshold_file is None else read_threshold(Path(threshold_file))
-    if embedding is None:
-        return Probe(Path(str(image)), None, threshold)
-    rows, model = read_embeddings(Path(embedding), model_text)
+    if image is not None:
+        return Probe(read_image(image), None, threshold)
+    rows, model = read_embeddings(Path(str(embedding)), model_text)
     if len(rows) != 1:
         raise UsageError("a probe is one embedding", next="give a file with one row")
     return Probe(np.asarray(rows[0]), model, threshold)
+
+
+def read_image(named: str) -> Path | bytes:
+    """Photograph of that name, from standard input for ``-``; how large it may be is looked at later."""
+    return sys.stdin.buffer.read(LIMITS.image_file_bytes + 1) if named == "-" else Path(named)
 
 
 def read_threshold(path: Path) -> Threshold:

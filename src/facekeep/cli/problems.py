@@ -56,6 +56,7 @@ def describe(error: BaseException) -> Problem:
         return Problem("command_line", _click_message(error), "correct the command", COMMAND_LINE)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         begun = "type the command again; what was begun is finished or undone first"
+        begun = str(getattr(error.__cause__ or error, "next", begun))  # click's Abort has it as its cause
         return Problem("interrupted", "interrupted", begun, INTERRUPTED)
     if isinstance(error, sqlite3.OperationalError):
         return _ours(StoreError(f"a file of the vault: {error}"))

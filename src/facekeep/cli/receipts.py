@@ -64,6 +64,12 @@ class Receipts:
             if not self._path.stat().st_size:
                 self._path.unlink()
 
+    def go_on(self, error: BaseException) -> None:
+        """Say with an error how the same people are gone on with: this file is there already."""
+        if self._count and not isinstance(error, StoreError):
+            again = f"type the command again with another file after --receipts; {self._path.name} is kept"
+            error.next = again  # type: ignore[attr-defined] # of whatever stops it (cli.problems)
+
     def warn(self) -> None:
         """Say whose it is."""
         if self._count:

@@ -1,7 +1,7 @@
 """Memory that is locked, kept out of core dumps, and zeroed on close.
 
-``mlock`` needs RLIMIT_MEMLOCK or CAP_IPC_LOCK; where the system refuses, the buffer still works and
-``locked`` says False. docs/THREATS.md states what this cannot do.
+``mlock`` needs RLIMIT_MEMLOCK or CAP_IPC_LOCK; where the system refuses, the buffer still works, ``locked``
+says False, and the process is told once, through ``logging``. docs/THREATS.md states what this cannot do.
 """
 
 from __future__ import annotations
@@ -9,14 +9,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
+import logging
 import mmap
 import os
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 _libc = ctypes.CDLL(None, use_errno=True)
+#: what is wrong where memory is not locked, and the line that mends it
+NOT_LOCKED: Final = "memory that holds templates could not be locked, and may be written to swap"
+LOCK_IT: Final = (
+    "raise the limit: 'ulimit -l unlimited' in a shell, LimitMEMLOCK=infinity in a systemd unit, "
+    "--ulimit memlock=-1 for docker; or switch swap off"
+)
+_log = logging.getLogger("facekeep")
+_refused = threading.Event()
 _inherited: list[mmap.mmap] = []  # never unmapped: after a fork something else may stand at that address
+
+
+def is_locked() -> bool:
+    """Whether the system has locked all memory that this process asked it to."""
+    return not _refused.is_set()
 
 
 class Scratch(threading.local):
@@ -51,6 +65,9 @@ class LockedBuffer:
         self._view = memoryview(self._map)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.locked = _libc.mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(max(size, 1))) == 0
+        if not self.locked and not _refused.is_set():
+            _refused.set()
+            _log.warning("%s; %s", NOT_LOCKED, LOCK_IT)
         self.closed = False
         self._process = os.getpid()
 

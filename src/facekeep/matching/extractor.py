@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from importlib import import_module
 from typing import Final, Protocol, cast, runtime_checkable
 
@@ -18,6 +20,11 @@ _EXTRACTORS: Final = {
     "dlib": ("facekeep.matching.dlib_extractor", "DlibExtractor"),
     "sface": ("facekeep.matching.sface_extractor", "SFaceExtractor"),
 }
+
+
+_MODELS: Final = "FACEKEEP_MODELS"  # where model files are looked for
+_loaded: dict[tuple[str, str | None], Extractor] = {}
+_loading = threading.Lock()
 
 
 @runtime_checkable
@@ -39,7 +46,7 @@ class Extractor(Protocol):
 
 
 def get_extractor(name: str | None = None) -> Extractor:
-    """Load the extractor of that name, ``dlib`` where none is given.
+    """Return the extractor of that name, ``dlib`` where none is given: one for the process, loaded once.
 
     Raises UsageError for an unknown name, MissingDependency where its packages or model files are missing,
     IntegrityError where a model file is not the expected one.
@@ -49,4 +56,18 @@ def get_extractor(name: str | None = None) -> Extractor:
     except KeyError as error:
         known = " and ".join(repr(each) for each in _EXTRACTORS)
         raise UsageError(f"there is no extractor {name!r}; there are {known}") from error
-    return cast("Extractor", getattr(import_module(module), kind)())
+    with _loading:
+        found = _loaded.get((kind, os.environ.get(_MODELS)))
+        if found is None:
+            found = cast("Extractor", getattr(import_module(module), kind)())
+            _loaded[kind, os.environ.get(_MODELS)] = found
+        return found
+
+
+def _unlock() -> None:
+    """Let a child load what its parent was loading when it was forked."""
+    global _loading  # noqa: PLW0603 - a lock that nobody in the child holds
+    _loading = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)

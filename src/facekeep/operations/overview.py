@@ -9,6 +9,7 @@ from typing import Final
 from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
+from facekeep.crypto import memory
 from facekeep.formats.canonical import JsonObject, JsonValue
 from facekeep.operations import expiring, recovering
 from facekeep.operations.census import Census, branches_free, census
@@ -54,6 +55,7 @@ def status(core: Core, session: Session) -> JsonObject:
         "expire_waiting": seen.expiring.waits,
         "fingerprint": tree.fingerprint.hex(),
         "holders": [each.to_json() for each in seen.holders],
+        "memory_locked": memory.is_locked(),
         "missing": len(found.missing()),
         "pending": len(head.operations),
         "recovery": recovering.stated(core),
@@ -90,6 +92,8 @@ def _warnings(seen: _Seen) -> Iterator[tuple[str, str]]:
     yield from _of_copies(seen)
     yield from _of_operations(seen)
     yield from _of_schedule(seen)
+    if not memory.is_locked():
+        yield memory.NOT_LOCKED, memory.LOCK_IT
 
 
 def _of_holders(seen: _Seen) -> Iterator[tuple[str, str]]:
