@@ -349,7 +349,12 @@ class VaultClosed(FacekeepError):
     exit_code = 41
     default_next = "open the vault again: Vault.open"
 
-    def __init__(self, message: str = "the vault is closed", *, next: str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        message: str = "the vault is closed",
+        *,
+        next: str | None = None,  # noqa: A002 - the contract's name
+    ) -> None:
         """Say so."""
         super().__init__(message, next=next)
 
