@@ -242,7 +242,7 @@ def literals() -> Iterator[tuple[Path, str]]:
 
 #: What only the command does, or another program.
 COMMANDS_ALONE = re.compile(
-    r"facekeep keys recover|--private|pkcs11-tool|--login|tpm2_|--tpmkey|"
+    r"facekeep keys recover|--private|pkcs11-tool|--login|tpm2_|--tpmkey|--ulimit|"
     r"--(enable|hmac|policy)-|pip install|--clear-lockout|# Written by facekeep"
 )
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names as in _NAMES, for type checkers
     from facekeep.errors import ScopeUnknown as ScopeUnknown, SettingsChanged as SettingsChanged
     from facekeep.errors import StoreError as StoreError, SubjectUnknown as SubjectUnknown
     from facekeep.errors import TreeFull as TreeFull, UsageError as UsageError, VaultExists as VaultExists
+    from facekeep.errors import Unavailable as Unavailable, VaultClosed as VaultClosed
     from facekeep.errors import VaultNotFound as VaultNotFound, WrongType as WrongType
     from facekeep.formats.bundle import Statement as Statement
     from facekeep.formats.canonical import JsonObject as JsonObject
@@ -90,7 +91,8 @@ _NAMES: Final = {  # by module
         "AlreadyEnrolled Busy ClockError ConsentError Denied ErasurePending FacekeepError ForeignFile "
         "FormatError ImageError IntegrityError MissingDependency NextStep NotAllowed NotOnePerson RootError "
         "ScopeUnknown "
-        "SettingsChanged StoreError SubjectUnknown TreeFull UsageError VaultExists VaultNotFound WrongType"
+        "SettingsChanged StoreError SubjectUnknown TreeFull Unavailable UsageError VaultClosed VaultExists "
+        "VaultNotFound WrongType"
     ),
     ".formats.bundle": "Statement",
     ".formats.canonical": "JsonObject",

@@ -204,35 +204,42 @@ class NotOnePerson(UsageError):
         self.rows = rows
 
 
-class _Refusal(FacekeepError):
-    """A question without an answer: ``decision`` is the id of what the log says about it."""
-
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        next: str | None = None,  # noqa: A002 - the contract's name
-        decision: str | None = None,
-    ) -> None:
-        """Keep the decision id, None when not even the refusal could be recorded."""
-        super().__init__(message or self.code, next=next)
-        self.decision = decision
-
-
-class Denied(_Refusal):
+class Denied(FacekeepError):
     """The gate refused. The outside learns nothing more; the log holds the reason."""
 
     code = "denied"
     exit_code = 20
     default_next = "an operator can read the reason: facekeep status --decision ID"
 
+    def __init__(
+        self,
+        message: str = "denied",
+        *,
+        next: str | None = None,  # noqa: A002 - the contract's name
+        decision: str | None = None,
+    ) -> None:
+        """Keep the id of what the log says, None when not even that could be recorded."""
+        super().__init__(message, next=next)
+        self.decision = decision
 
-class Unavailable(_Refusal):
+
+class Unavailable(FacekeepError):
     """The vault cannot decide now, and says nothing about anybody: no "no" follows from it."""
 
     code = "unavailable"
     exit_code = 23
     default_next = "try again; if it lasts, an operator can read the reason: facekeep status --decision ID"
+
+    def __init__(
+        self,
+        message: str = "unavailable",
+        *,
+        next: str | None = None,  # noqa: A002 - the contract's name
+        decision: str | None = None,
+    ) -> None:
+        """Keep the id of what the log says, None when not even that could be recorded."""
+        super().__init__(message, next=next)
+        self.decision = decision
 
 
 class NotAllowed(FacekeepError):

@@ -396,9 +396,7 @@ class Vault:
         ``region`` is the vault's own or one of ``settings.regions``. ``progress`` is called with per cent.
         """
         model = model or self.extractor.model
-        return Gallery(
-            lambda: self._now, self._life, Scope.IDENTIFY, model, self._region(region), progress
-        )
+        return Gallery(lambda: self._now, self._life, Scope.IDENTIFY, model, self._region(region), progress)
 
     def _region(self, region: str | None) -> str:
         if region is None:

@@ -118,7 +118,7 @@ def denying(core: Core, denial: Callable[[Reason, int], JsonObject]) -> Iterator
     except Exception as error:
         decision = _recorded(core, denial, reason_of(error))
         if isinstance(error, FormatError) or not isinstance(error, FacekeepError):
-            said = None if decision else f"nothing was answered ({type(error).__name__})"
+            said = "unavailable" if decision else f"nothing was answered ({type(error).__name__})"
             raise Unavailable(said, decision=decision) from None
         raise Unavailable(str(error), next=error.next, decision=decision) from error
 

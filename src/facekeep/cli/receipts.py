@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from facekeep.cli import output
-from facekeep.errors import StoreError, UsageError
+from facekeep.errors import NextStep, StoreError, UsageError
 from facekeep.files import PRIVATE, begin
 from facekeep.vault import Receipt
 
@@ -68,7 +68,7 @@ class Receipts:
         """Say with an error how the same people are gone on with: this file is there already."""
         if self._count and not isinstance(error, StoreError):
             again = f"type the command again with another file after --receipts; {self._path.name} is kept"
-            error.next = again  # type: ignore[attr-defined] # of whatever stops it (cli.problems)
+            error.next = NextStep(again)  # type: ignore[attr-defined] # of whatever stops it (cli.problems)
 
     def warn(self) -> None:
         """Say whose it is."""
