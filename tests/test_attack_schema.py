@@ -69,6 +69,7 @@ def test_a_column_of_another_type_is_a_recorded_denial(lab: Lab, column: str) ->
     with lab.open() as vault:
         with pytest.raises((Denied, Unavailable)) as refused:
             vault.verify("alice", face("alice"), model=MODEL, threshold=THRESHOLD)
+        assert isinstance(refused.value, Denied | Unavailable)
         assert refused.value.decision is not None
         assert not vault.check().ok
 
