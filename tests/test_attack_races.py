@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ import pytest
 from facekeep.auditlog.brake import Asked
 from facekeep.errors import Busy, Denied, ErasurePending, FacekeepError, UsageError
 from facekeep.formats.canonical import JsonObject
+from facekeep.keys.provider import RootProvider
+from facekeep.keys.tree import KeyTree
+from facekeep.operations import opening
+from facekeep.store.keysdb import KeysStore
 from facekeep.store.lock import WriterLock
 from facekeep.vault import Existing, Scope, Vault
 from vaultlab import (
@@ -40,6 +44,25 @@ def lab(tmp_path: Path) -> Lab:
     lab = Lab(tmp_path).create()
     lab.enrol("alice", "bob")
     return lab
+
+
+def test_a_vault_is_opened_while_its_tree_is_re_keyed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the root node and what is below it another process swaps: it is opened again."""
+    with lab.open() as other:
+        other.keys.rotate_tree()
+        left, real = [1, 1], opening._tree
+
+        def swapped(keys: KeysStore, vault_id: bytes, readers: Sequence[RootProvider]) -> KeyTree:
+            tree = real(keys, vault_id, readers)
+            if left:
+                left.pop()
+                other.keys.rotate_tree()
+            return tree
+
+        monkeypatch.setattr(opening, "_tree", swapped)
+        with lab.open() as late:
+            assert not left
+            assert matches(late, "alice")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from facekeep.keys.holders import ask, held, provider_from_uri
 from facekeep.keys.provider import Place, RootProvider
 from facekeep.keys.secrets import Secrets
 from facekeep.keys.swap import initial
-from facekeep.keys.tree import KeyTree, open_tree
+from facekeep.keys.tree import KeyTree, TreeStale, open_tree
 from facekeep.operations.missing import DATA_FILE, LOST_BOTH, LOST_LOG, check_present
 from facekeep.operations.people import install_principal
 from facekeep.operations.recover import recover
@@ -258,7 +258,9 @@ def open_core(
         except RootError:
             if settingsfile.read(path) == settings:
                 raise  # else the holders that were named have just been moved from
-    raise Busy("the settings are being changed")
+        except TreeStale:
+            continue  # swapped after its root node was read, and before what is below it
+    raise Busy("the vault's settings or its root are being changed all the time; nothing was done")
 
 
 def open_to_erase(path: Path, clock: Clock, secrets: Secrets, why: FacekeepError) -> Core:
