@@ -78,7 +78,7 @@ class Lab:
         return self.tree
 
     def recover(self) -> KeyTree:
-        """Recovery of SPEC.md §3.5, steps 1 and 2, on fresh connections."""
+        """Recovery of SPEC §3.5, steps 1 and 2, on fresh connections."""
         self.store.close()
         self.store = KeysStore.open(self.path, VAULT, self.store.copies.paths)
         self.tree, winner = open_tree(self.store, VAULT, self.provider.candidates())

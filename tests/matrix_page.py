@@ -12,7 +12,7 @@ from matrix_sites import MOVES, SITES
 HEAD: Final = """\
 # The crash matrix
 
-A shred replaces the root (SPEC.md §3.5).
+A shred replaces the root (SPEC §3.5).
 Here every way to hold a root is made to fail at every point of it.
 The components are real: a SoftHSM token, swtpm, an OpenBao server, GNOME's keyring; AWS KMS is moto's.
 `tests/test_crash_matrix.py` makes each case and writes this page.

@@ -1,4 +1,4 @@
-"""A log that is begun anew, for the auditor's tests and the published vectors (SPEC.md §6.6)."""
+"""A log that is begun anew, for the auditor's tests and the published vectors (SPEC §6.6)."""
 
 from __future__ import annotations
 

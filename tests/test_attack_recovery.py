@@ -1,4 +1,4 @@
-"""A vault with a recovery key: what it says of it, what damage does, and what it opens (SPEC.md §4.7)."""
+"""A vault with a recovery key: what it says of it, what damage does, and what it opens (SPEC §4.7)."""
 
 from __future__ import annotations
 

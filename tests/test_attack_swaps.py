@@ -174,7 +174,7 @@ def test_each_reason_is_the_questions_or_the_vaults(word: Reason) -> None:
     assert str(refusal(word)) in {"denied", "unavailable"}
 
 
-@pytest.mark.parametrize("page", ["docs/SPEC.md", "docs/integrator.md"])
+@pytest.mark.parametrize("page", ["docs/spec/vault.md", "docs/integrator.md"])
 def test_the_pages_have_every_reason_in_its_class(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     for head, wanted in (

@@ -1,4 +1,4 @@
-"""The set behind a 1:N decision, kept incrementally, is the one that the rules of SPEC.md §6.2 give."""
+"""The set behind a 1:N decision, kept incrementally, is the one that the rules of SPEC §6.2 give."""
 
 from __future__ import annotations
 

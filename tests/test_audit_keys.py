@@ -1,4 +1,4 @@
-"""Which keys a log is believed under: half known, rotated, crossed ones, restarts (SPEC.md §10.8)."""
+"""Which keys a log is believed under: half known, rotated, crossed ones, restarts (SPEC §10.8)."""
 
 from __future__ import annotations
 

@@ -407,7 +407,7 @@ def test_what_is_open_at_the_end_is_told() -> None:
 
 
 def test_every_rule_of_the_head_has_its_number() -> None:
-    """No rule of §6.3 ends in a verdict without one."""
+    """No rule of §6.8 ends in a verdict without one."""
     source = inspect.getsource(rules)
     said = re.findall(r'_break\(f?"([^"]+)"\)', source)
     said += re.findall(r'self\._close\(.*, "([^"]+)"\)', source)
@@ -418,7 +418,7 @@ def test_every_rule_of_the_head_has_its_number() -> None:
 
 
 def test_the_specification_lists_the_steps_and_the_code_tags_them() -> None:
-    spec = (ROOT / "docs" / "SPEC.md").read_text()
+    spec = (ROOT / "docs" / "spec" / "log.md").read_text()
     section = spec[spec.index("## 11. Verification") :]
     code = "".join(path.read_text() for path in Path(audit.__path__[0]).glob("*.py"))
     for key, text in {**LOG_STEPS, **CONSISTENCY_STEPS}.items():
@@ -435,8 +435,8 @@ def test_the_gate_and_the_auditor_read_one_table_of_roles() -> None:
 
 
 def specified() -> tuple[list[bytes], bytes]:
-    """Entries and root of SPEC.md §6.7."""
-    section = (ROOT / "docs/SPEC.md").read_text().partition("\n### 6.7 ")[2].partition("\n## ")[0]
+    """Entries and root of SPEC §6.7."""
+    section = (ROOT / "docs/spec/log.md").read_text().partition("\n### 6.7 ")[2].partition("\n## ")[0]
     root = re.search(r"^`([0-9a-f]{64})`\.$", section, re.MULTILINE)
     assert root is not None
     lines = section.partition("```json\n")[2].partition("```")[0].splitlines()
@@ -453,7 +453,7 @@ def test_the_log_of_the_specification_has_its_root_and_breaks_no_rule() -> None:
 
 def test_the_log_of_the_specification_has_every_type_of_entry() -> None:
     bodies, _ = specified()
-    table = (ROOT / "docs/SPEC.md").read_text().partition("### 6.1 ")[2].partition("### 6.2")[0]
+    table = (ROOT / "docs/spec/log.md").read_text().partition("### 6.1 ")[2].partition("### 6.2")[0]
     types = set(re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE))
     assert {str(entries.parse(body)["type"]) for body in bodies} == types - {"signing"}
     assert all(entries.encode(entries.parse(body)) == body for body in bodies)

@@ -131,7 +131,7 @@ def test_a_branch_that_is_not_closed_whole_and_one_left_out() -> None:
 
 
 def unordered(change: str) -> tuple[Restarted, int]:
-    """An adoption in another order than SPEC.md §6.6 has, and where that shows."""
+    """An adoption in another order than SPEC §6.6 has, and where that shows."""
     second = LogSigner(b"k" * 32, VAULT, 2)
     book = Restarted()
     book.restart(signer=second)

@@ -1,4 +1,4 @@
-"""Rules R31 to R34 (SPEC.md §11): what rotations may do, doctored one way at a time."""
+"""Rules R31 to R34 (SPEC §11): what rotations may do, doctored one way at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule of SPEC.md §6.3, broken once."""
+"""Each rule of SPEC §6.8, broken once."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ MEMBERS = st.lists(st.tuples(st.integers(0, 2**53 - 1), st.binary(min_size=16, m
 
 
 def literal(members: list[tuple[int, bytes]]) -> bytes:
-    """SPEC.md §6.4, word for word."""
+    """SPEC §6.4, word for word."""
     total = np.zeros(1024, dtype=object)
     for slot, grant in members:
         data = b"facekeep/v1/set-element\0" + slot.to_bytes(8, "big") + grant

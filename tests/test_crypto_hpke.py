@@ -1,4 +1,4 @@
-"""The public bytes of SPEC.md §4.7, held against published vectors and against HPKE written out by hand."""
+"""The public bytes of SPEC §4.7, held against published vectors and against HPKE written out by hand."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_cryptography_itself_refuses_what_we_rely_on_it_to_refuse() -> None:
 
 
 def slow_digest(items: list[tuple[int, bytes]]) -> bytes:
-    """LtHash16 as SPEC.md §6.4 writes it, with Python's integers."""
+    """LtHash16 as SPEC §6.4 writes it, with Python's integers."""
     total = [0] * 1_024
     for slot, grant in items:
         raw = hashlib.shake_128(b"facekeep/v1/set-element\0" + slot.to_bytes(8, "big") + grant).digest(2_048)

@@ -1,4 +1,4 @@
-"""Outer layers over a holder: what they add, and that destroying stays the inner holder's (SPEC.md §4.6)."""
+"""Outer layers over a holder: what they add, and that destroying stays the inner holder's (SPEC §4.6)."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_neither_file_holds_the_root(tmp_path: Path) -> None:
 
 
 def test_a_record_has_the_bytes_of_the_specification(tmp_path: Path) -> None:
-    """SPEC.md §4.6, followed with other code than ours."""
+    """SPEC §4.6, followed with other code than ours."""
     holder = fixed(tmp_path)
     document = json.loads(holder.file.path.read_bytes())
     assert document["scheme"] == "fixed-file"

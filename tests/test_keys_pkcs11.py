@@ -131,7 +131,7 @@ def test_the_key_never_leaves_the_token(provider: RootProvider, tmp_path: Path) 
 
 
 def test_the_sealed_root_is_as_the_specification_says(provider: RootProvider, tmp_path: Path) -> None:
-    """Opened by the token's key with the nonce and associated data of SPEC.md §4.3, and by no others."""
+    """Opened by the token's key with the nonce and associated data of SPEC §4.3, and by no others."""
     code = (
         "import json, sys, pkcs11\n"
         "from pkcs11 import Attribute, GCMParams, Mechanism\n"

@@ -1,4 +1,4 @@
-"""The recovery holder among others in a swap, and what an attacker does to its file (SPEC.md §4.7)."""
+"""The recovery holder among others in a swap, and what an attacker does to its file (SPEC §4.7)."""
 
 from __future__ import annotations
 

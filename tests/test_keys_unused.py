@@ -1,4 +1,4 @@
-"""Slots never given out get fresh keys with every swap; those that were keep theirs (SPEC.md §3.5)."""
+"""Slots never given out get fresh keys with every swap; those that were keep theirs (SPEC §3.5)."""
 
 from __future__ import annotations
 

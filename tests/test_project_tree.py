@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST = 512 * 1024  # bytes; SPEC.md and test vectors stay far below
+LARGEST = 512 * 1024  # bytes; docs/spec and test vectors stay far below
 
 # Put together from pieces, so that this file does not hold what it looks for.
 _HOMES = "|".join(("wo" + "rk", "ro" + "ot", "ho" + "me", "Us" + "ers"))

@@ -1,4 +1,4 @@
-"""Every root holder is lost: the recovery key, and nothing else, brings the vault back (SPEC.md §4.7)."""
+"""Every root holder is lost: the recovery key, and nothing else, brings the vault back (SPEC §4.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log, copies and every root holder are lost: the recovery key begins both anew (SPEC.md §6.6, §4.7)."""
+"""Log, copies and every root holder are lost: the recovery key begins both anew (SPEC §6.6, §4.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""facekeep: an encrypted vault for face templates. See docs/SPEC.md and docs/THREATS.md.
+"""facekeep: an encrypted vault for face templates. See docs/spec and docs/THREATS.md.
 
 Everything that an application needs is here: ``from facekeep import Vault, Consent, Scope``. A name is loaded
 when it is first used, so that ``import facekeep`` alone loads nothing.

@@ -1,4 +1,4 @@
-"""Writing files: whole, durable, and never by way of what somebody put at their names (SPEC.md §8.5).
+"""Writing files: whole, durable, and never by way of what somebody put at their names (SPEC §8.5).
 
 A new file is opened with O_CREAT, O_EXCL and O_NOFOLLOW, so nothing that has its name is followed, emptied or
 waited for. The directory is opened once, and every name is looked up in it: it cannot be exchanged meanwhile.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what facekeep accepts. Formats (docs/SPEC.md) fix some of them for good."""
+    """Bounds on what facekeep accepts. Formats (docs/spec) fix some of them for good."""
 
     subject_id_bytes: int = 512  # UTF-8 bytes
     text_bytes: int = 1024  # UTF-8 bytes of purpose, controller and the like

@@ -347,7 +347,7 @@ class Vault:
         """Compare a probe (a photograph, or an embedding of shape (d,)) with one subject, 1:1.
 
         ``threshold`` is by default the one registered for the model, or else the calibrated one. Whoever may
-        not change the settings is bound to it, and to the other limits on matching (SPEC.md §9.3).
+        not change the settings is bound to it, and to the other limits on matching (SPEC §9.3).
 
         Raises Denied when the gate refuses: one answer for every reason, the reason is in the log.
         """
@@ -637,7 +637,7 @@ class Vault:
                 return  # once more, meanwhile: whoever asks finds that out
             core.reopen = functools.partial(self._follow, seen + 1)
             try:
-                old.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC.md §6.3)
+                old.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC §6.3)
             except BaseException:
                 core.close()
                 raise

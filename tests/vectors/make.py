@@ -1,6 +1,6 @@
 """Make the cases of this directory (README.md): python tests/vectors/make.py, once.
 
-Keys are those of SPEC.md §10.5 for the slot key 00 01 .. 1f; the log's entries are "entry 0", "entry 1", ...
+Keys are those of SPEC §10.5 for the slot key 00 01 .. 1f; the log's entries are "entry 0", "entry 1", ...
 Whole logs are those of tests/audit_help.py and tests/restart_help.py, whose keys stand there.
 Run with tests/ on the path.
 """
@@ -511,7 +511,7 @@ def logs() -> None:
 
 
 def signings() -> None:
-    """Cases of logs whose keys were rotated (SPEC.md §10.8), under the first keys of the log."""
+    """Cases of logs whose keys were rotated (SPEC §10.8), under the first keys of the log."""
     second = LogSigner(b"k" * 32, audit_help.VAULT, 2)
     new = LogSigner(b"o" * 32, audit_help.VAULT, 2)
     log("signing", turned(audit_help.SIGNER, second), "the keys were rotated, and lead on", signer=second)
@@ -548,7 +548,7 @@ def ended(book: Restarted, grants: int = 2) -> Restarted:
 
 
 def restarts() -> None:
-    """Cases of logs that were begun anew (SPEC.md §6.6)."""
+    """Cases of logs that were begun anew (SPEC §6.6)."""
     book = ended(adopted())
     book.destroy("extend")
     book.verify(audit_help.v(3), audit_help.ALICE)

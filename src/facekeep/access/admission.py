@@ -1,4 +1,4 @@
-"""What keeps other processes out of a vault stops those that have it open, too (SPEC.md §7).
+"""What keeps other processes out of a vault stops those that have it open, too (SPEC §7).
 
 Whoever writes files could else keep every command of an operator out, while a service goes on with what it
 has open. So the watcher opens the files anew, as another process would.

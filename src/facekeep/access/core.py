@@ -290,7 +290,7 @@ class Core:
         """Print (``auditlog.ledger``) of the grant or principal that the log gave a slot to, or None.
 
         What the log says of a slot never changes, so it outlives a view. It is taken from all control
-        entries, which lead to the head: an entry by itself may be of a history that was rolled back (SPEC.md
+        entries, which lead to the head: an entry by itself may be of a history that was rolled back (SPEC
         §6.3). Where they cannot be read the entry itself will do, for erasures and repairs alone.
         """
         known = self._logged.get(slot)
@@ -379,7 +379,7 @@ class Core:
         )
 
     def _check_own(self, tree: KeyTree) -> None:
-        """Raise IntegrityError for a tree with another log key, which somebody made (SPEC.md §3.5)."""
+        """Raise IntegrityError for a tree with another log key, which somebody made (SPEC §3.5)."""
         if tree is not self._tree and not self.log.is_under(tree.slot_key(LOG_KEY_SLOT)):
             raise IntegrityError(
                 "keys.db has a root node that is not this vault's, under a root that a holder was given",

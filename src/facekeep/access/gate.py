@@ -33,7 +33,7 @@ from facekeep.sealing.permit import Permit, mint
 from facekeep.store.vaultdb import GrantRow
 from facekeep.wiping import wipe
 
-#: reasons that are the vault's, not the question's (SPEC.md §7): what the files would have said is not known
+#: reasons that are the vault's, not the question's (SPEC §7): what the files would have said is not known
 _OF_THE_VAULT: Final = frozenset((Reason.TERMS, Reason.CLOCK, Reason.INTEGRITY, Reason.UNAVAILABLE))
 
 #: reasons that a tree may give that was swapped meanwhile
@@ -130,7 +130,7 @@ def reason_of(error: Exception) -> Reason:
 
 
 def is_doubtful(core: Core, view: View, reason: Reason) -> bool:
-    """Whether a swap may be why somebody would be refused: it is looked at again (SPEC.md §7)."""
+    """Whether a swap may be why somebody would be refused: it is looked at again (SPEC §7)."""
     return reason in _OF_A_TREE and core.is_past(view)
 
 

@@ -1,4 +1,4 @@
-"""Whose the log's grants are, by the handle of their subject id (SPEC.md §5.8): authenticated, in memory.
+"""Whose the log's grants are, by the handle of their subject id (SPEC §5.8): authenticated, in memory.
 
 What an erasure destroys is found here, from the log and the keys of living slots alone: no row of a file
 leads to a grant or away from it.

@@ -1,4 +1,4 @@
-"""Principals: sealed records in system slots; tokens are shown once and stored hashed (SPEC.md §5.6)."""
+"""Principals: sealed records in system slots; tokens are shown once and stored hashed (SPEC §5.6)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Principal:
 
 
 def token_mark(vault_id: bytes, slot: int, token_hash: bytes) -> bytes:
-    """Grant id of a principal, by which the log knows the token whose secret has this hash (SPEC.md §5.6)."""
+    """Grant id of a principal, by which the log knows the token whose secret has this hash (SPEC §5.6)."""
     return p.sha256(_TOKEN_MARK, vault_id, slot.to_bytes(8, "big"), token_hash)[:GRANT_ID_LEN]
 
 

@@ -166,7 +166,7 @@ class Session:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the limits on matching bind the principal, who may not change them (SPEC.md §9.3)."""
+        """Whether the limits on matching bind the principal, who may not change them (SPEC §9.3)."""
         return Action.SETTINGS not in self._allowed
 
     def check(self, view: View, action: Action) -> Reason:

@@ -12,7 +12,7 @@ _DRIFT: Final = 10_000  # a clock that nobody sets may gain or lose one part in 
 
 
 class SteadyClock:
-    """A clock that is held to the time that went by since a vault was opened (SPEC.md §7, Clock).
+    """A clock that is held to the time that went by since a vault was opened (SPEC §7, Clock).
 
     Where it was set by more than ``LIMITS.clock_jump_ms`` since then, ``is_steady`` is False, and the time
     told is the one that it would have come to: no entry gets another's.

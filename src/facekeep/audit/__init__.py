@@ -1,1 +1,1 @@
-"""What an auditor runs, with a public key and nothing of the vault (SPEC.md §11)."""
+"""What an auditor runs, with a public key and nothing of the vault (SPEC §11)."""

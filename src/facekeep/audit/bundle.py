@@ -1,4 +1,4 @@
-"""Verifying a shredding proof with a public key, offline (SPEC.md §12.3).
+"""Verifying a shredding proof with a public key, offline (SPEC §12.3).
 
 ``verify`` raises and never returns a bool; what it returns may be believed as far as ``not_proved`` says.
 """
@@ -30,7 +30,7 @@ from facekeep.formats.opening import Opening
 
 DOMAIN: Final = domain("shredding-proof")
 
-#: The steps of SPEC.md §12.3, in its words.
+#: The steps of SPEC §12.3, in its words.
 PROOF_STEPS: Final = MappingProxyType(
     {
         "P1": "the bundle has the form of a shredding proof",
@@ -59,51 +59,51 @@ def verify(
     on_step: OnStep | None = None,
     progress: Progress | None = None,
 ) -> Proven:
-    """Do the steps of SPEC.md §12.3; raises RuleBroken naming the step, UsageError for useless keys.
+    """Do the steps of SPEC §12.3; raises RuleBroken naming the step, UsageError for useless keys.
 
     ``log`` is an export under an opened checkpoint, for P13; ``opening`` is the person's, for P12.
     """
     steps = Steps(PROOF_STEPS, on_step)
-    with steps.step("P1"):  # SPEC.md §12.3 step 1
+    with steps.step("P1"):  # SPEC §12.3 step 1
         bundle = ShreddingProof.parse(data)
-    with steps.step("P2") as said:  # SPEC.md §12.3 step 2
+    with steps.step("P2") as said:  # SPEC §12.3 step 2
         opened = _open(bundle, keys, log)
         steps.checkpoint = opened.checkpoint
         said.append(f"{opened.checkpoint.size} entries")
-    with steps.step("P3") as said:  # SPEC.md §12.3 step 3
+    with steps.step("P3") as said:  # SPEC §12.3 step 3
         _included(bundle, opened.checkpoint)
         said.append(f"{len(bundle.entries)} entries")
     facts = Facts(bundle)
-    with steps.step("P4"):  # SPEC.md §12.3 step 4
+    with steps.step("P4"):  # SPEC §12.3 step 4
         facts.genesis()
-    with steps.step("P5") as said:  # SPEC.md §12.3 step 5
+    with steps.step("P5") as said:  # SPEC §12.3 step 5
         facts.erasure()
         said.append(f"{facts.op}, log entry {bundle.erasure}")
-    with steps.step("P6") as said:  # SPEC.md §12.3 step 6
+    with steps.step("P6") as said:  # SPEC §12.3 step 6
         facts.completion()
         said.append(f"log entry {facts.completed}")
-    with steps.step("P7") as said:  # SPEC.md §12.3 step 7
+    with steps.step("P7") as said:  # SPEC §12.3 step 7
         facts.roots()
         said.append(f"epoch {facts.before.epoch} to {facts.after.epoch}")
-    with steps.step("P8") as said:  # SPEC.md §12.3 step 8
+    with steps.step("P8") as said:  # SPEC §12.3 step 8
         facts.grants()
         said.append(f"{len(facts.granted)} grants")
-    with steps.step("P9"):  # SPEC.md §12.3 step 9
+    with steps.step("P9"):  # SPEC §12.3 step 9
         facts.destructions()
-    with steps.step("P10"):  # SPEC.md §12.3 step 10
+    with steps.step("P10"):  # SPEC §12.3 step 10
         facts.nothing_else()
-    with steps.step("P11"):  # SPEC.md §12.3 step 11
+    with steps.step("P11"):  # SPEC §12.3 step 11
         _signed(bundle, opened)
     subject = None
     if opening is None:
         steps.skip("P12", "no opening was given")
     else:
-        with steps.step("P12"):  # SPEC.md §12.3 step 12
+        with steps.step("P12"):  # SPEC §12.3 step 12
             subject = _opened(bundle, opening)
     if log is None:
         steps.skip("P13", "no exported log was given")
     else:
-        with steps.step("P13") as said:  # SPEC.md §12.3 step 13
+        with steps.step("P13") as said:  # SPEC §12.3 step 13
             _complete(facts, keys, log, progress)
             said.append(f"{log.checkpoint.size} entries")
     signed = [each for each in opened.signatures if each.key.name == opened.checkpoint.origin]

@@ -42,7 +42,7 @@ _LIMITS: Final = {
     "offline_key": "whoever holds the private recovery key and an old copy of the vault's files "
     "can open what was erased since that copy",
 }
-_NOWHERE: Final = "ZZ"  # SPEC.md §5.3
+_NOWHERE: Final = "ZZ"  # SPEC §5.3
 _STYLE: Final = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 Georgia, "Times New Roman", serif; color: #1a1a1a; background: #fff;

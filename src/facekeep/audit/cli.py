@@ -1,4 +1,4 @@
-"""The facekeep-audit command: every claim checked with a public key, offline (SPEC.md §11, §12)."""
+"""The facekeep-audit command: every claim checked with a public key, offline (SPEC §11, §12)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def verify_proof(
     certificate: str | None,
     as_json: bool,
 ) -> None:
-    """Verify a shredding proof (SPEC.md §12.3)."""
+    """Verify a shredding proof (SPEC §12.3)."""
     keys = _keys(vkeys)
     data = read_file(Path(file), bundle.MAX_BYTES)
     receipt = None
@@ -117,7 +117,7 @@ def _tell_proven(proven: Proven) -> None:
 @key_option
 @as_json_option
 def log_command(directory: str, vkeys: tuple[str, ...], as_json: bool) -> None:
-    """Verify a whole exported log: its tree, its form, and every decision ever taken (SPEC.md §11.1)."""
+    """Verify a whole exported log: its tree, its form, and every decision ever taken (SPEC §11.1)."""
 
     def replayed() -> Report:
         with Progress("replaying the log") as progress:
@@ -136,7 +136,7 @@ def log_command(directory: str, vkeys: tuple[str, ...], as_json: bool) -> None:
 @key_option
 @as_json_option
 def consistency_command(old: str, new: str, vkeys: tuple[str, ...], as_json: bool) -> None:
-    """Verify that an export, or a consistency proof, continues the checkpoint in OLD (SPEC.md §11.2)."""
+    """Verify that an export, or a consistency proof, continues the checkpoint in OLD (SPEC §11.2)."""
     older = read_file(Path(old), note.MAX_BYTES)
     path = Path(new)
     newer = path if path.is_dir() else read_file(path, _PROOF_MAX)
@@ -166,7 +166,7 @@ def watch_command(
     restarted: bool,
     as_json: bool,
 ) -> None:
-    """Compare an export with the checkpoint seen last (SPEC.md §12.5); run it daily.
+    """Compare an export with the checkpoint seen last (SPEC §12.5); run it daily.
 
     With --witness-key the only line on standard output is a C2SP cosignature.
     """
@@ -232,7 +232,7 @@ def probe_command(
     old: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Try to open every template of an old backup with all keys there are (SPEC.md §12.7).
+    """Try to open every template of an old backup with all keys there are (SPEC §12.7).
 
     This command alone needs the vault and its operator. No template is opened, living or erased: a key
     that opens a grant's record would open its templates.

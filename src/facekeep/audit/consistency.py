@@ -1,4 +1,4 @@
-"""Verifying that a log continues an older checkpoint of it: the steps of SPEC.md §11.2, in order."""
+"""Verifying that a log continues an older checkpoint of it: the steps of SPEC §11.2, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import VerifierKey
 from facekeep.formats.tlogproof import ConsistencyProof
 
-#: The words of SPEC.md §11.2.
+#: The words of SPEC §11.2.
 CONSISTENCY_STEPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "C1": "the older checkpoint is signed by the log's keys",

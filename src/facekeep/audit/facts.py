@@ -1,4 +1,4 @@
-"""The entries of a shredding proof and what follows from them: steps P4 to P10 of SPEC.md §12.3. Pure."""
+"""The entries of a shredding proof and what follows from them: steps P4 to P10 of SPEC §12.3. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The set that a 1:N decision must have compared, recomputed from the log (SPEC.md §6.2, §11).
+"""The set that a 1:N decision must have compared, recomputed from the log (SPEC §6.2, §11).
 
 Kept up to date grant by grant for each (scope, model, region) that is ever asked for. Between two
 decisions only what was granted, ended, began or lapsed is touched, so many decisions replay quickly.
@@ -169,17 +169,17 @@ class Galleries:
     def check(self, index: int, entry: Mapping[str, Any]) -> None:
         """Judge an allowed 1:N decision; raises RuleBroken."""
         scope = entry["scope"]
-        if scope != "identify":  # SPEC.md §11 R26
+        if scope != "identify":  # SPEC §11 R26
             raise RuleBroken("R26", index, f"a search in grants for {scope}")
         stock = self._stock(scope, entry["model"])
         view = self._view(stock, entry["region"], entry["time_ms"])
         without, digest = self._left_out(index, view, entry) if entry["omitted"] else ({}, view.digest())
         count = view.count - len(without)
-        if entry["count"] != count:  # SPEC.md §11 R26
+        if entry["count"] != count:  # SPEC §11 R26
             raise RuleBroken("R26", index, f"{entry['count']} grants were compared, {count} were valid")
-        if entry["set"] != digest.hex():  # SPEC.md §11 R26
+        if entry["set"] != digest.hex():  # SPEC §11 R26
             raise RuleBroken("R26", index, "the grants compared are not those that were valid")
-        for slot in entry["candidates"]:  # SPEC.md §11 R27
+        for slot in entry["candidates"]:  # SPEC §11 R27
             grant = self._register.living.get(slot)
             if grant is None:
                 raise RuleBroken("R27", index, f"a candidate's grant: {self._register.why_not(slot)}")
@@ -187,7 +187,7 @@ class Galleries:
             outside = (terms.scope, terms.model) != (scope, entry["model"]) or not view.valid(terms)
             if outside or slot in without:
                 raise RuleBroken("R27", index, f"slot {slot} is a candidate and was not compared")
-        left_out = self._register.alive[scope] - count  # SPEC.md §11 R28
+        left_out = self._register.alive[scope] - count  # SPEC §11 R28
         if entry["excluded"] != left_out:
             raise RuleBroken(
                 "R28", index, f"{entry['excluded']} grants are said to be left out, {left_out} were"
@@ -226,7 +226,7 @@ class Galleries:
         for first, count in entry["omitted"]:
             for slot in range(first, first + count):
                 grant = living.get(slot)
-                if grant is None or grant.terms.scope != entry["scope"]:  # SPEC.md §11 R28
+                if grant is None or grant.terms.scope != entry["scope"]:  # SPEC §11 R28
                     raise RuleBroken(
                         "R28", index, f"slot {slot} is omitted and is no living grant of the scope"
                     )

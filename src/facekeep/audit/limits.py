@@ -1,4 +1,4 @@
-"""Limits on matching and its regions, and decisions held to them (SPEC.md §7.1, §9, §11 R36 to R38)."""
+"""Limits on matching and its regions, and decisions held to them (SPEC §7.1, §9, §11 R36 to R38)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MatchingLimits:
 
     def check_region(self, index: int, entry: Mapping[str, Any]) -> None:
         """Judge where an allowed decision was made."""
-        if self._regions is not None and entry["region"] not in self._regions:  # SPEC.md §11 R37
+        if self._regions is not None and entry["region"] not in self._regions:  # SPEC §11 R37
             raise RuleBroken("R37", index, f"the settings do not allow the region {entry['region']}")
 
     def check(self, index: int, entry: Mapping[str, Any], *, mean: bool) -> None:
@@ -55,20 +55,20 @@ class MatchingLimits:
         used = (entry["threshold_e6"], entry.get("mean_e6", entry["threshold_e6"]))
         if entry["op"] == "verify" and allowed is not None:
             allowed, used = (allowed[mean],) * 2, (used[0],) * 2
-        if used != allowed:  # SPEC.md §11 R36
+        if used != allowed:  # SPEC §11 R36
             raise RuleBroken("R36", index, f"it was judged by {used[0]}, which is not allowed for its model")
-        if "score" in entry and not limits["scores"]:  # SPEC.md §11 R36
+        if "score" in entry and not limits["scores"]:  # SPEC §11 R36
             raise RuleBroken("R36", index, "a distance left, and none may")
-        if len(entry["candidates"] or ()) > limits["top"]:  # SPEC.md §11 R36
+        if len(entry["candidates"] or ()) > limits["top"]:  # SPEC §11 R36
             raise RuleBroken("R36", index, f"it names more than {limits['top']} candidates")
         self._count(index, entry)
 
     def _count(self, index: int, entry: Mapping[str, Any]) -> None:
-        """Hold an answer to those before it, as far as a vault reads them back (SPEC.md §7.1)."""
+        """Hold an answer to those before it, as far as a vault reads them back (SPEC §7.1)."""
         time_ms = entry["time_ms"]
         if time_ms // MS_PER_DAY > self._day:
             self._day, self._began = time_ms // MS_PER_DAY, index
         asked = Asked(entry["by"], entry["tag"] or SEARCH, entry["result"] == "match")
         if index - self._began <= FOLLOWED and self._brake.refuses(asked.by, asked.about, time_ms):
-            raise RuleBroken("R38", index, f"principal {asked.by} had no answer coming")  # SPEC.md §11 R38
+            raise RuleBroken("R38", index, f"principal {asked.by} had no answer coming")  # SPEC §11 R38
         self._brake.note(asked, time_ms)

@@ -1,4 +1,4 @@
-"""Verifying an exported log: every step and rule of SPEC.md §11.1, in order."""
+"""Verifying an exported log: every step and rule of SPEC §11.1, in order."""
 
 from __future__ import annotations
 

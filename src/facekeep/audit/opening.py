@@ -1,4 +1,4 @@
-"""Checkpoints opened under trusted keys, or those that rotations lead to (SPEC.md §10.5, §10.8)."""
+"""Checkpoints opened under trusted keys, or those that rotations lead to (SPEC §10.5, §10.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may act: principals as the log adds and revokes them (SPEC.md §11 R11, R12, R21)."""
+"""Who may act: principals as the log adds and revokes them (SPEC §11 R11, R12, R21)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class People:
     def may(self, index: int, by: str | None, needs: frozenset[str]) -> None:
         """Raise RuleBroken unless ``by`` is active and may do one of ``needs``."""
         actions = self.active.get(by) if by is not None else None
-        if actions is None:  # SPEC.md §11 R11
+        if actions is None:  # SPEC §11 R11
             raise RuleBroken("R11", index, self.why_not(by))
-        if not needs & actions:  # SPEC.md §11 R12
+        if not needs & actions:  # SPEC §11 R12
             raise RuleBroken("R12", index, f"no role of principal {by} allows {' or '.join(sorted(needs))}")
 
     def why_not(self, by: str | None) -> str:
@@ -66,11 +66,11 @@ class People:
         identity = entry["principal"]
         if not adopted and (entry["by"] is not None or self._first_done):
             self.may(index, entry["by"], NEEDS["principal", ""])
-        if identity in self._states:  # SPEC.md §11 R11
+        if identity in self._states:  # SPEC §11 R11
             raise RuleBroken("R11", index, f"principal {identity} was added before")
         try:
             actions = actions_of(entry["roles"])
-        except KeyError as error:  # SPEC.md §11 R12
+        except KeyError as error:  # SPEC §11 R12
             raise RuleBroken("R12", index, f"{error.args[0]!r} is no role") from None
         self._of_slot[entry["slot"]] = (identity, actions)
         self._states[identity] = f"is announced by entry {index} and not complete"

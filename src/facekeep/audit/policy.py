@@ -1,6 +1,6 @@
-"""The rules of SPEC.md §11 over entries in order: pure, no I/O, no keys. A broken rule is RuleBroken.
+"""The rules of SPEC §11 over entries in order: pure, no I/O, no keys. A broken rule is RuleBroken.
 
-Entries are validated and have passed the rules of §6.3 (``auditlog.rules``) before they come here.
+Entries are validated and have passed the rules of §6.8 (``auditlog.rules``) before they come here.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Policy:
             self.counts["denied"] += 1
             return
         actions, op = self.people.active.get(entry["by"]), entry["op"]
-        if actions is None:  # SPEC.md §11 R11
+        if actions is None:  # SPEC §11 R11
             raise RuleBroken("R11", index, self.people.why_not(entry["by"]))
-        if op not in actions:  # SPEC.md §11 R12
+        if op not in actions:  # SPEC §11 R12
             raise RuleBroken("R12", index, f"no role of principal {entry['by']} allows {op}")
         if op == "verify":
             self._verify(index, entry)
@@ -97,7 +97,7 @@ class Policy:
 
     def finish(self) -> None:
         """Judge what an append leaves behind: call it after the last entry, too."""
-        if self._due and self._granted is not None:  # SPEC.md §11 R15
+        if self._due and self._granted is not None:  # SPEC §11 R15
             index, operation, _ = self._granted
             raise RuleBroken(
                 "R15", index, f"it leaves slot {min(self._due)}, which entry {operation.first} replaces"
@@ -109,31 +109,31 @@ class Policy:
 
     def _verify(self, index: int, entry: Mapping[str, Any]) -> None:
         grant = self.register.living.get(entry["slot"])
-        if grant is None:  # SPEC.md §11 R22
+        if grant is None:  # SPEC §11 R22
             raise RuleBroken("R22", index, self.register.why_not(entry["slot"]))
         terms = grant.terms
-        if terms.scope != "verify" or entry["scope"] != "verify":  # SPEC.md §11 R23
+        if terms.scope != "verify" or entry["scope"] != "verify":  # SPEC §11 R23
             raise RuleBroken("R23", index, f"a grant for {terms.scope} used as one for {entry['scope']}")
-        if grant.tag.hex() != entry["tag"] or terms.model != entry["model"]:  # SPEC.md §11 R23
+        if grant.tag.hex() != entry["tag"] or terms.model != entry["model"]:  # SPEC §11 R23
             raise RuleBroken(
                 "R23", index, f"the grant in slot {entry['slot']} is of another subject or model"
             )
-        if entry["time_ms"] < terms.not_before_ms:  # SPEC.md §11 R24
+        if entry["time_ms"] < terms.not_before_ms:  # SPEC §11 R24
             raise RuleBroken("R24", index, f"the grant began at {terms.not_before_ms}, after the decision")
-        if entry["time_ms"] >= terms.expires_at_ms:  # SPEC.md §11 R24
+        if entry["time_ms"] >= terms.expires_at_ms:  # SPEC §11 R24
             raise RuleBroken("R24", index, f"the grant had expired at {terms.expires_at_ms}")
-        if terms.regions.isdisjoint(covering_regions(entry["region"])):  # SPEC.md §11 R25
+        if terms.regions.isdisjoint(covering_regions(entry["region"])):  # SPEC §11 R25
             raise RuleBroken("R25", index, f"the grant does not cover the region {entry['region']}")
 
     def _genesis(self, index: int, entry: Mapping[str, Any]) -> None:
-        if self._vault_id is not None and entry["vault"] != self._vault_id.hex():  # SPEC.md §11 R1
+        if self._vault_id is not None and entry["vault"] != self._vault_id.hex():  # SPEC §11 R1
             raise RuleBroken("R1", index, f"the log is that of the vault {entry['vault']}")
-        if entry["by"] is not None or entry["epoch"] != 1:  # SPEC.md §11 R1
+        if entry["by"] is not None or entry["epoch"] != 1:  # SPEC §11 R1
             raise RuleBroken("R1", index, "it does not begin with epoch 1, by nobody")
         self._fingerprints.add(entry["fingerprint"])
 
     def _restart(self, index: int, entry: Mapping[str, Any]) -> None:
-        if self._vault_id is not None and entry["vault"] != self._vault_id.hex():  # SPEC.md §11 R1
+        if self._vault_id is not None and entry["vault"] != self._vault_id.hex():  # SPEC §11 R1
             raise RuleBroken("R1", index, f"the log is that of the vault {entry['vault']}")
         self.notes.append(self._restarts.begin(entry))
         self._fingerprints.add(entry["fingerprint"])
@@ -147,15 +147,15 @@ class Policy:
         longest = time_ms + LIMITS.consent_days * _MS_PER_DAY + slack
         for item in entry["grants"]:
             grant = self.register.announce(index, operation.first, item)
-            if grant.terms.expires_at_ms <= time_ms - slack and entry["op"] != "adopt":  # SPEC.md §11 R13
+            if grant.terms.expires_at_ms <= time_ms - slack and entry["op"] != "adopt":  # SPEC §11 R13
                 raise RuleBroken(
                     "R13", index, f"the grant in slot {item['slot']} had expired before it was made"
                 )
-            if grant.terms.expires_at_ms > longest:  # SPEC.md §11 R13
+            if grant.terms.expires_at_ms > longest:  # SPEC §11 R13
                 raise RuleBroken("R13", index, f"the grant in slot {item['slot']} lasts too long")
             if item["from"] is not None:
                 self._source(index, entry, (item["slot"], grant), item["from"])
-            elif entry["op"] not in _FRESH:  # SPEC.md §11 R14
+            elif entry["op"] not in _FRESH:  # SPEC §11 R14
                 raise RuleBroken(
                     "R14", index, f"slot {item['slot']} is filled from no grant, in op {entry['op']}"
                 )
@@ -165,15 +165,15 @@ class Policy:
     def _source(self, index: int, entry: Mapping[str, Any], made: tuple[int, Grant], slot: int) -> None:
         """Judge the opening of a grant's templates for another one, ``made``: its slot and itself (R14)."""
         (new, grant), old, op = made, self.register.living.get(slot), entry["op"]
-        if old is None:  # SPEC.md §11 R14
+        if old is None:  # SPEC §11 R14
             raise RuleBroken("R14", index, f"it opens what it may not: {self.register.why_not(slot)}")
         same = (old.tag, old.terms.model, old.terms.dimension, old.terms.metric) == (
             grant.tag, grant.terms.model, grant.terms.dimension, grant.terms.metric,
         )  # fmt: skip
-        if not same or (op != "grant" and old.terms.scope != grant.terms.scope):  # SPEC.md §11 R14
+        if not same or (op != "grant" and old.terms.scope != grant.terms.scope):  # SPEC §11 R14
             raise RuleBroken("R14", index, f"it opens slot {slot} of another subject, model or scope")
         count = old.terms.count
-        if grant.terms.count < count or (op != "enroll" and grant.terms.count != count):  # SPEC.md §11 R14
+        if grant.terms.count < count or (op != "enroll" and grant.terms.count != count):  # SPEC §11 R14
             raise RuleBroken("R14", index, f"it seals another number of templates than slot {slot} holds")
         if op == "reseal":
             self._rotations.resealed(index, new, grant, slot, old)
@@ -184,7 +184,7 @@ class Policy:
         """Only a renewal brings a lapsed grant back: it has the subject's new consent for the same scope."""
         slack = LIMITS.clock_slack_ms
         begins, ends = old.terms.not_before_ms - slack, old.terms.expires_at_ms + slack
-        if not begins <= time_ms < ends:  # SPEC.md §11 R14
+        if not begins <= time_ms < ends:  # SPEC §11 R14
             raise RuleBroken("R14", index, f"it opens slot {slot} outside that grant's window")
 
     def _principal(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ class Policy:
         if operation is None:
             operation = self._open[first] = Operation(first, entry["type"], entry["op"], *hand)
             self._may(index, operation)
-        elif (operation.by, operation.time_ms) != hand:  # SPEC.md §11 R4
+        elif (operation.by, operation.time_ms) != hand:  # SPEC §11 R4
             raise RuleBroken("R4", index, "it has another hand or time than the operation's first part")
         return operation
 
@@ -209,20 +209,20 @@ class Policy:
         if operation.type == "destroy" and op in _REPLACING:
             self._replaces(index, operation)
         elif operation.type == "destroy" and op == "void":
-            if operation.by is not None:  # SPEC.md §11 R7
+            if operation.by is not None:  # SPEC §11 R7
                 raise RuleBroken("R7", index, "a principal voids an operation; only a recovery does")
         else:
             self.people.may(index, operation.by, NEEDS[operation.type, op])
 
     def _replaces(self, index: int, operation: Operation) -> None:
-        """Hold a replacement's destruction to the completion right before it (SPEC.md §11 R15)."""
+        """Hold a replacement's destruction to the completion right before it (SPEC §11 R15)."""
         granted = self._granted
-        if granted is None or granted[0] != index - 1:  # SPEC.md §11 R15
+        if granted is None or granted[0] != index - 1:  # SPEC §11 R15
             raise RuleBroken("R15", index, "nothing was granted just before that replaces what it destroys")
         opener = granted[1]
-        if operation.op != ("renew" if opener.op == "renew" else "reseal"):  # SPEC.md §11 R15
+        if operation.op != ("renew" if opener.op == "renew" else "reseal"):  # SPEC §11 R15
             raise RuleBroken("R15", index, f"op {operation.op} after a grant of op {opener.op}")
-        if operation.by != granted[2]:  # SPEC.md §11 R15
+        if operation.by != granted[2]:  # SPEC §11 R15
             raise RuleBroken("R15", index, "it is of another hand than the completion before it")
 
     def _granted_entry(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -236,7 +236,7 @@ class Policy:
             self._galleries.granted(slot, grant)
             due.update(self.register.elsewhere(slot, grant))
         both = due.intersection(operation.slots)
-        if both:  # SPEC.md §11 R15
+        if both:  # SPEC §11 R15
             raise RuleBroken(
                 "R15", index, f"it gives a subject two grants of one scope, slot {min(both)} one of them"
             )
@@ -244,7 +244,7 @@ class Policy:
 
     def _close(self, index: int, entry: Mapping[str, Any]) -> Operation:
         operation = self._open.pop(entry["of"])
-        if entry["by"] != (None if entry["recovery"] else operation.by):  # SPEC.md §11 R6
+        if entry["by"] != (None if entry["recovery"] else operation.by):  # SPEC §11 R6
             raise RuleBroken("R6", index, f"it is not by the hand that began entry {operation.first}")
         self.counts["recovered"] += entry["recovery"]
         return operation
@@ -265,7 +265,7 @@ class Policy:
         self.counts[operation.op] += 1
         if operation.op == "void":
             voided = [slot for first in operation.voids for slot in self._open.pop(first).slots]
-            if sorted(voided) != sorted(operation.slots):  # SPEC.md §11 R7
+            if sorted(voided) != sorted(operation.slots):  # SPEC §11 R7
                 raise RuleBroken("R7", index, "it does not destroy exactly the slots of what it voids")
             self.counts["voided"] += len(operation.voids)
         elif operation.op in _REPLACING:
@@ -273,15 +273,15 @@ class Policy:
             left = self._due - named
             more = named - self._due if operation.op == "renew" else named.intersection(opened)
             self._due = frozenset()
-            if left or more:  # SPEC.md §11 R15
+            if left or more:  # SPEC §11 R15
                 raise RuleBroken("R15", index, "it does not destroy exactly the grants that were replaced")
         self.counts["slots named"] += len(operation.slots)
 
     def _destroyed(self, index: int, entry: Mapping[str, Any]) -> None:
         operation = self._close(index, entry)
-        if entry["fingerprint"] in self._fingerprints:  # SPEC.md §11 R8
+        if entry["fingerprint"] in self._fingerprints:  # SPEC §11 R8
             raise RuleBroken("R8", index, "its root was in use before")
-        if not any(receipt["action"] == "destroyed" for receipt in entry["receipts"]):  # SPEC.md §11 R8
+        if not any(receipt["action"] == "destroyed" for receipt in entry["receipts"]):  # SPEC §11 R8
             raise RuleBroken("R8", index, "it has no receipt for a root that was destroyed")
         self._fingerprints.add(entry["fingerprint"])
         self.register.destroy(operation.slots)
@@ -289,21 +289,21 @@ class Policy:
     def _clock(self, index: int, high_ms: int, entry: Mapping[str, Any]) -> None:
         self.people.may(index, entry["by"], NEEDS["clock", ""])
         if entry["accepted_ms"] != entry["time_ms"] or not too_early(high_ms, entry["accepted_ms"]):
-            raise RuleBroken("R3", index, "it does not set the time back to its own")  # SPEC.md §11 R3
+            raise RuleBroken("R3", index, "it does not set the time back to its own")  # SPEC §11 R3
         back = high_ms - entry["accepted_ms"]
         self.notes.append(f"entry {index}: principal {entry['by']} set the log's time back by {back} ms")
 
     def _backup(self, index: int, entry: Mapping[str, Any]) -> None:
         self.people.may(index, entry["by"], NEEDS["backup", ""])
-        if entry["size"] > index:  # SPEC.md §11 R29
+        if entry["size"] > index:  # SPEC §11 R29
             raise RuleBroken("R29", index, f"it says the log had {entry['size']} entries")
 
     def _restore(self, index: int, entry: Mapping[str, Any]) -> None:
         self.people.may(index, entry["by"], NEEDS["restore", ""])
         fates = sum(entry[key] for key in ("merged", "dead", "present", "refused"))
-        if fates != entry["rows"]:  # SPEC.md §11 R30
+        if fates != entry["rows"]:  # SPEC §11 R30
             raise RuleBroken("R30", index, f"of {entry['rows']} rows it accounts for {fates}")
-        if entry["merged"] + entry["missing"] > len(self.register.living):  # SPEC.md §11 R30
+        if entry["merged"] + entry["missing"] > len(self.register.living):  # SPEC §11 R30
             raise RuleBroken("R30", index, f"only {len(self.register.living)} grants live")
 
     def _rotation(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -316,7 +316,7 @@ class Policy:
 
     def _checkpoint(self, index: int, entry: Mapping[str, Any]) -> None:
         self._by_role(index, entry)
-        if entry["size"] > index:  # SPEC.md §11 R34
+        if entry["size"] > index:  # SPEC §11 R34
             raise RuleBroken("R34", index, f"it says the log had {entry['size']} entries")
 
     def _by_role(self, index: int, entry: Mapping[str, Any]) -> None:

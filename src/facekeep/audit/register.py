@@ -11,7 +11,7 @@ from facekeep.errors import FormatError
 from facekeep.formats.ids import SLOT_BITS
 from facekeep.formats.terms import Terms
 
-_SHARED: Final = 112  # hex digits of packed terms before the record digest (SPEC.md §5.3)
+_SHARED: Final = 112  # hex digits of packed terms before the record digest (SPEC §5.3)
 
 
 class Conditions:
@@ -77,10 +77,10 @@ class Register:
         key = (item["model"], terms[:_SHARED])
         conditions = self._conditions.get(key) or self._unpack(index, key, terms)
         tag, slot = bytes.fromhex(item["tag"]), item["slot"]
-        if tag in self.erased:  # SPEC.md §11 R19
+        if tag in self.erased:  # SPEC §11 R19
             raise RuleBroken("R19", index, f"it grants to a subject whom entry {self.erased[tag]} erased")
         if self._scopes.setdefault(slot >> SLOT_BITS, conditions.scope) != conditions.scope:
-            scope = self._scopes[slot >> SLOT_BITS]  # SPEC.md §11 R5
+            scope = self._scopes[slot >> SLOT_BITS]  # SPEC §11 R5
             raise RuleBroken("R5", index, f"slot {slot} is for {conditions.scope} in a branch of {scope}")
         grant = self.announced[slot] = Grant(tag, conditions, bytes.fromhex(item["grant"]), first)
         self.total += 1
@@ -142,7 +142,7 @@ class Register:
     def _unpack(self, index: int, key: tuple[str, str], terms: str) -> Conditions:
         try:
             conditions = Conditions(key[0], Terms.unpack(bytes.fromhex(terms)))
-        except FormatError as error:  # SPEC.md §11 R13
+        except FormatError as error:  # SPEC §11 R13
             raise RuleBroken("R13", index, str(error)) from error
         self._conditions[key] = conditions
         return conditions

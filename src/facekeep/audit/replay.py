@@ -1,4 +1,4 @@
-"""A whole log replayed: tree, form, the rules of §6.3 and those of §11, in one pass over its entries.
+"""A whole log replayed: tree, form, the rules of §6.8 and those of §11, in one pass over its entries.
 
 The entries may come from an export (``audit.logs``) or from anywhere: whatever is asked for is checked here.
 """
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 _STEP: Final = 8_192  # entries between two calls of the progress function
 _NO_CHAIN: Final = bytes(32)  # chain values take the log key: an auditor has none
 
-#: How the rules of §6.3 begin in ``auditlog.rules``, and their numbers in §11.
+#: How the rules of §6.8 begin in ``auditlog.rules``, and their numbers in §11.
 HEAD_RULES: Final[Mapping[str, str]] = {
     "genesis is the first entry": "R1",
     "its time is before": "R2",
@@ -82,12 +82,12 @@ class Replay:
         index = state.frontier.size
         try:
             entry: Mapping[str, Any] = parse(body)
-        except FormatError as error:  # SPEC.md §11 L4
+        except FormatError as error:  # SPEC §11 L4
             raise RuleBroken("L4", index, str(error)) from error
         leaf = leaf_hash(body)
         if entry["type"] == "decision" and index and not policy.waiting:
             time_ms = entry["time_ms"]
-            if entry["allow"] and time_ms < state.high_ms - self._slack:  # SPEC.md §11 R2
+            if entry["allow"] and time_ms < state.high_ms - self._slack:  # SPEC §11 R2
                 raise RuleBroken("R2", index, "its time is before what the log had already seen")
             policy.decision(index, entry)
             state.add_decision(time_ms, leaf, _NO_CHAIN)
@@ -103,11 +103,11 @@ class Replay:
         self.policy.end(self.size)
         self._trusted_restart()
         state = self._state
-        if state.unfinished() is not None:  # SPEC.md §11 R4
+        if state.unfinished() is not None:  # SPEC §11 R4
             raise RuleBroken("R4", self.size - 1, "the log ends between two parts of an operation")
         if checkpoint is not None:
             same = (self.size, state.frontier.root()) == (checkpoint.size, checkpoint.root)
-            if not same:  # SPEC.md §11 L3
+            if not same:  # SPEC §11 L3
                 raise RuleBroken("L3", None, "the entries do not lead to the checkpoint's size and root")
 
     def root(self) -> bytes:
@@ -154,7 +154,7 @@ class Replay:
                 self._keyring.follow(index, entry)
             elif entry["type"] == "restart":
                 check_restart(entry)
-        except IntegrityError as error:  # SPEC.md §11 R10, R35
+        except IntegrityError as error:  # SPEC §11 R10, R35
             raise RuleBroken(rule, index, str(error).removeprefix(f"log entry {index}: ")) from error
         self._restarted = self._restarted or entry["type"] == "restart"
 
@@ -163,7 +163,7 @@ class Replay:
         try:
             if self._restarted and self._keyring is not None:
                 self._keyring.keys_at(self.size)
-        except IntegrityError as error:  # SPEC.md §11 R35
+        except IntegrityError as error:  # SPEC §11 R35
             raise RuleBroken(
                 "R35", 0, "no trusted key signed the restart of the log", next=error.next
             ) from error

@@ -1,4 +1,4 @@
-"""Verdicts: the numbered steps and rules of SPEC.md §11, and what became of each."""
+"""Verdicts: the numbered steps and rules of SPEC §11, and what became of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
 
-#: Steps of verifying a log, then the rules every entry is judged by; the words of SPEC.md §11.
+#: Steps of verifying a log, then the rules every entry is judged by; the words of SPEC §11.
 LOG_STEPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "L1": "the checkpoint is signed by the log's keys",
@@ -123,7 +123,7 @@ class Report(Ambiguous):
 
 
 class RuleBroken(IntegrityError):
-    """A step or rule of SPEC.md §11 does not hold: which, at which entry (None: no single one), and why.
+    """A step or rule of SPEC §11 does not hold: which, at which entry (None: no single one), and why.
 
     ``report`` is filled in by whoever ran the whole verification.
     """

@@ -1,4 +1,4 @@
-"""How a log begins whose predecessor was lost: what is adopted, by whom, and no more (SPEC.md §11 R35)."""
+"""How a log begins whose predecessor was lost: what is adopted, by whom, and no more (SPEC §11 R35)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Restarts:
     def begin(self, entry: Mapping[str, Any]) -> str:
         """Take up entry 0; returns what a reader must be told."""
         self.open, self._by = True, entry["by"]
-        if self._by is None:  # SPEC.md §11 R35
+        if self._by is None:  # SPEC §11 R35
             raise RuleBroken("R35", 0, "nobody restarts the log")
         pin, seen = entry["pin"], entry["seen"]
         also = f", and a checkpoint of {seen['size']} was seen" if seen else ""
@@ -43,18 +43,18 @@ class Restarts:
         """Hold any later entry against the adoption; raises RuleBroken."""
         kind, adopts = entry["type"], entry.get("op") == "adopt"
         if not self.open:
-            if adopts or kind == "restarted":  # SPEC.md §11 R35
+            if adopts or kind == "restarted":  # SPEC §11 R35
                 raise RuleBroken("R35", index, "it adopts grants, and no restart is under way")
             return
-        if kind not in (*_ORDER, "granted") or (kind == "grant" and not adopts):  # SPEC.md §11 R35
+        if kind not in (*_ORDER, "granted") or (kind == "grant" and not adopts):  # SPEC §11 R35
             raise RuleBroken("R35", index, f"type {kind} stands inside the adoption after a restart")
         hand = None if kind == "principal" else self._by
-        if kind != "granted" and entry["by"] != hand:  # SPEC.md §11 R35
+        if kind != "granted" and entry["by"] != hand:  # SPEC §11 R35
             raise RuleBroken("R35", index, "it is of another hand than an adoption's")
         self._in_order(index, entry)
 
     def _in_order(self, index: int, entry: Mapping[str, Any]) -> None:
-        """Hold the adoption to the order of SPEC.md §6.6; each operation is completed at once."""
+        """Hold the adoption to the order of SPEC §6.6; each operation is completed at once."""
         kind, first = entry["type"], index - entry.get("part", 1) + 1
         due, self._due = self._due, None
         if kind == "granted":
@@ -63,7 +63,7 @@ class Restarts:
             right = due in (None, first) and _ORDER.index(kind) >= self._stage
             self._stage = _ORDER.index(kind)
             self._due = first if kind in ("principal", "grant") else None
-        if not right:  # SPEC.md §11 R35
+        if not right:  # SPEC §11 R35
             raise RuleBroken("R35", index, f"type {kind} is out of the order of an adoption")
 
     def end(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -71,16 +71,16 @@ class Restarts:
         self.open = False
         self._people.may(index, entry["by"], NEEDS["restarted", ""])
         told = (entry["grants"], entry["principals"])
-        if told != (len(self._register.living), len(self._people.active)):  # SPEC.md §11 R35
+        if told != (len(self._register.living), len(self._people.active)):  # SPEC §11 R35
             raise RuleBroken("R35", index, "it counts other grants or principals than were adopted")
         closed = dict(entry["alloc"])
         used = {0, *(slot >> SLOT_BITS for slot in self._register.living)}
-        if not used <= closed.keys():  # SPEC.md §11 R35
+        if not used <= closed.keys():  # SPEC §11 R35
             raise RuleBroken("R35", index, "it does not close every branch that has grants")
-        if any(at != BRANCH_SLOTS for branch, at in closed.items() if branch):  # SPEC.md §11 R35
+        if any(at != BRANCH_SLOTS for branch, at in closed.items() if branch):  # SPEC §11 R35
             raise RuleBroken("R35", index, "it does not close every slot of a branch")
 
     def finish(self, size: int) -> None:
         """Judge the end of the log; raises RuleBroken."""
-        if self.open:  # SPEC.md §11 R35
+        if self.open:  # SPEC §11 R35
             raise RuleBroken("R35", size - 1, "the log ends inside the adoption after a restart")

@@ -1,4 +1,4 @@
-"""What rotations may do to grants and keys, and that they say why (SPEC.md §11 R31 to R33)."""
+"""What rotations may do to grants and keys, and that they say why (SPEC §11 R31 to R33)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Selection(NamedTuple):
     used: frozenset[int]
 
     def has(self, slot: int, grant: Grant) -> bool:
-        """Whether a grant is to be re-sealed. All are of the only suite there is (SPEC.md §1)."""
+        """Whether a grant is to be re-sealed. All are of the only suite there is (SPEC §1)."""
         branch, index = split_slot(slot)
         inside = index < self.below.get(branch, 0)
         return inside and self.model in (None, grant.terms.model) and self.suite in (None, SUITE)
@@ -55,16 +55,16 @@ class Rotations:
         """Hold any entry against a rotation that stands right before it; raises RuleBroken."""
         found = (entry["type"], entry.get("op", ""), entry["by"])
         due, self._due = self._due, None
-        if due is not None and found != due:  # SPEC.md §11 R31
+        if due is not None and found != due:  # SPEC §11 R31
             raise RuleBroken("R31", index, "the entry before it announces a rotation that does not follow")
         rotates = found[:2] in _FOLLOWS.values() and entry.get("part", 1) == 1
         inside = entry["type"] == "destroy" and bool(self._open)
-        if rotates and due is None and not inside:  # SPEC.md §11 R31
+        if rotates and due is None and not inside:  # SPEC §11 R31
             raise RuleBroken("R31", index, "nothing says which rotation it is part of, and why")
 
     def finish(self, size: int) -> None:
         """Judge the end of the log; raises RuleBroken."""
-        if self._due is not None:  # SPEC.md §11 R31
+        if self._due is not None:  # SPEC §11 R31
             raise RuleBroken("R31", size - 1, "it announces a rotation that does not follow")
 
     def begin(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -79,11 +79,11 @@ class Rotations:
     def resealed(self, index: int, slot: int, grant: Grant, source: int, old: Grant) -> None:
         """Judge a grant of op ``reseal`` in ``slot`` that is made from ``source``; raises RuleBroken."""
         selection = self._open.get("templates")
-        if selection is None or not selection.has(source, old):  # SPEC.md §11 R32
+        if selection is None or not selection.has(source, old):  # SPEC §11 R32
             raise RuleBroken("R32", index, f"no open rotation re-seals the grant in slot {source}")
-        if slot >> SLOT_BITS in selection.used:  # SPEC.md §11 R32, §3.3
+        if slot >> SLOT_BITS in selection.used:  # SPEC §11 R32, §3.3
             raise RuleBroken("R32", index, f"slot {slot} is in a branch that was in use before the rotation")
-        if grant.terms is not old.terms:  # SPEC.md §11 R32
+        if grant.terms is not old.terms:  # SPEC §11 R32
             raise RuleBroken("R32", index, f"re-sealing changes the terms of the grant in slot {source}")
 
     def end(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -91,5 +91,5 @@ class Rotations:
         what = next(what for what, each in self._open.items() if each.first == entry["of"])
         selection = self._open.pop(what)
         left = sum(selection.has(slot, grant) for slot, grant in self._register.living.items())
-        if entry["left"] != (left if what == "templates" else 0):  # SPEC.md §11 R33
+        if entry["left"] != (left if what == "templates" else 0):  # SPEC §11 R33
             raise RuleBroken("R33", index, f"it says {entry['left']} grants are left, there are {left}")

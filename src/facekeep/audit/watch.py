@@ -1,4 +1,4 @@
-"""Watching an export: the last checkpoint is kept, so that a rewritten log is caught (SPEC.md §12.5).
+"""Watching an export: the last checkpoint is kept, so that a rewritten log is caught (SPEC §12.5).
 
 What was seen is durable before anything is cosigned, and one state file is used by one process at a time.
 """
@@ -27,7 +27,7 @@ from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.entries import parse
 from facekeep.formats.note import MAX_BYTES, Signature, VerifierKey
 
-#: The steps of SPEC.md §12.5, in its words.
+#: The steps of SPEC §12.5, in its words.
 WATCH_STEPS: Final = MappingProxyType(
     {
         "W1": "the checkpoint seen last is signed by the log's keys",
@@ -91,17 +91,17 @@ def _look(watcher: Watcher, export: ExportDirectory, data: bytes) -> tuple[Check
     keys, state, steps = watcher.keys, watcher.state, watcher.steps
     seen, older = None, None
     if state.exists() or state.is_symlink():
-        with steps.step("W1") as said:  # SPEC.md §12.5 step 1
+        with steps.step("W1") as said:  # SPEC §12.5 step 1
             seen = read_file(state, MAX_BYTES)
             older = open_trusted(seen, keys, export, earlier=True)
             said.append(f"{older.size} entries")
     else:
         steps.skip("W1", "nothing was seen before")
-    with steps.step("W2") as said:  # SPEC.md §12.5 step 2
+    with steps.step("W2") as said:  # SPEC §12.5 step 2
         newer = open_trusted(data, keys, export, origin=None if older is None else older.origin)
         steps.checkpoint = newer
         said.append(f"{newer.size} entries")
-    with steps.step("W3"):  # SPEC.md §12.5 step 3
+    with steps.step("W3"):  # SPEC §12.5 step 3
         tree = ExportedTree(export, newer)
     if older is None:
         steps.skip("W4", "nothing was seen before")
@@ -110,7 +110,7 @@ def _look(watcher: Watcher, export: ExportDirectory, data: bytes) -> tuple[Check
         _begun_anew(steps, tree, older)
     else:
         _continues(steps, tree, older)
-    with steps.step("W6"):  # SPEC.md §12.5 step 6
+    with steps.step("W6"):  # SPEC §12.5 step 6
         keyring = keyring_of(newer.origin, keys, tree.entries())
         check_in_force(keyring, data, None if watcher.restarted else seen)
     return newer, older
@@ -118,10 +118,10 @@ def _look(watcher: Watcher, export: ExportDirectory, data: bytes) -> tuple[Check
 
 def _continues(steps: Steps, tree: ExportedTree, older: Checkpoint) -> None:
     newer = tree.checkpoint
-    with steps.step("W4"), _unless_begun_anew(tree):  # SPEC.md §12.5 step 4
+    with steps.step("W4"), _unless_begun_anew(tree):  # SPEC §12.5 step 4
         if newer.size < older.size:
             raise IntegrityError(f"it had {older.size} entries and now has {newer.size}")
-    with steps.step("W5"), _unless_begun_anew(tree):  # SPEC.md §12.5 step 5
+    with steps.step("W5"), _unless_begun_anew(tree):  # SPEC §12.5 step 5
         path = proofs.consistency_proof(tree.directory.hashes(newer.size), older.size, newer.size)
         proofs.verify_consistency(older.size, older.root, newer.size, newer.root, path)
 
@@ -129,7 +129,7 @@ def _continues(steps: Steps, tree: ExportedTree, older: Checkpoint) -> None:
 def _begun_anew(steps: Steps, tree: ExportedTree, older: Checkpoint) -> None:
     """Hold a restart to what was seen of the lost log: the trees it names are not others of these sizes."""
     steps.skip("W4", "the log was begun anew")
-    with steps.step("W5") as said:  # SPEC.md §12.5 step 5
+    with steps.step("W5") as said:  # SPEC §12.5 step 5
         first = parse(next(tree.entries()))
         if first["type"] != "restart":
             raise IntegrityError("the log was not begun anew: its first entry is no restart")

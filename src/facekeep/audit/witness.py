@@ -1,4 +1,4 @@
-"""A witness's key file and its cosignatures (SPEC.md §12.6, C2SP tlog-cosignature)."""
+"""A witness's key file and its cosignatures (SPEC §12.6, C2SP tlog-cosignature)."""
 
 from __future__ import annotations
 

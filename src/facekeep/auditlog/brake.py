@@ -1,4 +1,4 @@
-"""The brake on guessing: how often each principal asked about each person today, by the log (SPEC.md §7.1).
+"""The brake on guessing: how often each principal asked about each person today, by the log (SPEC §7.1).
 
 It is fed inside the append, in the order of the log, and reads there what other processes appended: so it
 holds for threads, for processes, and after a restart. Pure but for the function that reads entries.

@@ -1,4 +1,4 @@
-"""Checkpoints and proofs of a vault's log, signed with keys under its own tree (SPEC.md §10.5, §10.8)."""
+"""Checkpoints and proofs of a vault's log, signed with keys under its own tree (SPEC §10.5, §10.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live second copies of log.db: the same rows, appended after each commit of the primary (SPEC.md §6.3).
+"""Live second copies of log.db: the same rows, appended after each commit of the primary (SPEC §6.3).
 
 A copy that is away or fails is left behind and the log goes on; ``resync`` brings it up again. A copy that
 has what the log has not is evidence of a rolled-back log, and is never written to.
@@ -193,7 +193,7 @@ class _Copy:
     def stand(self, source: sqlite3.Connection) -> tuple[State, int | None]:
         """How the copy's last row compares with the primary's at that index.
 
-        Only an authentic row is evidence of another history: anybody can write others (SPEC.md §6.3).
+        Only an authentic row is evidence of another history: anybody can write others (SPEC §6.3).
         """
         if is_away(self.path, self._primary):
             return "away", None

@@ -1,4 +1,4 @@
-"""Exporting the log as static C2SP tiles: append-only files anyone can serve or archive (SPEC.md §10.7).
+"""Exporting the log as static C2SP tiles: append-only files anyone can serve or archive (SPEC §10.7).
 
 Order of a run: lock the directory; verify the checkpoint that is there against the log; write what is new
 (``newfiles``); verify the tiles against the root; write the checkpoint last. Until then the old one

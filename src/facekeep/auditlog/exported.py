@@ -1,4 +1,4 @@
-"""Reading an exported log back: static tiles, believed only under a checkpoint (SPEC.md §10.7).
+"""Reading an exported log back: static tiles, believed only under a checkpoint (SPEC §10.7).
 
 Needs nothing of the vault. The directory may be hostile: files are read up to the size they may have,
 and never through a link, a pipe or a device.

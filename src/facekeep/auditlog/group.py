@@ -1,4 +1,4 @@
-"""Group commit: whoever comes first commits for everybody waiting (SPEC.md §7, Order).
+"""Group commit: whoever comes first commits for everybody waiting (SPEC §7, Order).
 
 While one thread (the leader) is in its durable commit, others queue; when it is done it hands the queue to
 the first of them. Nobody is woken before its request is durable or has failed.

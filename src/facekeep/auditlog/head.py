@@ -1,4 +1,4 @@
-"""The log's head: a value and its strict canonical form (SPEC.md §6.3); ``rules`` moves it."""
+"""The log's head: a value and its strict canonical form (SPEC §6.3); ``rules`` moves it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Head:
         return Frontier(self.size, self.frontier).root()
 
     def pin(self) -> tuple[int, bytes, bytes]:
-        """Return (size, root, chain) for the next root node (SPEC.md §3.3)."""
+        """Return (size, root, chain) for the next root node (SPEC §3.3)."""
         return self.size, self.root(), self.chain
 
     def encode(self) -> bytes:

@@ -1,4 +1,4 @@
-"""When things were done last, by the log: what a schedule is held against (SPEC.md §6.5, §9.2).
+"""When things were done last, by the log: what a schedule is held against (SPEC §6.5, §9.2).
 
 Of all control entries only few are kept: those of some types, and as many more as show how time went on.
 Between two neighbours among them lie at most 24 hours, unless the log itself was silent for longer there.
@@ -112,7 +112,7 @@ class History:
     def gap(self, longest_ms: int, now_ms: int) -> Gap | None:
         """Return the last gap longer than this, or taken back time, after which nothing was expired yet.
 
-        Whoever expires grants after a gap has looked at the clock (SPEC.md §9.2).
+        Whoever expires grants after a gap has looked at the clock (SPEC §9.2).
         """
         if now_ms - self.seen_ms > longest_ms:
             return Gap(self.seen_ms, now_ms)

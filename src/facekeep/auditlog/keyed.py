@@ -1,4 +1,4 @@
-"""What only a holder of the log key can compute or open (SPEC.md §6.3): chain values, and what stands sealed.
+"""What only a holder of the log key can compute or open (SPEC §6.3): chain values, and what stands sealed.
 
 In log.db these are the entries, the head, the pages of the ledger and the state of the tiles; in a backup its
 manifest.

@@ -1,4 +1,4 @@
-"""The audit log of one open vault: append, decide, read, verify (SPEC.md §6, §7).
+"""The audit log of one open vault: append, decide, read, verify (SPEC §6, §7).
 
 Thread-safe; several processes may share one log.db. Any doubt about the file (rolled back, replaced,
 removed, an I/O error while appending) stops the log: every later call raises until it is opened again.
@@ -257,7 +257,7 @@ class AuditLog:
 
     @property
     def manifests(self) -> Kind:
-        """What seals and opens the manifests of backups, under the log key (SPEC.md §8.2)."""
+        """What seals and opens the manifests of backups, under the log key (SPEC §8.2)."""
         return self._key.manifests
 
     def check_pin(self, size: int, root: bytes, chain: bytes) -> None:
@@ -279,7 +279,7 @@ class AuditLog:
         self._pin = (size, root, chain) if size else None
 
     def _restarted_at(self, size: int, root: bytes) -> bool:
-        """Whether this log was begun anew in the place of one that had come to this pin (SPEC.md §6.6)."""
+        """Whether this log was begun anew in the place of one that had come to this pin (SPEC §6.6)."""
         first = self._reader.entry(0)
         return first["type"] == restarting.TYPE and restarting.named(first, "pin") == (size, root)
 

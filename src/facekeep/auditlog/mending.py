@@ -1,4 +1,4 @@
-"""Putting damaged rows of log.db and of its live copies right from each other (SPEC.md §8.3).
+"""Putting damaged rows of log.db and of its live copies right from each other (SPEC §8.3).
 
 Only the holder of the log key makes a row that follows from the one before it, so whatever row authenticates
 at its place is the row. One that authenticates and differs is of another history: nothing is written over it.

@@ -1,4 +1,4 @@
-"""The Merkle tree of RFC 6962 §2.1, kept as the roots of its perfect subtrees (SPEC.md §6.1, §6.3)."""
+"""The Merkle tree of RFC 6962 §2.1, kept as the roots of its perfect subtrees (SPEC §6.1, §6.3)."""
 
 from __future__ import annotations
 

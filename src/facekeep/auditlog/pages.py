@@ -1,4 +1,4 @@
-"""Pages of the ledger: what control entries said of slots, sealed in log.db (SPEC.md §6.5).
+"""Pages of the ledger: what control entries said of slots, sealed in log.db (SPEC §6.5).
 
 A page says of whole entries what is true for ever, and between which values of the control chain. It is used
 only where the entries after it lead from there to the head's own value: a page of another history does not.

@@ -1,4 +1,4 @@
-"""Slots of operations that are announced and not completed (SPEC.md §7, Order)."""
+"""Slots of operations that are announced and not completed (SPEC §7, Order)."""
 
 from __future__ import annotations
 

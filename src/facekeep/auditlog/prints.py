@@ -26,7 +26,7 @@ _GRANT = re.compile(
     re.DOTALL,
 )
 _PRINCIPAL: Final = b',"type":"principal","v":1}'
-_EXPIRES: Final = slice(60, 68)  # in grant id || tag || terms: SPEC.md §5.3, offset 12
+_EXPIRES: Final = slice(60, 68)  # in grant id || tag || terms: SPEC §5.3, offset 12
 
 
 def grant_print(identity: bytes, model: str, commitment: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Inclusion and consistency proofs of RFC 6962 §2.1, made from stored hashes and verified (SPEC.md §10.6).
+"""Inclusion and consistency proofs of RFC 6962 §2.1, made from stored hashes and verified (SPEC §10.6).
 
 Verification is the algorithm of RFC 9162 §2.1.3.2 and §2.1.4.2; it raises and never returns a bool.
 """
@@ -56,7 +56,7 @@ def inclusion_proof(reader: HashReader, index: int, size: int) -> tuple[bytes, .
 
 
 def consistency_proof(reader: HashReader, old: int, new: int) -> tuple[bytes, ...]:
-    """PROOF(old, D[new]); empty where old is 0 (SPEC.md §10.6) or new."""
+    """PROOF(old, D[new]); empty where old is 0 (SPEC §10.6) or new."""
     if not 0 <= old <= new:
         raise UsageError(f"a tree of {new} entries does not continue one of {old}")
     if old in (0, new):

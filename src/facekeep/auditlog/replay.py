@@ -1,4 +1,4 @@
-"""Reading the whole log again: the slow, complete check of log.db (SPEC.md §6.3)."""
+"""Reading the whole log again: the slow, complete check of log.db (SPEC §6.3)."""
 
 from __future__ import annotations
 

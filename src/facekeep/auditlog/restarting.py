@@ -1,4 +1,4 @@
-"""The ``restart`` entry: how a log begins whose predecessor is lost (SPEC.md §6.6). Pure: no I/O.
+"""The ``restart`` entry: how a log begins whose predecessor is lost (SPEC §6.6). Pure: no I/O.
 
 It names what the key tree knows of the lost log, and is signed with the log's own keys.
 """

@@ -1,4 +1,4 @@
-"""The ``signing`` entry: the log's keys replaced, old and new signing for each other (SPEC.md §10.8).
+"""The ``signing`` entry: the log's keys replaced, old and new signing for each other (SPEC §10.8).
 
 Pure: no I/O. Whoever was given the keys of one generation finds those of every later one with ``Keyring``.
 """

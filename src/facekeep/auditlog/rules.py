@@ -1,4 +1,4 @@
-"""The rule by which an entry moves the head (SPEC.md §6.3), shared by the log and by offline auditors.
+"""The rule by which an entry moves the head (SPEC §6.8), shared by the log and by offline auditors.
 
 Pure: no I/O and no keys. A chain value is whatever the caller passes; only a holder of the log key can
 compute one. Every broken rule is an IntegrityError naming the entry's index.
@@ -17,7 +17,7 @@ from facekeep.formats.entries import LASTING_ROTATIONS, slots_of
 from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, split_slot
 from facekeep.limits import LIMITS
 
-SYSTEM_RESERVED: Final = 16  # slots of branch 0 that no principal takes (SPEC.md §3.4)
+SYSTEM_RESERVED: Final = 16  # slots of branch 0 that no principal takes (SPEC §3.4)
 NO_CONTROL: Final = bytes(32)  # the control chain before the first entry, and of those without the key
 _INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 BEGINNINGS: Final = ("genesis", "restart")  # types of an entry 0
@@ -33,7 +33,7 @@ def advance(head: Head, entry: JsonObject, leaf: bytes, chain: bytes, control: b
 
 
 def too_early(high_ms: int, time_ms: int) -> bool:
-    """Whether an entry of ``time_ms`` is refused after ``high_ms`` (SPEC.md §7, Clock)."""
+    """Whether an entry of ``time_ms`` is refused after ``high_ms`` (SPEC §7, Clock)."""
     return time_ms < high_ms - LIMITS.clock_slack_ms
 
 

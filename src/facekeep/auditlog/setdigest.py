@@ -1,4 +1,4 @@
-"""Digest of a set of grants, kept up to date element by element (LtHash16; SPEC.md §6.4)."""
+"""Digest of a set of grants, kept up to date element by element (LtHash16; SPEC §6.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints signed, cosigned and opened under known keys (SPEC.md §10.4, §10.5). No I/O.
+"""Checkpoints signed, cosigned and opened under known keys (SPEC §10.4, §10.5). No I/O.
 
 ``open_checkpoint`` is the only way from bytes to a ``Checkpoint`` that may be believed.
 """
@@ -60,7 +60,7 @@ class LogSigner:
         return Note(checkpoint.encode(), lines).encode()
 
     def sign_raw(self, message: bytes) -> tuple[bytes, bytes]:
-        """Sign what begins with a domain of SPEC.md §1, whose zero byte no note can have; (0x01, 0x06)."""
+        """Sign what begins with a domain of SPEC §1, whose zero byte no note can have; (0x01, 0x06)."""
         if not message.startswith(domain("")[:-1]):
             raise IntegrityError("a message without a domain was about to be signed")
         return self._ed25519.sign(message), self._ml_dsa_44.sign(message)
@@ -112,7 +112,7 @@ class Opened:
 def open_checkpoint(data: bytes, keys: Iterable[VerifierKey], *, origin: str | None = None) -> Opened:
     """Open a checkpoint of the log called ``origin`` (None: of any log whose key is given).
 
-    Steps of SPEC.md §10.5, in order: [1] the note parses, [2] it is a checkpoint, [3] of this origin,
+    Steps of SPEC §10.5, in order: [1] the note parses, [2] it is a checkpoint, [3] of this origin,
     [4] whose keys are known, [5] every signature by a known key verifies, [6] there is one for each
     type of log key given. Raises FormatError or IntegrityError.
     """

@@ -1,4 +1,4 @@
-"""Rows of log.db after the last entry of its head (SPEC.md §6.3).
+"""Rows of log.db after the last entry of its head (SPEC §6.3).
 
 One that the vault made shows that the head was rolled back. Any other one is nobody's, and stops nothing.
 """

@@ -1,4 +1,4 @@
-"""How far the tiles of log.db were built (SPEC.md §10.7)."""
+"""How far the tiles of log.db were built (SPEC §10.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subtree roots out of tiles: eight levels of the Merkle tree in each (SPEC.md §10.7). No I/O."""
+"""Subtree roots out of tiles: eight levels of the Merkle tree in each (SPEC §10.7). No I/O."""
 
 from __future__ import annotations
 

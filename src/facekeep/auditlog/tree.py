@@ -1,4 +1,4 @@
-"""The log's Merkle tree with its inner hashes kept, so that proofs cost O(log n) (SPEC.md §10.7).
+"""The log's Merkle tree with its inner hashes kept, so that proofs cost O(log n) (SPEC §10.7).
 
 Leaf hashes stand in the rows of log.db; of the levels above, every eighth is kept in tiles that are
 built when a checkpoint, proof or export is made, and only from rows that authenticate. Nothing is

@@ -1,4 +1,4 @@
-"""A destruction names every slot of the grants it voids (SPEC.md §6.1), or they would look alive."""
+"""A destruction names every slot of the grants it voids (SPEC §6.1), or they would look alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last head seen, and what makes the log stop answering (SPEC.md §6.3, the last paragraph)."""
+"""The last head seen, and what makes the log stop answering (SPEC §6.3, the last paragraph)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Appending: one batch of requests, one durable transaction (SPEC.md §6.3, §7).
+"""Appending: one batch of requests, one durable transaction (SPEC §6.3, §7).
 
 One connection serves every leader, so its page cache stays warm whichever thread leads.
 """

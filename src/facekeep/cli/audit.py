@@ -127,7 +127,7 @@ def proof_command(
     exported: str | None,
     scopes: tuple[str, ...],
 ) -> None:
-    """Make a shredding proof (SPEC.md §12), or with --scope one of a withdrawal.
+    """Make a shredding proof (SPEC §12), or with --scope one of a withdrawal.
 
     SUBJECT_OR_ERASURE is the log entry that 'shred' printed, the subject tag, or the file of the person's
     receipt: the id alone leads nowhere once the person is erased. The texts are your statement, and signed.

@@ -18,7 +18,7 @@ from facekeep.operations import recovering
 from facekeep.operations.restart import Restarted
 from facekeep.vault import Vault
 
-_MAX: Final = 1_000_000  # bytes of a checkpoint (SPEC.md §10.2)
+_MAX: Final = 1_000_000  # bytes of a checkpoint (SPEC §10.2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Consent as a person gave it, and its record (SPEC.md §5.5).
+"""Consent as a person gave it, and its record (SPEC §5.5).
 
 Field names follow ISO/IEC TS 27560 and the W3C Data Privacy Vocabulary where they have one.
 There is no endless consent and no consent by default.
@@ -138,7 +138,7 @@ def _check_text(text: str) -> None:
 class Holding(NamedTuple):
     """What the record says besides the consent: whose templates, how many images, which model.
 
-    ``spread`` says how far apart the rows of several images lie (SPEC.md §5.5).
+    ``spread`` says how far apart the rows of several images lie (SPEC §5.5).
     """
 
     subject: str
@@ -219,7 +219,7 @@ def _consent_json(consent: Consent, scope: Scope) -> JsonObject:
 
 
 def subject_tag(vault_id: bytes, salt: bytes, subject: bytes) -> bytes:
-    """Pseudonym of a subject, 32 bytes (SPEC.md §2); ``subject`` is the id's UTF-8."""
+    """Pseudonym of a subject, 32 bytes (SPEC §2); ``subject`` is the id's UTF-8."""
     return p.sha256(p.domain("subject-tag"), vault_id, salt, subject)
 
 

@@ -35,7 +35,7 @@ def open_records(
     """Open each sealed record, and with it authenticate its sealed templates; None where one does not.
 
     ``keys`` begin with an encryption key; ``aads`` lack the hash of the sealed templates, which ends them
-    (SPEC.md §5.2); ``digests`` are SHA-256 of the plaintexts.
+    (SPEC §5.2); ``digests`` are SHA-256 of the plaintexts.
     """
     aesgcm, sha256, suite, at = AESGCM, hashlib.sha256, _SUITE, _HEADER
     opened: list[Opened | None] = []

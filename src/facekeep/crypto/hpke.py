@@ -1,4 +1,4 @@
-"""Sealing to an offline key: HPKE (RFC 9180) with the hybrid KEM MLKEM768-X25519 (SPEC.md §4.7).
+"""Sealing to an offline key: HPKE (RFC 9180) with the hybrid KEM MLKEM768-X25519 (SPEC §4.7).
 
 KEM 0x647a, HKDF-SHA256 0x0001, AES-256-GCM 0x0002, base mode, one message, empty associated data: what it is
 bound to stands in ``info``. The private key is the 32-byte seed of X-Wing (draft-connolly-cfrg-xwing-kem

@@ -48,7 +48,7 @@ def mac_many(key: bytes, messages: Iterable[bytes]) -> list[bytes]:
 
 
 def derive_many(keys: Sequence[bytes], prefix: bytes, places: Iterable[bytes]) -> list[bytes]:
-    """Encryption key || commitment (64 bytes) of each slot key (SPEC.md §5.1).
+    """Encryption key || commitment (64 bytes) of each slot key (SPEC §5.1).
 
     ``places`` are slot || grant id. Raises IntegrityError for the key of a dead slot.
     """
@@ -67,7 +67,7 @@ def seal_pairs(
     """Seal (templates, record) pairs; the record's associated data end with the hash of the sealed templates.
 
     ``keys`` are the encryption keys; ``prefixes`` are the beginnings of the associated data of
-    templates and of records, ``middles`` what follows for each pair (SPEC.md §5.2).
+    templates and of records, ``middles`` what follows for each pair (SPEC §5.2).
     """
     aesgcm, sha256 = AESGCM, hashlib.sha256
     first, second = prefixes

@@ -1,4 +1,4 @@
-"""Argon2id, for what a person remembers (RFC 9106; SPEC.md §4.6)."""
+"""Argon2id, for what a person remembers (RFC 9106; SPEC §4.6)."""
 
 from __future__ import annotations
 

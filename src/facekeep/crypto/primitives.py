@@ -1,4 +1,4 @@
-"""Every raw cryptographic call of facekeep, in one place (SPEC.md §1, §3, §5, §6).
+"""Every raw cryptographic call of facekeep, in one place (SPEC §1, §3, §5, §6).
 
 Nothing here is a primitive of our own: AES-256-GCM is pyca/cryptography's, hashes, SHAKE and HMAC
 are OpenSSL's through hashlib or through it.
@@ -32,7 +32,7 @@ compare = hmac.compare_digest
 
 
 def domain(label: str) -> bytes:
-    """``D(label)`` of SPEC.md §1: keeps the uses of one hash or key apart."""
+    """``D(label)`` of SPEC §1: keeps the uses of one hash or key apart."""
     return b"facekeep/v1/" + label.encode("ascii") + b"\0"
 
 
@@ -71,7 +71,7 @@ class Mac:
 
 
 def expand_node(info: bytes, node_key: bytes) -> bytes:
-    """Return the 3,840 bytes of a node's children (SPEC.md §3.1). A zero key is a dead one: refused."""
+    """Return the 3,840 bytes of a node's children (SPEC §3.1). A zero key is a dead one: refused."""
     if not any(node_key):
         raise IntegrityError("a destroyed key was about to be used")
     hashed = hashlib.shake_256(info)
@@ -80,7 +80,7 @@ def expand_node(info: bytes, node_key: bytes) -> bytes:
 
 
 def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
-    """Derive (encryption key, commitment) from a slot key: SP 800-56C r2 §4, SHA-512 (SPEC.md §5.1).
+    """Derive (encryption key, commitment) from a slot key: SP 800-56C r2 §4, SHA-512 (SPEC §5.1).
 
     One SHA-512 block of output is one call with counter 1; equal to ``ConcatKDFHash``, but faster.
     """
@@ -98,7 +98,7 @@ def slot_kdf(slot_key: bytes, info: bytes) -> tuple[bytes, bytes]:
 def seal(key: bytes, plaintext: bytes | bytearray | memoryview, aad: bytes) -> bytes:
     """Seal under a random nonce: ``suite || nonce || ciphertext || tag``.
 
-    A key seals at most two blobs in its life (SPEC.md §5), so random nonces cannot collide in practice.
+    A key seals at most two blobs in its life (SPEC §5), so random nonces cannot collide in practice.
     """
     nonce = os.urandom(NONCE_LEN)
     return _SUITE + nonce + AESGCM(key).encrypt(nonce, plaintext, aad)

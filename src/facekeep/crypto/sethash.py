@@ -1,4 +1,4 @@
-"""LtHash16 of a set of grants (SPEC.md §6.4). Apart from ``primitives``, so that those need no NumPy."""
+"""LtHash16 of a set of grants (SPEC §6.4). Apart from ``primitives``, so that those need no NumPy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GROUP = 64  # vectors added at a time: 128 kB, which stay in the cache
 
 
 def set_element(slot: int, grant_id: bytes) -> npt.NDArray[np.uint16]:
-    """Return the LtHash16 vector of one grant, uint16 of shape (1024,) (SPEC.md §6.4)."""
+    """Return the LtHash16 vector of one grant, uint16 of shape (1024,) (SPEC §6.4)."""
     raw = hashlib.shake_128(_SET_ELEMENT + slot.to_bytes(8, "big") + grant_id).digest(SET_LEN)
     return np.frombuffer(raw, dtype="<u2")
 

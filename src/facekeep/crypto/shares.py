@@ -1,4 +1,4 @@
-"""Splitting 32 bytes among people: SLIP-39, by Trezor's reference implementation (SPEC.md §4.7).
+"""Splitting 32 bytes among people: SLIP-39, by Trezor's reference implementation (SPEC §4.7).
 
 One group, no passphrase. A share is 33 words of a list made to be copied by hand; it names its set and how
 many are needed, and a wrong word is found by its checksum. Other implementations of SLIP-39 join them too.

@@ -1,4 +1,4 @@
-"""Signatures of the log: Ed25519 through libsodium only, ML-DSA-44 through pyca/cryptography (SPEC.md §10.5).
+"""Signatures of the log: Ed25519 through libsodium only, ML-DSA-44 through pyca/cryptography (SPEC §10.5).
 
 Verification raises and never returns a bool. libsodium refuses a non-canonical S, R or public key and
 points of small order; a key outside the prime-order subgroup is refused here as well, so that no two
@@ -77,7 +77,7 @@ class MlDsa44Signer:
 def signing_seeds(key: bytes, vault_id: bytes, generation: int) -> tuple[bytes, bytes]:
     """Seeds (Ed25519, ML-DSA-44) of one generation of the log's keys, from system slot 2's key.
 
-    The one-step KDF of SP 800-56C r2 §4 with SHA-512, as everywhere (SPEC.md §5.1, §10.5).
+    The one-step KDF of SP 800-56C r2 §4 with SHA-512, as everywhere (SPEC §5.1, §10.5).
     """
     info = _KDF + SUITE.to_bytes(2, "big") + vault_id + generation.to_bytes(4, "big")
     out = hashlib.sha512(b"\0\0\0\1" + _alive(key) + info).digest()

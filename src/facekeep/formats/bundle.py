@@ -1,4 +1,4 @@
-"""Shredding proofs: the bundle's canonical JSON (SPEC.md §12.1). Nothing is verified here.
+"""Shredding proofs: the bundle's canonical JSON (SPEC §12.1). Nothing is verified here.
 
 A bundle holds whole log entries with their inclusion proofs, one checkpoint, and the operator's statement
 under the log's own signatures. Verification is ``audit.bundle``.
@@ -210,7 +210,7 @@ class ShreddingProof:
         }
 
     def not_proved(self) -> Mapping[str, str]:
-        """Return the words and sentences of SPEC.md §12.2 for this log and these scopes."""
+        """Return the words and sentences of SPEC §12.2 for this log and these scopes."""
         restarted = self.entries[0].entry["type"] == "restart"
         return not_proved(restarted=restarted, scopes=self.scopes)
 
@@ -240,7 +240,7 @@ class ShreddingProof:
             tuple(signatures),
         )
         if value["not_proved"] != dict(bundle.not_proved()):
-            raise FormatError("a bundle does not say what it does not prove, in the words of SPEC.md §12.2")
+            raise FormatError("a bundle does not say what it does not prove, in the words of SPEC §12.2")
         if bundle.encode() != data:
             raise FormatError("a bundle is not in its canonical form")
         return bundle

@@ -1,4 +1,4 @@
-"""Canonical JSON: RFC 8785 restricted to what facekeep writes (SPEC.md §1).
+"""Canonical JSON: RFC 8785 restricted to what facekeep writes (SPEC §1).
 
 With ASCII keys, no floats and integers below 2^53, what orjson writes with sorted keys *is* RFC 8785; the
 tests hold it against the rfc8785 package.

@@ -1,4 +1,4 @@
-"""C2SP tlog-checkpoint: the text that a log signs (SPEC.md §10.3)."""
+"""C2SP tlog-checkpoint: the text that a log signs (SPEC §10.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C2SP tlog-cosignature: what is signed, and the bytes of a signature line (SPEC.md §10.4).
+"""C2SP tlog-cosignature: what is signed, and the bytes of a signature line (SPEC §10.4).
 
 An Ed25519 cosignature (0x04) does not commit to its cosigner's name: a key must not serve two names.
 An ML-DSA-44 cosignature (0x06) covers no extension lines: a checkpoint here has none.

@@ -1,4 +1,4 @@
-"""Decision entries (SPEC.md §6.2): built on every verify and identify, so each builder is one dict.
+"""Decision entries (SPEC §6.2): built on every verify and identify, so each builder is one dict.
 
 Tags and digests are bytes, principals hex text, times milliseconds since 1970. Keys stand in canonical
 order; ``decision_time_ms`` and ``decision_allow`` read canonical bytes by that order, without parsing them.

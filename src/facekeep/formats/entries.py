@@ -1,4 +1,4 @@
-"""Log entries as values (SPEC.md §6.1, §6.2): one small builder for each type, and the strict parser.
+"""Log entries as values (SPEC §6.1, §6.2): one small builder for each type, and the strict parser.
 
 Builders take identifiers of principals as hex text and every other fixed-length value as bytes, and
 return what ``auditlog.log`` appends; it validates them again. Times are milliseconds since 1970.
@@ -229,7 +229,7 @@ def destroy_entries(
 
 
 def sought(op: str, sought_as: bytes, nonce: str, *, by: str | None, time_ms: int) -> JsonObject:
-    """Erasure of somebody who cannot be found: nobody is answered while it is open (SPEC.md §7)."""
+    """Erasure of somebody who cannot be found: nobody is answered while it is open (SPEC §7)."""
     further: JsonObject = {
         "op": op, "part": 1, "parts": 1, "slots": [], "tags": [], "voids": [], "sought": sought_as.hex(),
     }  # fmt: skip
@@ -270,7 +270,7 @@ def settings(
     regions: Sequence[str] | None = None,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Vault settings changed from digest ``previous`` to ``digest`` (SPEC.md §9).
+    """Vault settings changed from digest ``previous`` to ``digest`` (SPEC §9).
 
     ``matching``: the limits on matching from now on, ``regions``: where it is allowed; None where they stay.
     """

@@ -1,4 +1,4 @@
-"""What a log entry may look like: exact keys, types, ranges and closed lists (SPEC.md §6.1, §6.2).
+"""What a log entry may look like: exact keys, types, ranges and closed lists (SPEC §6.1, §6.2).
 
 ``validate`` looks at one entry alone. Rules that need the entries before it are ``auditlog.head.advance``.
 """
@@ -27,7 +27,7 @@ INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 
 
 class Reason(StrEnum):
-    """Why a decision went as it did: the closed list of SPEC.md §6.2."""
+    """Why a decision went as it did: the closed list of SPEC §6.2."""
 
     OK = "ok"
     PRINCIPAL_UNKNOWN = "principal_unknown"
@@ -293,7 +293,7 @@ _STATED: Final[Mapping[str, Check]] = {
     "regions": _array(_REGION, 1, LIMITS.regions + 1, rising=True),
 }
 
-#: Entry type -> keys that may be absent, which says something too (SPEC.md §6.1, §6.2).
+#: Entry type -> keys that may be absent, which says something too (SPEC §6.1, §6.2).
 OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
     {
         "genesis": _STATED,
@@ -309,7 +309,7 @@ _NO_OPTIONS: Final[Mapping[str, Check]] = {}
 
 
 def validate(entry: object) -> JsonObject:
-    """Return the entry if it follows SPEC.md §6 by itself, or raise FormatError."""
+    """Return the entry if it follows SPEC §6 by itself, or raise FormatError."""
     if type(entry) is not dict or type(entry.get("type")) is not str:
         raise FormatError("a log entry is not an object with a type")
     fields = FIELDS.get(entry["type"])
@@ -352,7 +352,7 @@ def _across_destroy(entry: Mapping[str, Any]) -> None:
 
 
 def _across_decision(entry: Mapping[str, object]) -> None:
-    """Hold what must be null, and what must not, by op and outcome (SPEC.md §6.2)."""
+    """Hold what must be null, and what must not, by op and outcome (SPEC §6.2)."""
     if entry["allow"] is not (entry["reason"] == "ok"):
         raise FormatError("a decision's allow and reason do not agree")
     identify = entry["op"] == "identify"
@@ -382,7 +382,7 @@ def _across_options(entry: Mapping[str, Any]) -> None:
 
 
 def _across_rotation(entry: Mapping[str, Any]) -> None:
-    """Hold what is selected to templates, and each branch to one bound (SPEC.md §6.1)."""
+    """Hold what is selected to templates, and each branch to one bound (SPEC §6.1)."""
     if entry["what"] != "templates" and (entry["below"] or entry["model"] or entry["suite"]):
         raise FormatError("a rotation of no templates selects templates")
     branches = [branch for branch, _ in entry["below"]]

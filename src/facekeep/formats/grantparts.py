@@ -1,4 +1,4 @@
-"""The entries of a grant operation in their canonical form, built without intermediate values (SPEC.md §6.1).
+"""The entries of a grant operation in their canonical form, built without intermediate values (SPEC §6.1).
 
 Enrolment in bulk spends a good part of its time on them. ``entries.grant_entries`` and ``encode`` give the
 same bytes; what a caller could get wrong is checked here as there.

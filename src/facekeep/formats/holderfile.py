@@ -1,4 +1,4 @@
-"""The holder file: roots sealed under keys that a token, a TPM or a server keeps (SPEC.md §4.2)."""
+"""The holder file: roots sealed under keys that a token, a TPM or a server keeps (SPEC §4.2)."""
 
 from __future__ import annotations
 

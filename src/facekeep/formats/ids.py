@@ -1,4 +1,4 @@
-"""Identifiers (SPEC.md §2): slots, hex fields, subject ids, subject tags' input."""
+"""Identifiers (SPEC §2): slots, hex fields, subject ids, subject tags' input."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _bounded(raw: bytes) -> bytes:
 
 
 def to_ranges(slots: list[int]) -> list[list[int]]:
-    """Sorted unique slots as ``[first, count]`` ranges, ascending, not touching (SPEC.md §6.1)."""
+    """Sorted unique slots as ``[first, count]`` ranges, ascending, not touching (SPEC §6.1)."""
     ranges: list[list[int]] = []
     for slot in sorted(set(slots)):
         if ranges and slot == ranges[-1][0] + ranges[-1][1]:

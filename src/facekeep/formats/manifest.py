@@ -1,4 +1,4 @@
-"""The manifest of a data backup: what it holds and which state of the vault it shows (SPEC.md §8.2)."""
+"""The manifest of a data backup: what it holds and which state of the vault it shows (SPEC §8.2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What stands in a backup. ``content`` is the hash of its rows (SPEC.md §8.2), times are ms.
+    """What stands in a backup. ``content`` is the hash of its rows (SPEC §8.2), times are ms.
 
     ``size`` and ``root`` are the log's at that moment, ``epoch`` and ``fingerprint`` the key tree's.
     ``models`` counts rows by model id, ``scopes`` by the scope in their terms (``other``: none).

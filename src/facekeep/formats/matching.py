@@ -1,4 +1,4 @@
-"""What principals who may not change the settings may ask: the section [matching] (SPEC.md §9.3)."""
+"""What principals who may not change the settings may ask: the section [matching] (SPEC §9.3)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Matching:
         }
 
     def logged(self) -> JsonObject:
-        """Return it as it stands in log entries (SPEC.md §6.1): every value, thresholds as limits."""
+        """Return it as it stands in log entries (SPEC §6.1): every value, thresholds as limits."""
         found: JsonObject = {key: getattr(self, key) for key in BOUNDS}
         return found | {
             "scores": self.scores,

@@ -1,7 +1,7 @@
-"""Nodes of the key tree: plaintexts, associated data, row numbers (SPEC.md §3).
+"""Nodes of the key tree: plaintexts, associated data, row numbers (SPEC §3).
 
 A *map* of 120 bits is an int here whose bit 119 - i stands for child i, which is the big-endian reading of
-the fifteen bytes of SPEC.md §3.2.
+the fifteen bytes of SPEC §3.2.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def bit(number: int) -> int:
 
 
 def encode_node(node: Node, level: int) -> bytes:
-    """Plaintext of a stored node, 3,870 bytes (SPEC.md §3.2); raises FormatError."""
+    """Plaintext of a stored node, 3,870 bytes (SPEC §3.2); raises FormatError."""
     _check_node(node, level)
     return node.children + node.stored.to_bytes(MAP_LEN, "big") + node.dead.to_bytes(MAP_LEN, "big")
 
@@ -159,7 +159,7 @@ def _zero_keys(children: bytes) -> int:
 
 
 def encode_root(root: RootNode) -> bytes:
-    """Plaintext of the root node, 4,562 bytes (SPEC.md §3.3); raises FormatError."""
+    """Plaintext of the root node, 4,562 bytes (SPEC §3.3); raises FormatError."""
     _check_root(root)
     flat = [number for position in root.positions for number in position]
     tail = (root.next_branch, root.epoch, root.pin.size, root.pin.root, root.pin.chain, root.swapped_at_ms)
@@ -201,22 +201,22 @@ def _check_root(root: RootNode) -> None:
 
 
 def node_info(vault_id: bytes, branch: int, level: int, index: int) -> bytes:
-    """Return what SHAKE256 reads before the node key to derive a node's children (SPEC.md §3.1)."""
+    """Return what SHAKE256 reads before the node key to derive a node's children (SPEC §3.1)."""
     return _NODE_INFO + vault_id + _place(branch, level, index)
 
 
 def node_aad(vault_id: bytes, branch: int, level: int, index: int, epoch: int) -> bytes:
-    """Associated data of a stored node sealed in ``epoch`` (SPEC.md §3.2); raises FormatError."""
+    """Associated data of a stored node sealed in ``epoch`` (SPEC §3.2); raises FormatError."""
     return _NODE_AAD + vault_id + _place(branch, level, index) + _epoch(epoch)
 
 
 def root_aad(vault_id: bytes, epoch: int, fingerprint: bytes) -> bytes:
-    """Associated data of the root node (SPEC.md §3.3); raises FormatError out of range."""
+    """Associated data of the root node (SPEC §3.3); raises FormatError out of range."""
     return _ROOT_AAD + vault_id + _epoch(epoch) + fingerprint
 
 
 def root_fingerprint(vault_id: bytes, root: bytes) -> bytes:
-    """Public name of a root key, 32 bytes (SPEC.md §3.3)."""
+    """Public name of a root key, 32 bytes (SPEC §3.3)."""
     if len(vault_id) != VAULT_ID_LEN or len(root) != KEY_LEN:
         raise FormatError("a root key or vault id has the wrong length")
     hashed = hashlib.sha256(_FINGERPRINT + vault_id)
@@ -225,7 +225,7 @@ def root_fingerprint(vault_id: bytes, root: bytes) -> bytes:
 
 
 def row_id(branch: int, level: int, index: int, copy: int = 0) -> int:
-    """Row number of a stored node in keys.db; only a branch node has a copy 1 (SPEC.md §8.1)."""
+    """Row number of a stored node in keys.db; only a branch node has a copy 1 (SPEC §8.1)."""
     _place(branch, level, index)
     return branch << BRANCH_ROW_BITS | _ROW_OFFSETS[level] + index + copy
 

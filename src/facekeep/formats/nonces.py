@@ -1,4 +1,4 @@
-"""Nonces of log entries: 16 random bytes in hexadecimal, each given out once (SPEC.md §6.2).
+"""Nonces of log entries: 16 random bytes in hexadecimal, each given out once (SPEC §6.2).
 
 They are drawn many at a time: every draw gives up the interpreter lock, which a busy vault's threads then
 fight for. They blind an entry's hash and are no nonces of a cipher.

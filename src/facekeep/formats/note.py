@@ -1,4 +1,4 @@
-"""C2SP signed-note: a text and the lines that sign it, verifier keys (SPEC.md §10.2).
+"""C2SP signed-note: a text and the lines that sign it, verifier keys (SPEC §10.2).
 
 Nothing is verified here: that takes keys and is ``auditlog.signed``. Parsing is strict and canonical, so
 that no altered byte goes by unnoticed, not even in lines whose signer is unknown.

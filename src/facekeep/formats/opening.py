@@ -1,4 +1,4 @@
-"""The opening of a subject tag, as it stands in the receipt given at enrolment (SPEC.md §2, §12.4)."""
+"""The opening of a subject tag, as it stands in the receipt given at enrolment (SPEC §2, §12.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PKCS #11 URIs (RFC 7512): which token, where its library and its PIN are (SPEC.md §4.3)."""
+"""PKCS #11 URIs (RFC 7512): which token, where its library and its PIN are (SPEC §4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recovery key's files, its URI and the records sealed to it (SPEC.md §4.7). No secret is made here."""
+"""The recovery key's files, its URI and the records sealed to it (SPEC §4.7). No secret is made here."""
 
 from __future__ import annotations
 

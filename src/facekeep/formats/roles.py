@@ -1,4 +1,4 @@
-"""Which role may do what, in the words that stand in entries: one table, nothing implied (SPEC.md §11.3).
+"""Which role may do what, in the words that stand in entries: one table, nothing implied (SPEC §11.3).
 
 The vault's gate and an auditor who has only the log read the same table.
 """

@@ -1,4 +1,4 @@
-"""The root file of the ``file:`` provider: two slots of 4,096 bytes (SPEC.md §4)."""
+"""The root file of the ``file:`` provider: two slots of 4,096 bytes (SPEC §4)."""
 
 from __future__ import annotations
 

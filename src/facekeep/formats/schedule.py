@@ -1,4 +1,4 @@
-"""When keys are due: the section [schedule] of vault.toml (SPEC.md §9.2)."""
+"""When keys are due: the section [schedule] of vault.toml (SPEC §9.2)."""
 
 from __future__ import annotations
 

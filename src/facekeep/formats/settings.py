@@ -1,4 +1,4 @@
-"""vault.toml: settings in clear, authenticated through the log's head (SPEC.md §9)."""
+"""vault.toml: settings in clear, authenticated through the log's head (SPEC §9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed consent terms: 88 bytes, checked a million at a time (SPEC.md §5.3)."""
+"""Packed consent terms: 88 bytes, checked a million at a time (SPEC §5.3)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REGIONS: Final = frozenset(
     NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG
     SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG
     UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW EU ZZ
-    """.split()  # noqa: SIM905 - as in SPEC.md
+    """.split()  # noqa: SIM905 - as in SPEC
 )
 
 #: One row of packed terms as a NumPy record, big-endian, 88 bytes.
@@ -62,7 +62,7 @@ TERMS_DTYPE = np.dtype(
 
 
 class Scope(IntEnum):
-    """What a grant allows; the number is the branch kind in the key tree (SPEC.md §3.3)."""
+    """What a grant allows; the number is the branch kind in the key tree (SPEC §3.3)."""
 
     VERIFY = 2
     IDENTIFY = 3

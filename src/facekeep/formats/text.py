@@ -1,4 +1,4 @@
-"""Strict text shared by the transparency-log formats: lines, decimals, base64 (SPEC.md §10.1)."""
+"""Strict text shared by the transparency-log formats: lines, decimals, base64 (SPEC §10.1)."""
 
 from __future__ import annotations
 

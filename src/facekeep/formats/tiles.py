@@ -1,4 +1,4 @@
-"""C2SP tlog-tiles: which tiles a tree has, their paths, and entry bundles (SPEC.md §10.7)."""
+"""C2SP tlog-tiles: which tiles a tree has, their paths, and entry bundles (SPEC §10.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C2SP tlog-proof, and the same shape for consistency (tlog-witness's request body) (SPEC.md §10.6)."""
+"""C2SP tlog-proof, and the same shape for consistency (tlog-witness's request body) (SPEC §10.6)."""
 
 from __future__ import annotations
 

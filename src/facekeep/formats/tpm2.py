@@ -1,4 +1,4 @@
-"""Bytes of the ``tpm2:`` provider: its URI, names and policies of a TPM, the sealed record (SPEC.md §4.4)."""
+"""Bytes of the ``tpm2:`` provider: its URI, names and policies of a TPM, the sealed record (SPEC §4.4)."""
 
 from __future__ import annotations
 

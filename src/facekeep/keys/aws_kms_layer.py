@@ -1,4 +1,4 @@
-"""The ``aws-kms:`` layer: a KEK for each record that AWS KMS wraps and unwraps (SPEC.md §4.6).
+"""The ``aws-kms:`` layer: a KEK for each record that AWS KMS wraps and unwraps (SPEC §4.6).
 
 KMS sees vault id and root fingerprint as encryption context, and never a root, a share or a template.
 Credentials come from boto3's own chain (environment, profile, instance role).
@@ -102,7 +102,7 @@ class AwsKmsLayer(Layer):
             or not re.fullmatch(r"(?:[0-9a-f]{2})+", wrapped)
             or len(wrapped) > _WRAPPED_HEX
         ):
-            raise KeyGone("its KMS parameters are not those of SPEC.md §4.6")
+            raise KeyGone("its KMS parameters are not those of SPEC §4.6")
         if "alias/" not in self._key and key not in {self._key, f"{key.rpartition('/')[0]}/{self._key}"}:
             raise KeyGone("it was wrapped by another KMS key than vault.toml names")
         return key, bytes.fromhex(wrapped)

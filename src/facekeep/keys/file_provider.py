@@ -1,4 +1,4 @@
-"""The ``file:`` provider: the root in a file of two preallocated slots (SPEC.md §4).
+"""The ``file:`` provider: the root in a file of two preallocated slots (SPEC §4).
 
 Rule: the slot that holds the only copy of a needed root is never written to, so that no torn write can lose
 it. Every method opens the file anew and locks it (flock) for the length of the call.

@@ -1,4 +1,4 @@
-"""From the URIs in vault.toml to root holders, and what several of them hold together (SPEC.md §4).
+"""From the URIs in vault.toml to root holders, and what several of them hold together (SPEC §4).
 
 One holder is one URI, with its outer layers before it: ``passphrase:|file:/mnt/keys/staff.root``.
 """
@@ -117,7 +117,7 @@ class Asked:
         return self._error("no root opens keys.db") if self._away() else error
 
     def _error(self, head: str) -> RootError:
-        """Say who is away, and what those that are not have (SPEC.md §4.1)."""
+        """Say who is away, and what those that are not have (SPEC §4.1)."""
         away = self._away()
         said = [f"{_named(provider)} is away ({error})" for provider, error in away]
         said += [

@@ -1,4 +1,4 @@
-"""From a subject id to its tag: a keyed-hash index in keys.db, never in backups (SPEC.md §5.7)."""
+"""From a subject id to its tag: a keyed-hash index in keys.db, never in backups (SPEC §5.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``keyring:`` layer: a KEK in the keyring of the operating system (SPEC.md §4.6).
+"""The ``keyring:`` layer: a KEK in the keyring of the operating system (SPEC §4.6).
 
 The keyring is opened by the login of one user on one machine; a copy of the other files alone opens nothing.
 Keyrings that store in clear, or not at all, are refused.
@@ -87,7 +87,7 @@ class KeyringLayer(Layer):
     def _user(self, params: JsonObject) -> str:
         try:
             if params.keys() != {"entry"}:
-                raise KeyGone("its keyring parameters are not those of SPEC.md §4.6")
+                raise KeyGone("its keyring parameters are not those of SPEC §4.6")
             entry = from_hex(params["entry"], ENTRY_LEN, "a keyring entry")
         except FormatError as error:
             raise KeyGone(f"its keyring parameters are damaged: {error}") from None

@@ -1,4 +1,4 @@
-"""A layer around a holder: what opens a root needs the layer's KEK and the holder's share (SPEC.md §4.6).
+"""A layer around a holder: what opens a root needs the layer's KEK and the holder's share (SPEC §4.6).
 
 For each root the inner holder keeps a *share* of 32 random bytes as if it were a root. The layered record is
 useless without that share: when the inner holder destroys it the root is destroyed, whatever copies of the

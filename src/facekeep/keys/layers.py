@@ -1,4 +1,4 @@
-"""Outer layers: what must be known or reached besides a holder's own secret (SPEC.md §4.6).
+"""Outer layers: what must be known or reached besides a holder's own secret (SPEC §4.6).
 
 A layer is confidentiality, never the erasure point: a key that lives long revives whatever it wrapped. So a
 layer only gives a key-encryption key (KEK, 32 bytes); ``keys.layered`` joins it with a share that the holder

@@ -1,4 +1,4 @@
-"""A holder that was given up unreached: it destroys nothing, and its receipt says so (SPEC.md §4.1)."""
+"""A holder that was given up unreached: it destroys nothing, and its receipt says so (SPEC §4.1)."""
 
 from __future__ import annotations
 

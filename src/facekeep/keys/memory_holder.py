@@ -1,4 +1,4 @@
-"""A root in memory: read where every holder is lost, until the vault has a new one (SPEC.md §4.7).
+"""A root in memory: read where every holder is lost, until the vault has a new one (SPEC §4.7).
 
 It stands among the leaving holders and is staged nothing: a root that only this process has would be lost
 with it. What needs a swap stays pending until a real holder is there.

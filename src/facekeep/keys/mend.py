@@ -1,4 +1,4 @@
-"""Putting damaged nodes of keys.db right from what is whole: the second row, or a live copy (SPEC.md §8.3).
+"""Putting damaged nodes of keys.db right from what is whole: the second row, or a live copy (SPEC §8.3).
 
 A node key seals at most one blob, so whatever row opens under it is the row, wherever it was found.
 """

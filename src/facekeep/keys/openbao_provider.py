@@ -1,4 +1,4 @@
-"""The ``openbao:`` provider: roots sealed under versions of a transit key, which are trimmed (SPEC.md §4.5).
+"""The ``openbao:`` provider: roots sealed under versions of a transit key, which are trimmed (SPEC §4.5).
 
 Trimming destroys all versions below a number, never one alone. Where a root that must live stands below one
 that must die, it is first sealed again, above.
@@ -47,7 +47,7 @@ class OpenBaoProvider(SealedHolder):
 
     @classmethod
     def from_uri(cls, rest: str, place: Place) -> Self:
-        """``openbao:https://HOST[:PORT]/MOUNT/[NAME][?QUERY]``, see SPEC.md §4.5."""
+        """``openbao:https://HOST[:PORT]/MOUNT/[NAME][?QUERY]``, see SPEC §4.5."""
         return cls(parse(rest, place.base), place)
 
     @property

@@ -1,4 +1,4 @@
-"""One transit key on an OpenBao server, and how its versions are made and destroyed (SPEC.md §4.5)."""
+"""One transit key on an OpenBao server, and how its versions are made and destroyed (SPEC §4.5)."""
 
 from __future__ import annotations
 

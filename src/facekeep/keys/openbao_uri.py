@@ -1,4 +1,4 @@
-"""Where an OpenBao holder's key is: the URI of ``openbao:`` (SPEC.md §4.5)."""
+"""Where an OpenBao holder's key is: the URI of ``openbao:`` (SPEC §4.5)."""
 
 from __future__ import annotations
 

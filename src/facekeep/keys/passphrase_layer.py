@@ -1,4 +1,4 @@
-"""The ``passphrase:`` layer: a KEK by Argon2id from what a person knows (SPEC.md §4.6, RFC 9106)."""
+"""The ``passphrase:`` layer: a KEK by Argon2id from what a person knows (SPEC §4.6, RFC 9106)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class PassphraseLayer(Layer):
     def _parse(params: JsonObject) -> tuple[Cost, bytes]:
         """(cost, salt); raises KeyGone for what a reader must refuse."""
         if params.keys() != _KEYS:
-            raise KeyGone("its passphrase parameters are not those of SPEC.md §4.6")
+            raise KeyGone("its passphrase parameters are not those of SPEC §4.6")
         iterations, memory = params["iterations"], params["memory_kib"]
         if (
             type(iterations) is not int

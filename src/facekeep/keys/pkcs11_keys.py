@@ -1,4 +1,4 @@
-"""The AES keys that one pkcs11: holder has in its token, one for each root (SPEC.md §4.3)."""
+"""The AES keys that one pkcs11: holder has in its token, one for each root (SPEC §4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PKCS #11 libraries in this process: which are loaded, initialised once, one call at a time (SPEC.md §4.3).
+"""PKCS #11 libraries in this process: which are loaded, initialised once, one call at a time (SPEC §4.3).
 
 A library is code, and vault.toml is believed before it is authenticated: what it names is loaded only from
 where the system's administrator puts libraries. A library is told of no threads of ours (C_Initialize

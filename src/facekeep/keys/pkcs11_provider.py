@@ -1,4 +1,4 @@
-"""The ``pkcs11:`` provider: each root under an AES key of its own in a PKCS #11 token (SPEC.md §4.3).
+"""The ``pkcs11:`` provider: each root under an AES key of its own in a PKCS #11 token (SPEC §4.3).
 
 What is destroyed is looked for on the token by the root's fingerprint, never by what the holder file says:
 whoever can write that file could otherwise have a key pass for destroyed.

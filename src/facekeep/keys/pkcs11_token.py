@@ -1,4 +1,4 @@
-"""The token that a pkcs11: URI names: found, logged in to, opened again after it was away (SPEC.md §4.3)."""
+"""The token that a pkcs11: URI names: found, logged in to, opened again after it was away (SPEC §4.3)."""
 
 from __future__ import annotations
 

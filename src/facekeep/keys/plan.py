@@ -1,4 +1,4 @@
-"""What a swap writes: the touched paths re-keyed bottom-up, the root node last (SPEC.md §3.5). No effects."""
+"""What a swap writes: the touched paths re-keyed bottom-up, the root node last (SPEC §3.5). No effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Root providers: whoever holds the 32 bytes outside the three files (SPEC.md §3.5, §4; docs/DESIGN.md).
+"""Root providers: whoever holds the 32 bytes outside the three files (SPEC §3.5, §4; docs/DESIGN.md).
 
 A provider never decides which root is the true one: the one that opens keys.db is. ``promote`` and ``drop``
 may be called again after any interruption and then return the same receipt.
@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a provider says it did, and the words for what that does not cover (SPEC.md §6.1)."""
+    """What a provider says it did, and the words for what that does not cover (SPEC §6.1)."""
 
     klass: ProviderClass
     scheme: str
@@ -87,7 +87,7 @@ class Receipt:
 
 
 def placeholder(vault_id: bytes) -> bytes:
-    """Return what a new holder is tried with, 32 bytes: public, so that it opens nothing (SPEC.md §4.1)."""
+    """Return what a new holder is tried with, 32 bytes: public, so that it opens nothing (SPEC §4.1)."""
     return sha256(domain("root-placeholder"), vault_id)
 
 
@@ -124,7 +124,7 @@ class RootProvider(abc.ABC):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Words of the layers around it, the outermost first (SPEC.md §4.6)."""
+        """Words of the layers around it, the outermost first (SPEC §4.6)."""
         return ()
 
     @classmethod

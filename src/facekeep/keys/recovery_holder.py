@@ -1,4 +1,4 @@
-"""The ``recovery:`` holder: each root sealed to a public key whose private half is offline (SPEC.md §4.7).
+"""The ``recovery:`` holder: each root sealed to a public key whose private half is offline (SPEC §4.7).
 
 It gives no root back, so it opens no vault and, damaged, keeps none closed; a swap needs it, because a sealed
 copy of the old root must go with the old root. The public key stands in vault.toml, which the log

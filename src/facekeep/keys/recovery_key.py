@@ -1,4 +1,4 @@
-"""The recovery key: a pair, what is sealed to it, and opening that again (SPEC.md §4.7)."""
+"""The recovery key: a pair, what is sealed to it, and opening that again (SPEC §4.7)."""
 
 from __future__ import annotations
 

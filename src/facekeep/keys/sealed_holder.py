@@ -1,4 +1,4 @@
-"""The part that providers share whose root stands sealed in a holder file (SPEC.md §4.2).
+"""The part that providers share whose root stands sealed in a holder file (SPEC §4.2).
 
 A subclass has keys that it can destroy, one for each root: in a token, a TPM, a server. It says how a root is
 sealed and opened, and how its key is destroyed. A key is destroyed before its record is removed, so that an

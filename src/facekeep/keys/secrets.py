@@ -40,7 +40,7 @@ class Secrets:
         """Return a secret; raises RootError where there is none, or the one there is was refused before.
 
         A holder whose URI names a ``file`` (mode 0600) takes it from there and from nowhere else. What was
-        given for one purpose is not handed out for another: vault.toml names the purposes (SPEC.md §4.1).
+        given for one purpose is not handed out for another: vault.toml names the purposes (SPEC §4.1).
         ``new``: nothing is sealed under it yet, so nothing would show that it was mistyped.
         """
         key = _key(name, file)
@@ -71,7 +71,7 @@ class Secrets:
 
 
 def check_named(setting: str, there: str, name: str, secrets: Secrets) -> None:
-    """Raise RootError unless a secret may go ``there``, a place that vault.toml names (SPEC.md §4.1).
+    """Raise RootError unless a secret may go ``there``, a place that vault.toml names (SPEC §4.1).
 
     vault.toml is read before it can be authenticated, and whoever may write it would have the secret sent to
     himself. So the operator's environment names the places too, with spaces between them: what ``setting``

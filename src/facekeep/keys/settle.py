@@ -1,4 +1,4 @@
-"""Which root each holder has: staged, promoted, destroyed (SPEC.md §3.5, §4.1), under the writer lock."""
+"""Which root each holder has: staged, promoted, destroyed (SPEC §3.5, §4.1), under the writer lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def settle(
     moving: bool = False,
     adopting: bool = False,
 ) -> tuple[Receipt, ...]:
-    """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC.md §3.5).
+    """Make the root that opens keys.db the only one with every holder; for recovery too (SPEC §3.5).
 
     ``previous`` is the fingerprint of the root before, whose destruction is to be receipted again even
     where it is gone already. Copies must be current. Then holders that are ``leaving`` destroy all they have;
@@ -105,7 +105,7 @@ def _check_known(
     *,
     moving: bool,
 ) -> None:
-    """Raise RootError for a holder without the root in use; a new one has the placeholder (SPEC.md §4.1).
+    """Raise RootError for a holder without the root in use; a new one has the placeholder (SPEC §4.1).
 
     Another stands in its place, or an older copy, and where the root is that it had nobody could say. Beside
     the placeholder a swap that was cut off may have left a staged root.

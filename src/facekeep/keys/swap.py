@@ -1,4 +1,4 @@
-"""The swap carried out: stage, write, verify, promote (SPEC.md §3.5). The caller holds the writer lock."""
+"""The swap carried out: stage, write, verify, promote (SPEC §3.5). The caller holds the writer lock."""
 
 from __future__ import annotations
 

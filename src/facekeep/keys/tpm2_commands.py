@@ -1,4 +1,4 @@
-"""What the ``tpm2:`` provider asks of a TPM, over ``tpm2_tools`` (SPEC.md §4.4)."""
+"""What the ``tpm2:`` provider asks of a TPM, over ``tpm2_tools`` (SPEC §4.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``tpm2:`` provider: roots sealed in a TPM 2.0, each up to a bound of an NV counter (SPEC.md §4.4).
+"""The ``tpm2:`` provider: roots sealed in a TPM 2.0, each up to a bound of an NV counter (SPEC §4.4).
 
 A root opens while the counter stands at its bound or below. Incrementing the counter past the bound destroys
 it, in every copy of the holder file: the counter cannot go back. So the rule of this module: before it moves,

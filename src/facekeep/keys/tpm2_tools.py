@@ -1,4 +1,4 @@
-"""Running the commands of tpm2-tools (SPEC.md §4.4; docs/adr/0009-tpm2-tools.md).
+"""Running the commands of tpm2-tools (SPEC §4.4; docs/adr/0009-tpm2-tools.md).
 
 Secrets pass through pipes and anonymous memory, never through an argument, a file or the environment. What
 the tools must find in files (public parts, saved contexts) lies in a directory of mode 0700, one for each

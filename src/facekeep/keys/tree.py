@@ -1,8 +1,8 @@
-"""The key tree as one epoch shows it: slot keys, and which slots are dead (SPEC.md §3).
+"""The key tree as one epoch shows it: slot keys, and which slots are dead (SPEC §3).
 
 A ``KeyTree`` never changes. When another process has swapped, what needs a row of the old epoch raises
 TreeStale: open the tree again. Whether a tree is the present one is not for keys.db to say: the log's head
-names it (SPEC.md §6.3), and only a root that is still held opens it.
+names it (SPEC §6.3), and only a root that is still held opens it.
 """
 
 from __future__ import annotations

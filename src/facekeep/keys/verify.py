@@ -1,4 +1,4 @@
-"""Looking over a tree: all stored nodes for ``facekeep check``, what bounds the given slots (SPEC.md §3)."""
+"""Looking over a tree: all stored nodes for ``facekeep check``, what bounds the given slots (SPEC §3)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a log entry; raises UsageError."""
-        if not _NAME.match(self.name) or not _NAME.match(self.version) or len(self.id) > 40:  # noqa: PLR2004 - SPEC.md §2
+        if not _NAME.match(self.name) or not _NAME.match(self.version) or len(self.id) > 40:  # noqa: PLR2004 - SPEC §2
             raise UsageError("a model's name and version are up to 39 characters of a-z 0-9 . _ : -")
         check_model_id(self.id)
         if not 1 <= self.dimension <= LIMITS.dimension:

@@ -1,4 +1,4 @@
-"""Whether several embeddings are one person's (SPEC.md §5.5): two people's mean matches both of them.
+"""Whether several embeddings are one person's (SPEC §5.5): two people's mean matches both of them.
 
 Embeddings are joined to groups, always the two that lie nearest to one another on average (average linkage).
 Copies of a photograph change no average, so nobody is outvoted by them. A chain of embeddings from one person

@@ -171,7 +171,7 @@ def check_pair(model: Model, threshold: Threshold) -> None:
 def allows(
     limits: Matching, model: Model, threshold: Threshold, *, score: bool, top: int | None = None
 ) -> bool:
-    """Whether limits on matching allow to be asked so (SPEC.md §9.3); ``top`` None: 1:1."""
+    """Whether limits on matching allow to be asked so (SPEC §9.3); ``top`` None: 1:1."""
     known = (limits.limits if top is None else limits.search_limits).get(model.id) == threshold.limits
     known = known and limits.metrics.get(model.id) == model.metric == threshold.metric
     return known and (top or 1) <= limits.top and (limits.scores or not score)

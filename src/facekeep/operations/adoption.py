@@ -1,4 +1,4 @@
-"""What a restarted log takes up: whatever of vault.db and keys.db proves itself (SPEC.md §6.6)."""
+"""What a restarted log takes up: whatever of vault.db and keys.db proves itself (SPEC §6.6)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Data backups: written while the vault is in use, read back before they get their name, checked later.
 
-A backup says itself what it holds, in a manifest, sealed under the log key (SPEC.md §8.2).
+A backup says itself what it holds, in a manifest, sealed under the log key (SPEC §8.2).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from facekeep.store.vaultdb import GrantRow, VaultStore, without_records
 
 Progress = Callable[[int, int], None]
 CHUNK: Final = 1_000
-_FIRST_SCOPE: Final = 2  # number of the first scope in packed terms (SPEC.md §5.3)
+_FIRST_SCOPE: Final = 2  # number of the first scope in packed terms (SPEC §5.3)
 _MANIFEST = "manifest"  # row of a backup's meta table
 _BACKUP: Final = b'"type":"backup"'
 _ANOTHER: Final = "keep this file apart, and take another backup"
@@ -164,7 +164,7 @@ def announced(core: Core, rows: Sequence[GrantRow]) -> npt.NDArray[np.bool_]:
 
 
 class _Content:
-    """Hash of rows as they are fed, by slot (SPEC.md §8.2)."""
+    """Hash of rows as they are fed, by slot (SPEC §8.2)."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256(domain("backup-rows"))

@@ -1,4 +1,4 @@
-"""Who must hold what before a swap, while the root's holders are moved (SPEC.md §4.1, §9)."""
+"""Who must hold what before a swap, while the root's holders are moved (SPEC §4.1, §9)."""
 
 from __future__ import annotations
 

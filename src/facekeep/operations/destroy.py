@@ -141,7 +141,7 @@ def living_slots(core: Core, view: View, branch: int, below: int | None = None) 
     """Slots of a branch that the log gave out, up to the index ``below``, and that live, ascending.
 
     The log gives a branch's slots out one after another (docs/adr/0004), and its head says how many. A branch
-    that gives out none any more may have been closed by the restart of a lost log (SPEC.md §6.6), with slots
+    that gives out none any more may have been closed by the restart of a lost log (SPEC §6.6), with slots
     that nobody was ever given: there the log's grants are asked one by one.
     """
     count = view.head.alloc.get(branch, 0)

@@ -1,4 +1,4 @@
-"""What the schedule says is due, from what the log and the key tree authenticate (SPEC.md §9.2)."""
+"""What the schedule says is due, from what the log and the key tree authenticate (SPEC §9.2)."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Enrolment:
 
 
 class _Reference(NamedTuple):
-    """What is sealed for a subject (SPEC.md §5.4), and how far apart the rows of several photographs lie."""
+    """What is sealed for a subject (SPEC §5.4), and how far apart the rows of several photographs lie."""
 
     templates: memoryview
     spread: JsonObject | None
@@ -136,7 +136,7 @@ def _checked(what: Enrolment) -> Enrolment:
 
 
 def _check_models(core: Core, view: View, models: Iterable[Model]) -> None:
-    """Hold models to what their ids stand for: one dimension and metric in a vault (SPEC.md §5.4)."""
+    """Hold models to what their ids stand for: one dimension and metric in a vault (SPEC §5.4)."""
     metrics = core.settings.matching.metrics
     seen: dict[str, Model] = {}
     for model in models:

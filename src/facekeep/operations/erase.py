@@ -283,7 +283,7 @@ def _was_theirs(core: Core, view: View, held: Held, ended: Finished, scopes: Seq
 
 
 def _by_tag(core: Core, held: Held, slots: Sequence[int]) -> list[list[int]]:
-    """Slots by subject tag: a withdrawal names those of one (SPEC.md §11 R17)."""
+    """Slots by subject tag: a withdrawal names those of one (SPEC §11 R17)."""
     if len(held.tags) == 1:
         return [list(slots)]
     of = {tag: set(core.ledger.slots_of(tag)) for tag in held.tags}

@@ -14,7 +14,7 @@ from facekeep.formats.canonical import JsonObject
 
 _DESTROY: Final = b'"type":"destroy",'  # no string in an entry holds a quotation mark
 _DESTROYED: Final = b'"type":"destroyed",'
-#: What ended a slot, by the op of the destruction that names it (SPEC.md §6.1).
+#: What ended a slot, by the op of the destruction that names it (SPEC §6.1).
 REASONS: Final = {
     "shred": "shredded",
     "withdraw": "withdrawn",

@@ -216,7 +216,7 @@ def complete(
 ) -> None:
     """Complete, and in the same transaction announce the end of what is replaced.
 
-    An erasure may have been announced meanwhile: what it names is its own to end (SPEC.md §11 R15).
+    An erasure may have been announced meanwhile: what it names is its own to end (SPEC §11 R15).
     With ``rows_stay`` the caller deletes the rows of what is replaced, later.
     """
     for _ in range(ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Changing who holds the root: further mirrors, another provider, a holder given up (SPEC.md §4.1, §9.1).
+"""Changing who holds the root: further mirrors, another provider, a holder given up (SPEC §4.1, §9.1).
 
 Each step is durable before the next: the new holders are tried with a placeholder; the settings name them,
 and the old ones as leaving; a swap gives the new holders a fresh root, after which the old ones destroy what
@@ -226,7 +226,7 @@ def _finish(core: Core, session: Session, first: int) -> Moved:
 
 
 def take_up(core: Core, session: Session) -> None:
-    """Announce a move that vault.toml is in the middle of, where a restarted log lacks it (SPEC.md §6.6).
+    """Announce a move that vault.toml is in the middle of, where a restarted log lacks it (SPEC §6.6).
 
     The writer lock must be held.
     """

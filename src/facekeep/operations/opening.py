@@ -1,4 +1,4 @@
-"""Making a vault, and opening one: who may be trusted in which order (SPEC.md §3, §6.3, §9).
+"""Making a vault, and opening one: who may be trusted in which order (SPEC §3, §6.3, §9).
 
 vault.toml names the root's holder; a root opens keys.db; a tree key opens the log; the log's head
 authenticates vault.toml, and bounds vault.db.

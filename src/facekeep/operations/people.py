@@ -162,7 +162,7 @@ def _revoked_just_now(core: Core, wanted: bytes) -> list[int]:
 
 def _is_id(text: str) -> bool:
     try:
-        return len(bytes.fromhex(text)) == 8  # noqa: PLR2004 - SPEC.md §2
+        return len(bytes.fromhex(text)) == 8  # noqa: PLR2004 - SPEC §2
     except ValueError:
         return False
 

@@ -1,4 +1,4 @@
-"""The probe: an old backup against every key there is now (SPEC.md §12.7).
+"""The probe: an old backup against every key there is now (SPEC §12.7).
 
 "Opens" means that the slot's key gives the row's commitment and opens its record, whose associated data
 covers the sealed templates: so no template of anybody is opened, living or erased.
@@ -36,7 +36,7 @@ from facekeep.store.vaultdb import GrantRow, VaultStore
 Progress = Callable[[int, int], None]
 _OFTEN = 1_000
 
-#: The steps of SPEC.md §12.7, in its words.
+#: The steps of SPEC §12.7, in its words.
 PROBE_STEPS: Final = MappingProxyType(
     {
         "B1": "every proof is verified, and is of this vault",
@@ -108,7 +108,7 @@ def probe(
     if not backup.is_file():
         raise UsageError(f"there is no backup at {backup.name}")
     steps = Steps(PROBE_STEPS, on_step)
-    with steps.step("B1") as said:  # SPEC.md §12.7 step 1
+    with steps.step("B1") as said:  # SPEC §12.7 step 1
         proven = [_of_this_vault(core, verify(data, keys)) for data in proofs]
         said.append("1 proof" if len(proven) == 1 else f"{len(proven)} proofs")
     slots = {grant.slot for each in proven for grant in each.grants}
@@ -116,18 +116,18 @@ def probe(
     with _trees(core, old_keys) as (trees, opened):
         work = _Work(core, trees, slots, tags)
         work.run(backup, progress)
-    with steps.step("B2") as said:  # SPEC.md §12.7 step 2
+    with steps.step("B2") as said:  # SPEC §12.7 step 2
         if not work.erased.rows:
             raise IntegrityError("it holds none of them: a probe with this backup shows nothing")
         said.append(f"{work.erased.rows} of the {len(slots)} in the proofs")
-    with steps.step("B3"):  # SPEC.md §12.7 step 3
+    with steps.step("B3"):  # SPEC §12.7 step 3
         if work.unnamed:
             raise IntegrityError(f"it holds {work.unnamed} of them")
-    with steps.step("B4") as said:  # SPEC.md §12.7 step 4
+    with steps.step("B4") as said:  # SPEC §12.7 step 4
         if work.erased.opened or work.other.opened:
             raise IntegrityError(f"{work.erased.opened + work.other.opened} open")
         said.append(f"0 of {work.erased.rows}")
-    with steps.step("B5") as said:  # SPEC.md §12.7 step 5
+    with steps.step("B5") as said:  # SPEC §12.7 step 5
         if work.living.opened != work.living.rows:
             raise IntegrityError(f"only {work.living.opened} of {work.living.rows} open")
         said.append(f"{work.living.opened} of {work.living.rows}")

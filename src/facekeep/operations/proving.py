@@ -1,4 +1,4 @@
-"""Making a shredding proof: find the subject's grants and their ends, prove each entry (SPEC.md §12).
+"""Making a shredding proof: find the subject's grants and their ends, prove each entry (SPEC §12).
 
 Works after the subject is gone: what is needed stands in the log. Before it leaves, a bundle is verified as
 an auditor would.

@@ -1,4 +1,4 @@
-"""Publishing checkpoints: a file where others see it, then an entry that says so (SPEC.md §9.2)."""
+"""Publishing checkpoints: a file where others see it, then an entry that says so (SPEC §9.2)."""
 
 from __future__ import annotations
 

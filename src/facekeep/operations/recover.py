@@ -1,4 +1,4 @@
-"""Finishing what a dead process left open (SPEC.md §3.5). Destruction is completed, never voided."""
+"""Finishing what a dead process left open (SPEC §3.5). Destruction is completed, never voided."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def recover(core: Core, but: Collection[int] = ()) -> bool:
 def _drop_strays(core: Core, view: View) -> None:
     """Have every holder keep the root that opens keys.db and no other.
 
-    Before the swap of a move only those that have it: it never goes to a new holder then (SPEC.md §4.1).
+    Before the swap of a move only those that have it: it never goes to a new holder then (SPEC §4.1).
     """
     current = view.tree.fingerprint
     if awaiting_swap(core, view):
@@ -151,7 +151,7 @@ def _check_its_own(core: Core, view: View, what: Destruction) -> None:
     """Raise ErasurePending where the swap that stands in keys.db may not do for this operation.
 
     It may be another's, which re-keyed nothing and ended no branch: that one is completed first. And a holder
-    that became a new one meanwhile gets a fresh root in another swap, never the one in use (SPEC.md §4.1):
+    that became a new one meanwhile gets a fresh root in another swap, never the one in use (SPEC §4.1):
     those that have the one in use make it current, so that they can take part.
     """
     if (what.rekey or what.recycle) and sum(each.type == "destroy" for each in view.head.open) > 1:
@@ -169,7 +169,7 @@ def _does_more(core: Core, operation: list[_Part], found: Mapping[int, JsonObjec
 
 
 def _rekeys(before: JsonObject, entry: JsonObject) -> bool:
-    """Whether an intent of op ``rotate`` re-keys the tree: the entry before it says so (SPEC.md §11 R31)."""
+    """Whether an intent of op ``rotate`` re-keys the tree: the entry before it says so (SPEC §11 R31)."""
     return entry["op"] == "rotate" and before.get("type") == "rotation" and before["what"] == "tree"
 
 
@@ -253,7 +253,7 @@ def _entry_is_written(core: Core, entry: JsonObject) -> bool:
 
 
 def _opens(core: Core, row: GrantRow, key: bytes) -> bool:
-    """Whether a row is whole: its record, once it opens, authenticates all of it (SPEC.md §5.2)."""
+    """Whether a row is whole: its record, once it opens, authenticates all of it (SPEC §5.2)."""
     try:
         core.sealer.open_record(key, row)
     except FacekeepError:

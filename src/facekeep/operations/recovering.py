@@ -1,4 +1,4 @@
-"""The recovery key in use: made and split offline, stated, used to get a root back (SPEC.md §4.7)."""
+"""The recovery key in use: made and split offline, stated, used to get a root back (SPEC §4.7)."""
 
 from __future__ import annotations
 

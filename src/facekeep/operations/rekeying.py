@@ -1,4 +1,4 @@
-"""Re-keying the tree: the subject index is made anew along with it (SPEC.md §5.7)."""
+"""Re-keying the tree: the subject index is made anew along with it (SPEC §5.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vault whose root holders are all lost: the recovery key opens it for a new one (SPEC.md §4.7)."""
+"""A vault whose root holders are all lost: the recovery key opens it for a new one (SPEC §4.7)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def rescue(
 def go_on(
     path: Path, key: RecoveryKey, token: str, clock: Clock, secrets: Secrets, root_uri: str | None
 ) -> None:
-    """Rescue a vault whose lost log was begun anew (SPEC.md §6.6), unless a holder opens it.
+    """Rescue a vault whose lost log was begun anew (SPEC §6.6), unless a holder opens it.
 
     Raises UsageError where the log is another one, and as ``rescue``.
     """

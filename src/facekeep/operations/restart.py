@@ -1,4 +1,4 @@
-"""log.db is lost, and every copy of it: a new one that says so, and names what is adopted (SPEC.md §6.6).
+"""log.db is lost, and every copy of it: a new one that says so, and names what is adopted (SPEC §6.6).
 
 The key tree says what is destroyed: that stays so. It does not say what was granted. So the new log takes up
 what proves itself (``adoption``): rows of vault.db that open under a living slot key, principals whose record

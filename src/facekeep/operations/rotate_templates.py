@@ -1,6 +1,6 @@
 """Re-sealing templates under new slots: in batches, resumable, while matches go on (DESIGN: rotation).
 
-The record and the terms stay to the letter; an auditor holds every re-sealed grant to that (SPEC.md §11 R32).
+The record and the terms stay to the letter; an auditor holds every re-sealed grant to that (SPEC §11 R32).
 Between two batches the writer lock is free, so that withdrawals and erasures need not wait for the end.
 """
 

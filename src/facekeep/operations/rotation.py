@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 class Why(StrEnum):
-    """Why keys are rotated: the closed list of SPEC.md §6.1, since free text could name somebody."""
+    """Why keys are rotated: the closed list of SPEC §6.1, since free text could name somebody."""
 
     SCHEDULED = "scheduled"
     COMPROMISE = "compromise"

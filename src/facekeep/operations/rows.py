@@ -47,7 +47,7 @@ class LivingGrant:
 
     @property
     def spread(self) -> JsonObject | None:
-        """How far apart the rows of several photographs lie (SPEC.md §5.5)."""
+        """How far apart the rows of several photographs lie (SPEC §5.5)."""
         return cast("JsonObject | None", self.record.get("spread"))
 
 

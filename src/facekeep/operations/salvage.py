@@ -1,4 +1,4 @@
-"""keys.db or log.db is lost or cannot be used: a live copy takes its place (SPEC.md §8.3).
+"""keys.db or log.db is lost or cannot be used: a live copy takes its place (SPEC §8.3).
 
 Works without an open vault. Nothing takes a place before the whole vault has opened with it, under the root
 that is held, and the token's principal may restore. What stood there is moved aside, never deleted.

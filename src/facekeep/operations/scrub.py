@@ -1,4 +1,4 @@
-"""``facekeep check --scrub``: what is damaged is put right from what is whole (SPEC.md §8.3).
+"""``facekeep check --scrub``: what is damaged is put right from what is whole (SPEC §8.3).
 
 The vault opens: its root opens keys.db, and the log's head authenticates. Everything is judged by these two,
 and never by which file is newer. A copy that may know more than the vault is left as it is, and named.
@@ -271,7 +271,7 @@ def _holder(core: Core, scheme: str, number: int, report: ScrubReport) -> None:
         return
     new = root_fingerprint(core.vault_id, placeholder(core.vault_id))
     if awaiting_swap(core, core.view()) and any(each.fingerprint == new for each in roots):
-        return  # new, with a placeholder: it gets a fresh root by the swap of its move (SPEC.md §4.1)
+        return  # new, with a placeholder: it gets a fresh root by the swap of its move (SPEC §4.1)
     was = "; ".join(provider.damage) or "it had another root than the one that opens keys.db, or a second one"
     winner = in_use(held(core.readers), current)
     settle(core.keys, winner, [provider], adopting=True)

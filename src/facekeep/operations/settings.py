@@ -1,4 +1,4 @@
-"""Changing vault.toml: a logged command in two durable steps, repaired at the next opening (SPEC.md §9).
+"""Changing vault.toml: a logged command in two durable steps, repaired at the next opening (SPEC §9).
 
 vault.toml.new, the log's entry, the new name. In between, the log knows which of the two files counts.
 """

@@ -1,4 +1,4 @@
-"""Rows of vault.db in slots that the log never gave out (SPEC.md §6.3, §8).
+"""Rows of vault.db in slots that the log never gave out (SPEC §6.3, §8).
 
 One that opens under its slot's key was made by the vault: log.db was rolled back since. Any other one is
 nobody's, and stops nothing.

@@ -1,4 +1,4 @@
-"""Whose grants are which, by the log and the slot keys (SPEC.md §5.8); the subject index made from them."""
+"""Whose grants are which, by the log and the slot keys (SPEC §5.8); the subject index made from them."""
 
 from __future__ import annotations
 

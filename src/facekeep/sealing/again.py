@@ -1,4 +1,4 @@
-"""Sealing the grants of a rotation again: the same record, terms and templates, a fresh slot (SPEC.md §5)."""
+"""Sealing the grants of a rotation again: the same record, terms and templates, a fresh slot (SPEC §5)."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def seal_again(
 def _middles(
     sealer: Sealer, slots: npt.NDArray[np.int64], identities: Table, models: Sequence[bytes]
 ) -> Iterable[bytes]:
-    """Slot || grant id || tag || terms || model of each row, as associated data have it (SPEC.md §5.2)."""
+    """Slot || grant id || tag || terms || model of each row, as associated data have it (SPEC §5.2)."""
     tails = {model: sealer.model_tail(model.decode("ascii")) for model in set(models)}
     if len(tails) == 1:
         return each_row(side_by_side(len(slots), be64(slots), identities, *tails.values()))

@@ -1,4 +1,4 @@
-"""Opening many grants' reference templates: what a gallery is filled by (SPEC.md §5)."""
+"""Opening many grants' reference templates: what a gallery is filled by (SPEC §5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handles of subject ids, and the grant ids that carry them under their slot's key (SPEC.md §5.8)."""
+"""Handles of subject ids, and the grant ids that carry them under their slot's key (SPEC §5.8)."""
 
 from __future__ import annotations
 

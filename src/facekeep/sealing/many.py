@@ -1,4 +1,4 @@
-"""Sealing the grants of a batch, one or thousands (SPEC.md §5)."""
+"""Sealing the grants of a batch, one or thousands (SPEC §5)."""
 
 from __future__ import annotations
 

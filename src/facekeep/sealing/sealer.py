@@ -1,4 +1,4 @@
-"""Keys and opening of one grant's blobs, and sealing of principals (SPEC.md §5); ``many`` seals grants.
+"""Keys and opening of one grant's blobs, and sealing of principals (SPEC §5); ``many`` seals grants.
 
 The sealer knows neither the gate nor the tree: it is given a slot key, a row, and for templates a Permit.
 """
@@ -75,7 +75,7 @@ class Sealer:
         return loads(self.record_bytes(self.row_key(slot_key, row), row)[RECORD_SALT_LEN:])
 
     def record_bytes(self, key: bytes, row: GrantRow) -> bytes:
-        """Open a record to its plaintext (SPEC.md §5.5) under ``row_key(...)``; raises IntegrityError."""
+        """Open a record to its plaintext (SPEC §5.5) under ``row_key(...)``; raises IntegrityError."""
         plain = p.open_sealed(key, row.record, self._aad(KIND_RECORD, row) + p.sha256(row.templates))
         if p.sha256(plain) != Terms.unpack(row.terms).record_digest:
             raise IntegrityError("a consent record is not the one its terms name")

@@ -1,4 +1,4 @@
-"""The only way to a SQLite file: every connection of the project is made here (SPEC.md §8.6).
+"""The only way to a SQLite file: every connection of the project is made here (SPEC §8.6).
 
 SQLite plays a *hot journal* back at a connection's first statement: a ``NAME-journal`` beside a file in
 which nobody has the RESERVED lock. It then deletes whatever file that journal names. Our files are in WAL

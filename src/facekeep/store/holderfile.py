@@ -1,4 +1,4 @@
-"""The holder file on disk: replaced whole, so that it is the old one or the new one (SPEC.md §4.2)."""
+"""The holder file on disk: replaced whole, so that it is the old one or the new one (SPEC §4.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live copies of keys.db: how each stands to the primary, and bringing one up to date (SPEC.md §8.1)."""
+"""The live copies of keys.db: how each stands to the primary, and bringing one up to date (SPEC §8.1)."""
 
 from __future__ import annotations
 

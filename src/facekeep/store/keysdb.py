@@ -2,7 +2,7 @@
 
 Narrow methods over rows; nothing here can open a blob. Every write goes to the primary and then to each
 copy, and adds one to ``generation`` in the meta table, by which a copy that was away is known to be behind.
-Schema: SPEC.md §8.1.
+Schema: SPEC §8.1.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _STRANGE = 16  # rows in slots that were never given out, that are read to be na
 
 
 class KeysStore:
-    """keys.db and its live copies. Writers hold the writer lock (SPEC.md §7); reading needs none."""
+    """keys.db and its live copies. Writers hold the writer lock (SPEC §7); reading needs none."""
 
     def __init__(self, primary: Database, vault_id: bytes, copies: Sequence[Path] = ()) -> None:
         """Use an opened ``primary``; ``copies`` are paths, opened anew for every write."""

@@ -1,4 +1,4 @@
-"""Rows of keys.db: its schema, its values, and what a swap does to it (SPEC.md §8.1)."""
+"""Rows of keys.db: its schema, its values, and what a swap does to it (SPEC §8.1)."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _bounded(column: str, most: int) -> str:
     return f"CASE WHEN typeof({column}) = 'blob' AND length({column}) <= {most} THEN {column} ELSE x'' END"
 
 
-_SEALED_TAG: Final = _bounded("sealed", 62)  # SPEC.md §5.7, the tag and §1's overhead
+_SEALED_TAG: Final = _bounded("sealed", 62)  # SPEC §5.7, the tag and §1's overhead
 _NODE: Final = _bounded("blob", 4_096)
 SELECT_INDEX = f"SELECT {_SEALED_TAG} FROM subject_index WHERE hash = ?"
 SELECT_MANY = (

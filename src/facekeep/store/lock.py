@@ -1,4 +1,4 @@
-"""The writer lock: one writer at a time, over threads and processes (SPEC.md §7)."""
+"""The writer lock: one writer at a time, over threads and processes (SPEC §7)."""
 
 from __future__ import annotations
 

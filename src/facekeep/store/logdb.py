@@ -1,4 +1,4 @@
-"""log.db: rows and schema (SPEC.md §8). What the rows must say is ``auditlog``'s business."""
+"""log.db: rows and schema (SPEC §8). What the rows must say is ``auditlog``'s business."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _tables(database: SqliteUtils) -> None:
 
 
 def _tiles(database: SqliteUtils) -> None:
-    """Hashes above the leaves (SPEC.md §10.7): rebuilt from the entries when in doubt; copies have none."""
+    """Hashes above the leaves (SPEC §10.7): rebuilt from the entries when in doubt; copies have none."""
     database.execute("CREATE TABLE tile (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT")
     database.execute(
         "CREATE TABLE tiled (id INTEGER PRIMARY KEY CHECK (id = 1), sealed BLOB NOT NULL) STRICT"
@@ -66,7 +66,7 @@ def _tiles(database: SqliteUtils) -> None:
 
 
 def _pages(database: SqliteUtils) -> None:
-    """Pages of the ledger (SPEC.md §6.5): read again from the entries when in doubt; copies have none."""
+    """Pages of the ledger (SPEC §6.5): read again from the entries when in doubt; copies have none."""
     database.execute("CREATE TABLE page (first INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT")
 
 

@@ -1,4 +1,4 @@
-"""The table ``page`` of log.db: what the ledger read, so that no process need read it again (SPEC.md §6.5).
+"""The table ``page`` of log.db: what the ledger read, so that no process need read it again (SPEC §6.5).
 
 What the rows must say is ``auditlog.pages``'s business; copies of log.db have none.
 """

@@ -1,4 +1,4 @@
-"""The tables ``tile`` and ``tiled`` of log.db: hashes above the leaves (SPEC.md §10.7).
+"""The tables ``tile`` and ``tiled`` of log.db: hashes above the leaves (SPEC §10.7).
 
 Tile ``n`` of level 1 and above is the row ``level * 2^55 + n``; it grows in place until it is full. The
 leaves themselves are in ``entry``. What the rows must say is ``auditlog.tree``'s business.

@@ -1,6 +1,6 @@
 """The terms of rows as they stand in vault.db: masked, so that they tell nothing to whoever has no key.
 
-Masking and unmasking are the same. Nothing is authenticated here (SPEC.md §5.9).
+Masking and unmasking are the same. Nothing is authenticated here (SPEC §5.9).
 """
 
 from __future__ import annotations

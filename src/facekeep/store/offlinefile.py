@@ -1,4 +1,4 @@
-"""Files that people carry away: written once, never over another, and read whole (SPEC.md §4.7)."""
+"""Files that people carry away: written once, never over another, and read whole (SPEC §4.7)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _ONE: Final = (
     " CAST(templates AS BLOB)"
 )
 _ONE_RECORD: Final = ", CAST(record AS BLOB)"
-_OVERHEAD: Final = 30  # of a sealed blob (SPEC.md §1)
+_OVERHEAD: Final = 30  # of a sealed blob (SPEC §1)
 _LENGTHS: Final = {
     "grant_id": GRANT_ID_LEN,
     "tag": TAG_LEN,

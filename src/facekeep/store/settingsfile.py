@@ -1,4 +1,4 @@
-"""vault.toml on disk: read, and replaced in two steps, so that the log can speak in between (SPEC.md §9).
+"""vault.toml on disk: read, and replaced in two steps, so that the log can speak in between (SPEC §9).
 
 What is read is authentic only once its digest is that of the log's head.
 """

@@ -1,4 +1,4 @@
-"""A SQLite file of ours: its identity, its schema, its transactions, and our errors (SPEC.md §8).
+"""A SQLite file of ours: its identity, its schema, its transactions, and our errors (SPEC §8).
 
 Connections belong to one thread each; a ``Database`` hands every thread its own and notices when the
 file at its path is no longer the file it opened.

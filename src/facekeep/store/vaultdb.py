@@ -1,4 +1,4 @@
-"""vault.db: one row a grant, and nothing a row needs beyond itself (SPEC.md §5, §8).
+"""vault.db: one row a grant, and nothing a row needs beyond itself (SPEC §5, §8).
 
 The same schema serves data backups. Everything here is sealed or pseudonymous; nothing is trusted
 until the gate has authenticated it.
