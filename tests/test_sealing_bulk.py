@@ -45,7 +45,7 @@ def sealed(at: int, count: int = 1) -> GrantRow:
 
 def opened(rows: SealedRows, permitted: set[int] | None = None) -> tuple[npt.NDArray[np.float32], list[int]]:
     keys = np.frombuffer(b"".join(key(slot - FIRST) for slot in rows.slots.tolist()), np.uint8)
-    permit = mint(frozenset(rows.slots.tolist() if permitted is None else permitted), 3, 0, 2**53)
+    permit = mint(frozenset(rows.slots.tolist() if permitted is None else permitted))
     raw = bytearray(b"7" * 16 * len(rows))
     failed = open_references(SEALER, permit, rows, keys.reshape(-1, 32), memoryview(raw), 4)
     return np.frombuffer(raw, np.float32).reshape(-1, 4), failed
@@ -127,7 +127,7 @@ def test_a_destroyed_key_opens_nothing() -> None:
     rows = without_records([sealed(at) for at in range(3)])
     keys = np.ones((3, 32), np.uint8)
     keys[1] = 0
-    permit = mint(frozenset(rows.slots.tolist()), 3, 0, 2**53)
+    permit = mint(frozenset(rows.slots.tolist()))
     out = memoryview(bytearray(48))
     with pytest.raises(IntegrityError, match="destroyed key"):
         open_references(SEALER, permit, rows, keys, out, 4)

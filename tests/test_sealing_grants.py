@@ -13,12 +13,13 @@ import pytest
 import facekeep
 from facekeep.access.gate import permit_reseal
 from facekeep.consent.consent import Consent, Holding, Notice, build_record, subject_tag
+from facekeep.crypto import primitives as p
 from facekeep.errors import FacekeepError, FormatError, IntegrityError
 from facekeep.formats.terms import Scope, Terms
 from facekeep.sealing.handles import masked, table
 from facekeep.sealing.many import Place, Plain, places, seal_grants
 from facekeep.sealing.permit import Permit, mint
-from facekeep.sealing.sealer import Sealer, template_bytes, view_templates
+from facekeep.sealing.sealer import KIND_RECORD, Sealer, template_bytes, view_templates
 from facekeep.store.vaultdb import GrantRow
 
 VAULT = bytes(range(16))
@@ -45,7 +46,7 @@ def place(sealer: Sealer, slot: int) -> Place:
 def opened(row: GrantRow, key: bytes = KEY, sealer: Sealer | None = None) -> np.ndarray:
     out = bytearray(32)
     sealer = sealer or Sealer.of(VAULT)
-    permit = mint(frozenset((row.slot,)), 2, 0, 2**53)
+    permit = mint(frozenset((row.slot,)))
     sealer.open_templates(permit, sealer.row_key(key, row), row, memoryview(out))
     return view_templates(memoryview(out), 2, 4)
 
@@ -92,6 +93,26 @@ def test_the_record_authenticates_the_sealed_templates() -> None:
     row = sealed()
     with pytest.raises(IntegrityError):
         Sealer.of(VAULT).open_record(KEY, row._replace(templates=sealed().templates))
+
+
+def test_a_record_sealed_again_with_other_words_under_the_same_terms() -> None:
+    """Whoever has the slot's key seals what they like; the terms, which the log has, name the record."""
+    row, sealer = sealed(), Sealer.of(VAULT)
+    key = sealer.row_key(KEY, row)
+    bound = b"".join(
+        (
+            sealer.prefixes(KIND_RECORD)[1],
+            *(row.slot.to_bytes(8, "big"), row.grant_id, row.tag, row.terms),
+            *(sealer.model_tail(row.model), p.sha256(row.templates)),
+        )
+    )
+    honest = sealer.record_bytes(key, row)
+    assert p.open_sealed(key, row.record, bound) == honest
+    lie = honest.replace(b"face matching", b"advertisement")
+    assert lie != honest
+    assert sealer.open_record(KEY, row._replace(record=p.seal(key, honest, bound)))["subject"] == "alice"
+    with pytest.raises(IntegrityError, match="terms name"):
+        sealer.open_record(KEY, row._replace(record=p.seal(key, lie, bound)))
 
 
 def test_the_kinds_of_blob_are_apart() -> None:
@@ -145,7 +166,7 @@ def test_many_are_sealed_each_in_its_place() -> None:
         assert row[:5] == (SLOT + at, where[at].grant_id, *plain[at][:3])
         assert sealer.open_record(key, row)["subject"] == f"person {at}"
         out = bytearray(16 * (1 + at % 3))
-        permit = mint(frozenset((row.slot,)), 2, 0, 2**53)
+        permit = mint(frozenset((row.slot,)))
         sealer.open_templates(permit, sealer.row_key(key, row), row, memoryview(out))
         assert set(view_templates(memoryview(out), 1 + at % 3, 4).ravel()) == {at + 1}
 
@@ -173,17 +194,18 @@ def test_principals_are_bound_to_their_slot_and_grant() -> None:
 
 
 def test_a_permit_covers_its_slots_only() -> None:
-    row = sealed()
-    with pytest.raises(IntegrityError):
-        Sealer.of(VAULT).open_templates(
-            mint(frozenset((SLOT + 1,)), 2, 0, 2**53), KEY, row, memoryview(bytearray(32))
-        )
+    row, sealer, out = sealed(), Sealer.of(VAULT), bytearray(32)
+    key = sealer.row_key(KEY, row)
+    with pytest.raises(IntegrityError, match="permit"):
+        sealer.open_templates(mint(frozenset((SLOT + 1,))), key, row, memoryview(out))
+    assert out == bytes(32)
+    sealer.open_templates(mint(frozenset((SLOT,))), key, row, memoryview(out))
 
 
 def test_a_permit_is_not_made_copied_or_pickled_by_others() -> None:
     with pytest.raises(TypeError):
-        Permit(frozenset((1,)), 2, 0, 2**53, object())
-    permit = mint(frozenset((1,)), 2, 0, 2**53)
+        Permit(frozenset((1,)), object())
+    permit = mint(frozenset((1,)))
     for attempt in (lambda: pickle.dumps(permit), lambda: copy.copy(permit), lambda: copy.deepcopy(permit)):
         with pytest.raises(TypeError):
             attempt()

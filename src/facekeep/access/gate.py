@@ -203,7 +203,7 @@ def _on_row(core: Core, view: View, ask: Ask, now: int, row: GrantRow) -> Verdic
 
 def _under_key(core: Core, view: View, ask: Ask, now: int, row: GrantRow, slot_key: bytes) -> Verdict:
     key = core.sealer.row_key(slot_key, row)
-    proven = _prove(core, view, ask, row)
+    proven = _prove(core, view, row)
     terms = Terms.unpack(row.terms) if proven is None else proven.terms
     reason = check_terms(terms, row.model, ask, now)
     if reason is not Reason.OK and not _authentic(core, slot_key, row):
@@ -216,16 +216,15 @@ def _under_key(core: Core, view: View, ask: Ask, now: int, row: GrantRow, slot_k
     return Verdict(Reason.OK, view, now, row.tag, row, terms, key, proven.permit)
 
 
-def _prove(core: Core, view: View, ask: Ask, row: GrantRow) -> Proven | None:
+def _prove(core: Core, view: View, row: GrantRow) -> Proven | None:
     """Hold a row against the log, once in a view; None if the log gave its slot to another one."""
     known = view.proven.get(row.slot)
-    if known is not None and known.row is row and known.permit.scope == ask.scope:
+    if known is not None and known.row is row:
         return known
     terms = Terms.unpack(row.terms)
     if not is_logged(core, row):
         return None
-    permit = mint(frozenset((row.slot,)), ask.scope, view.head.control_seq, terms.expires_at_ms)
-    view.proven[row.slot] = proven = Proven(row, terms, permit)
+    view.proven[row.slot] = proven = Proven(row, terms, mint(frozenset((row.slot,))))
     return proven
 
 
@@ -258,14 +257,14 @@ def _authentic(core: Core, key: bytes, row: GrantRow) -> bool:
     return True
 
 
-def permit_reseal(view: View, slots: Iterable[int]) -> Permit:
+def permit_reseal(slots: Iterable[int]) -> Permit:
     """Permit to open the templates in these slots for sealing them under a consented new grant.
 
     Only for an operation that has already logged ``from`` in its grant entry.
     """
-    return mint(frozenset(slots), 0, view.head.control_seq, 2**53)
+    return mint(frozenset(slots))
 
 
-def permit_gallery(view: View, scope: Scope, slots: frozenset[int]) -> Permit:
+def permit_gallery(slots: frozenset[int]) -> Permit:
     """Permit for grants that ``formats.terms.valid_now`` and the pending sets have passed."""
-    return mint(slots, scope, view.head.control_seq, 2**53)
+    return mint(slots)

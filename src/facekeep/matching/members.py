@@ -163,7 +163,7 @@ class Members:
         if not chosen.any():
             return
         wanted = rows.only(chosen)
-        permit = permit_gallery(view, self._scope, frozenset(wanted.slots.tolist()))
+        permit = permit_gallery(frozenset(wanted.slots.tolist()))
         used = keys[chosen]
         keys.fill(0)
         try:

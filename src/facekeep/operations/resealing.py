@@ -131,7 +131,7 @@ def reseal(
         raise IntegrityError("a slot that was never given out is dead")
     old_keys, _ = view.tree.slot_keys(sound.rows.slots)
     where = fresh_places(core.sealer, sound.rows, old_keys, slots, keys)
-    run = _Run(hand, view, sound, where, control_seq)
+    run = _Run(hand, sound, where, control_seq)
     first = run.through(dead.tolist(), lambda: meanwhile(view))
     reached("grant.written")
     complete(core, hand.by, first, sound.rows.slots.tolist(), "reseal", rows_stay=True)
@@ -147,11 +147,10 @@ def _scopes(rows: SealedRows) -> list[Scope]:
 class _Run:
     """The way of one batch to the disk: its intent, then its rows, sealed chunk by chunk."""
 
-    def __init__(self, hand: Hand, view: View, sound: Sound, where: Places, control_seq: int) -> None:
+    def __init__(self, hand: Hand, sound: Sound, where: Places, control_seq: int) -> None:
         self._control_seq = control_seq
         self._core = hand.core
         self._by = hand.by
-        self._view = view
         self._sound = sound
         self._where = where
         self._models = [model.decode("ascii") for model in sound.rows.models]
@@ -194,7 +193,7 @@ class _Run:
 
     def _seal_all(self, sealed: SimpleQueue[list[Column] | None]) -> None:
         rows = self._sound.rows
-        permit = permit_reseal(self._view, rows.slots.tolist())
+        permit = permit_reseal(rows.slots.tolist())
         with LockedBuffer(int(rows.sizes.max())) as scratch:
             for start in range(0, len(self._sound), _CHUNK):
                 part = slice(start, start + _CHUNK)

@@ -27,7 +27,7 @@ def opened(
     slot_key = core.slot_key(view, grant.row.slot)
     try:
         key = core.sealer.row_key(slot_key, grant.row)
-        core.sealer.open_templates(permit_reseal(view, (grant.row.slot,)), key, grant.row, buffer.view)
+        core.sealer.open_templates(permit_reseal((grant.row.slot,)), key, grant.row, buffer.view)
         wipe(key)
     finally:
         wipe(slot_key)

@@ -13,12 +13,9 @@ _MINT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What may be opened: the slots, until when (ms, exclusive), under which state of the log."""
+    """What may be opened: the slots. For how long, the append of the answer judges (SPEC §7)."""
 
     slots: frozenset[int]
-    scope: int
-    control_seq: int
-    valid_until_ms: int
     _mint: object = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -31,6 +28,6 @@ class Permit:
         raise TypeError("a Permit cannot be copied")
 
 
-def mint(slots: frozenset[int], scope: int, control_seq: int, valid_until_ms: int) -> Permit:
+def mint(slots: frozenset[int]) -> Permit:
     """Make a Permit. For the gate only."""
-    return Permit(slots, scope, control_seq, valid_until_ms, _MINT)
+    return Permit(slots, _MINT)
