@@ -409,7 +409,7 @@ def test_what_a_machine_lacks_for_a_while_stops_nobody(
     with lab.open() as service:
         monkeypatch.setattr(admission, "_admit", fails)
         for _ in range(3):
-            assert looks.acquire(timeout=10)
+            assert looks.acquire(timeout=120)
         assert (core(service).impaired is None) is passes
         assert (reason(service, "alice") == "ok") is passes
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -230,11 +229,9 @@ def test_many_threads_read_the_same_keys(lab: Lab) -> None:
     assert found == [expected] * 16
 
 
-def test_a_million_neighbouring_slot_keys_take_well_under_two_seconds(lab: Lab) -> None:
+def test_a_million_neighbouring_slot_keys(lab: Lab) -> None:
     slots = np.arange(1_000_000) + verify_slot(0)
-    began = time.perf_counter()
     keys, alive = lab.tree.slot_keys(slots)
-    assert time.perf_counter() - began < 2  # 0.2 s on two idle cores; a wide margin for a loaded machine
     assert alive.all()
     assert bytes(keys[777_777]) == lab.tree.slot_key(verify_slot(777_777))
 
