@@ -132,7 +132,7 @@ def test_a_proof_and_a_state_of_before_a_rotation_under_the_keys_of_after_it(
         log = exported(vault, tmp_path / "export", keys)
     with pytest.raises(RuleBroken, match="P2") as caught:
         verify(old, keys)
-    assert "--all" in caught.value.next
+    assert "--all" in caught.value.next.command
     for given in (keys, keys[:1], old_keys, (*old_keys, *keys)):
         assert verify(old, given, log=log).complete
     with pytest.raises(RuleBroken, match="P2"):

@@ -163,6 +163,7 @@ def test_a_weights_package_that_ends_the_process(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["dlib", "face_recognition_models"])
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("facekeep.matching.extractor._loaded", {})
     with pytest.raises(MissingDependency, match=r"pip install 'facekeep\[dlib\]'"):
         get_extractor("dlib")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import threading
@@ -319,6 +320,8 @@ def test_a_vault_outlives_the_thread_that_opened_it(lab: Lab) -> None:
     opening.join()
     del opening
     with vaults[0] as vault:
+        core(vault).watcher.close()  # whose connections would keep the files' WAL
+        gc.collect()
         assert matches(vault, "alice")
         vault.keys.rotate_root()
         assert identify(vault, "bob") == ["bob"]

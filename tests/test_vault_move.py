@@ -146,7 +146,7 @@ def test_the_holders_that_are_away_are_named_and_the_one_that_answers(
         assert str(lab.base / name) in caught.value.next
     assert f"file: holder {lab.root} answers with another root, an old one" in str(caught.value)
     assert caught.value.next.startswith("bring the file: holder ")
-    assert caught.value.next.endswith("then: facekeep keys resume")
+    assert caught.value.next.command.endswith("then: facekeep keys resume")
     (lab.base / f"{away[-1]}.away").rename(lab.base / away[-1])  # one of them is enough to open
     with lab.open() as vault:
         assert matches(vault, "ada")

@@ -135,6 +135,9 @@ class Database:
             if status.st_size < _PAGE:  # SQLite would make a new database of an empty file
                 raise IntegrityError(f"{self.name} is not a facekeep file", next=_mend(self.name))
             self.connection()
+            self._first: Link | None = (
+                self._local.link
+            )  # outlives its thread: the last one takes the WAL away
             self.check_identity()
             if use == "write":
                 self._sidecars = self._opened_sidecars()
@@ -262,7 +265,7 @@ class Database:
         with self._guard:
             for link in tuple(self._all):
                 link.close()
-        self._local = threading.local()
+        self._local, self._first = threading.local(), None
 
     @property
     def is_inherited(self) -> bool:
