@@ -1,0 +1,271 @@
+// A verifier of facekeep's logs, consistency and shredding proofs, written from docs/spec/log.md alone.
+//
+// It reads one JSON request a line and writes one JSON answer a line. Of ML-DSA-44 signatures it looks at
+// form, key id and length only.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+)
+
+// request has the files as bytes (base64 in JSON), but an export as a directory.
+type request struct {
+	What       string   `json:"what"` // log, consistency, proof, note, inclusion
+	Keys       []string `json:"keys"`
+	Origin     string   `json:"origin"` // that of the first key where it is absent
+	Dir        string   `json:"dir"`    // an export
+	Entries    [][]byte `json:"entries"`
+	Checkpoint []byte   `json:"checkpoint"` // of entries without tiles; a note
+	Older      []byte   `json:"older"`
+	Proof      []byte   `json:"proof"`
+	Entry      []byte   `json:"entry"`
+	Opening    []byte   `json:"opening"`
+}
+
+type answer struct {
+	OK      bool   `json:"ok"`
+	Step    string `json:"step"`
+	Index   int64  `json:"index"`
+	Message string `json:"message"`
+}
+
+func main() {
+	in := bufio.NewReaderSize(os.Stdin, 1<<20)
+	out := bufio.NewWriter(os.Stdout)
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		var req request
+		ans := answer{Index: -1}
+		if err := json.Unmarshal(line, &req); err != nil {
+			ans.Step, ans.Message = "request", err.Error()
+		} else if found := serve(&req); found != nil {
+			ans = answer{Step: found.step, Index: found.index, Message: found.message}
+		} else {
+			ans.OK = true
+		}
+		text, _ := json.Marshal(&ans)
+		out.Write(append(text, '\n'))
+		out.Flush()
+	}
+}
+
+// step is what does not hold, if it does not.
+func step(name string, err error) *broken {
+	if err == nil {
+		return nil
+	}
+	return &broken{name, -1, err.Error()}
+}
+
+func serve(req *request) *broken {
+	var keys []*key
+	for _, each := range req.Keys {
+		k, err := parseKey(each)
+		if err != nil {
+			return step("keys", err)
+		}
+		keys = append(keys, k)
+	}
+	if req.Origin == "" && len(keys) > 0 {
+		req.Origin = keys[0].name
+	}
+	switch req.What {
+	case "log":
+		_, found := readLog(req, keys)
+		return found
+	case "consistency":
+		return consistency(req, keys)
+	case "proof":
+		return shreddingProof(req.Proof, keys, req.Opening)
+	case "note":
+		_, err := openCheckpoint(req.Checkpoint, keys, req.Origin)
+		return step("note", err)
+	case "inclusion":
+		index, path, signed, err := parseProof(req.Proof, "index ")
+		if err != nil {
+			return step("form", err)
+		}
+		c, err := openCheckpoint(signed, keys, req.Origin)
+		if err == nil && !inclusionHolds(leafHash(req.Entry), index, c.size, path, c.root) {
+			return &broken{"inclusion", index, "it does not lead to the root"}
+		}
+		return step("note", err)
+	}
+	return &broken{"request", -1, "no such request"}
+}
+
+// readLog judges all steps of SPEC §11.1 on an export, or on entries and their checkpoint.
+func readLog(req *request, keys []*key) (*state, *broken) {
+	signed, bodies := req.Checkpoint, req.Entries
+	var dir export
+	if req.Dir != "" {
+		dir = export(req.Dir)
+		var err error
+		if signed, err = dir.read("checkpoint", maxNote); err != nil {
+			return nil, step("L1", err)
+		}
+		bodies = dir.untrusted(signed)
+	}
+	var chain []generation
+	if len(bodies) > 0 {
+		chain = chainOf(bodies, req.Origin)
+	}
+	c, err := openLed(signed, keys, chain, req.Origin)
+	if err != nil {
+		return nil, step("L1", err)
+	}
+	if req.Dir != "" {
+		ones, err := dir.lead(c)
+		if err != nil {
+			return nil, step("L2", err)
+		}
+		if bodies, err = dir.entries(c, ones); err != nil {
+			return nil, &broken{"L3", int64(len(bodies)), err.Error()}
+		}
+	}
+	leaves := make([]hash, len(bodies))
+	for at, body := range bodies {
+		leaves[at] = leafHash(body)
+	}
+	if int64(len(bodies)) != c.size || rootOf(leaves) != c.root {
+		return nil, &broken{"L3", -1, "the entries do not lead to the root"}
+	}
+	s, found := replay(bodies, req.Origin, keys)
+	if found != nil {
+		return s, found
+	}
+	if len(s.chain) > 0 {
+		at, until := inForce(s.chain, c.size)
+		if _, err := openCheckpoint(signed, at, req.Origin); err != nil {
+			return s, step("R10", err)
+		}
+		if !trusted(until, keys) {
+			return s, &broken{"R10", -1, "the keys that sign are of no trusted generation"}
+		}
+	}
+	return s, nil
+}
+
+// untrusted reads the entries that a checkpoint that was not yet opened speaks of.
+func (e export) untrusted(signed []byte) [][]byte {
+	n, err := parseNote(signed)
+	if err != nil {
+		return nil
+	}
+	c, err := parseCheckpoint(n.text)
+	if err != nil {
+		return nil
+	}
+	bodies, _ := e.entries(c, nil)
+	return bodies
+}
+
+// openLed opens a checkpoint under the given keys, or under those that entries lead to from them.
+func openLed(signed []byte, keys []*key, chain []generation, origin string) (*checkpoint, error) {
+	c, err := openCheckpoint(signed, keys, origin)
+	if err == nil || len(chain) == 0 {
+		return c, err
+	}
+	n, other := parseNote(signed)
+	if other != nil {
+		return nil, err
+	}
+	claimed, other := parseCheckpoint(n.text)
+	if other != nil {
+		return nil, err
+	}
+	at, until := inForce(chain, claimed.size)
+	if !trusted(until, keys) {
+		return nil, err
+	}
+	return openCheckpoint(signed, at, origin)
+}
+
+// consistency judges the steps of SPEC §11.2.
+func consistency(req *request, keys []*key) *broken {
+	if req.Dir == "" {
+		older, err := openCheckpoint(req.Older, keys, req.Origin)
+		if err != nil {
+			return step("C1", err)
+		}
+		old, path, signed, err := parseProof(req.Proof, "old ")
+		if err != nil {
+			return step("C2", err)
+		}
+		newer, err := openCheckpoint(signed, keys, req.Origin)
+		if err != nil {
+			return step("C2", err)
+		}
+		if old > newer.size {
+			return &broken{"C2", -1, "the proof's old size is above that of its tree"}
+		}
+		if newer.size < older.size || old != older.size {
+			return &broken{"C3", -1, "the proof is not from the older checkpoint, or the tree is smaller"}
+		}
+		if !consistencyHolds(old, older.root, newer.size, newer.root, path) {
+			return &broken{"C4", -1, "the newer tree does not begin with the older one"}
+		}
+		return nil
+	}
+	dir := export(req.Dir)
+	signed, err := dir.read("checkpoint", maxNote)
+	if err != nil {
+		return step("C2", err)
+	}
+	bodies := dir.untrusted(signed)
+	var chain []generation
+	if len(bodies) > 0 {
+		chain = chainOf(bodies, req.Origin)
+	}
+	older, err := openCheckpoint(req.Older, keys, req.Origin)
+	if err != nil && len(chain) > 0 {
+		older, err = openAt(req.Older, chain, req.Origin)
+	}
+	if err != nil {
+		return step("C1", err)
+	}
+	newer, err := openLed(signed, keys, chain, req.Origin)
+	if err != nil {
+		return step("C2", err)
+	}
+	if newer.size < older.size {
+		return &broken{"C3", -1, "the tree is smaller"}
+	}
+	leaves := make([]hash, len(bodies))
+	for at, body := range bodies {
+		leaves[at] = leafHash(body)
+	}
+	if int64(len(bodies)) != newer.size || rootOf(leaves) != newer.root || rootOf(leaves[:older.size]) != older.root {
+		return &broken{"C4", -1, "the newer tree does not begin with the older one"}
+	}
+	if len(chain) == 0 {
+		return nil
+	}
+	if _, err := openAt(req.Older, chain, req.Origin); err != nil {
+		return step("C5", err)
+	}
+	_, until := inForce(chain, newer.size)
+	if _, err := openAt(signed, chain, req.Origin); err != nil || !trusted(until, keys) {
+		return &broken{"C5", -1, "the newer checkpoint is not under trusted keys in force"}
+	}
+	return nil
+}
+
+// openAt opens a checkpoint under the keys that were in force at its size.
+func openAt(signed []byte, chain []generation, origin string) (*checkpoint, error) {
+	n, err := parseNote(signed)
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseCheckpoint(n.text)
+	if err != nil {
+		return nil, err
+	}
+	keys, _ := inForce(chain, c.size)
+	return openCheckpoint(signed, keys, origin)
+}
