@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from facekeep.access.session import Session
+from facekeep.auditlog.ledger import Ledger
+from facekeep.auditlog.reader import Reader
 from facekeep.errors import FacekeepError, IntegrityError, NotAllowed, RootError
 from facekeep.vault import Role, Vault
 from vaultlab import DAY, VERIFY, Lab, core, identify, matches, reason, slots
@@ -130,6 +133,25 @@ def test_a_principals_record_is_altered(lab: Lab) -> None:
         assert listed[identity(token).hex()].state == "missing_row"
         vault.revoke_principal(identity(token).hex())
     lab.clean()
+
+
+@pytest.mark.parametrize(("row", "said"), [("whole", IntegrityError), ("gone", NotAllowed)])
+def test_a_token_whose_entry_cannot_be_read_is_told_what_was_altered(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, row: str, said: type[FacekeepError]
+) -> None:
+    """Nobody is called unknown where it is the log that was altered; without a row nobody can be told."""
+
+    def altered(*_: object) -> None:
+        raise IntegrityError("log entry 3 was altered")
+
+    token = lab.add_principal(Role.SERVICE)
+    if row == "gone":
+        lab.sql("keys.db", "DELETE FROM principal WHERE principal = ?", (identity(token),))
+    with lab.open() as vault:
+        for reader, name in ((Ledger, "principals"), (Ledger, "print_of"), (Reader, "entry_of_slot")):
+            monkeypatch.setattr(reader, name, altered)
+        with pytest.raises(said):
+            Session(core(vault), token)
 
 
 def test_a_revoked_principals_row_is_replayed(lab: Lab) -> None:

@@ -110,7 +110,8 @@ def another_end(book: Restarted) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("grants", "principals", "alloc"), [(1, 2, {}), (3, 2, {}), (2, 1, {}), (2, 2, {"b1": 0})]
+    ("grants", "principals", "alloc"),
+    [(1, 2, {}), (3, 2, {}), (2, 1, {}), (2, 2, {"b0": 0}), (2, 2, {"b1": 0})],
 )
 def test_the_end_counts_what_was_adopted_and_closes_every_branch(
     grants: int, principals: int, alloc: dict[str, int]
