@@ -6,6 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from facekeep.access.core import Core
@@ -16,8 +17,8 @@ from facekeep.formats.settings import Settings
 from facekeep.keys.secrets import Secrets
 from facekeep.operations import opening
 from facekeep.store import settingsfile
-from facekeep.vault import Vault
-from vaultlab import MODEL, THRESHOLD, Lab, core, face, log_entries, matches, reason
+from facekeep.vault import Role, Vault
+from vaultlab import MODEL, THRESHOLD, Lab, core, face, log_entries, matches, reason, threshold
 
 NAMES = ("vault.toml", "vault.toml.new")
 
@@ -177,3 +178,25 @@ def assert_in_force(entries: list[JsonObject]) -> None:
             allowed = "FR" in str(entry["regions"])
         elif entry["type"] == "decision" and entry["region"] == "FR":
             assert entry["allow"] is allowed
+
+
+@pytest.mark.parametrize("role", [Role.SERVICE, Role.OPERATOR])
+@pytest.mark.parametrize("is_followed", [False, True], ids=["by the search", "before"])
+@pytest.mark.parametrize("is_whole", [False, True], ids=["gallery", "vault"])
+def test_a_search_goes_by_the_threshold_of_now(
+    lab: Lab, role: Role, is_followed: bool, is_whole: bool
+) -> None:
+    """Nobody is found, and nobody refused, by the threshold that was registered before."""
+    near = face("alice") + 0.3 * face("mallory")
+    near /= np.linalg.norm(near)
+    token = lab.add_principal(role, Role.SERVICE)
+    with lab.open(token) as door:
+        gallery = door.gallery(model=MODEL)
+        assert gallery.search(near)
+        assert door.identify(near, model=MODEL)
+        lab.do(lambda vault: vault.change_settings(thresholds=[threshold(value=0.1)]))
+        if is_followed:
+            assert door.verify("alice", face("alice"), model=MODEL)
+        found = door.identify(near, model=MODEL) if is_whole else gallery.search(near)
+        assert not found
+        assert found.threshold.value == 0.1

@@ -23,6 +23,8 @@ from facekeep.operations.rotation import Why
 from facekeep.vault import Vault
 from proof_help import (
     IDENTIFY_SLOT,
+    TAG,
+    VERIFY_SLOT,
     broken,
     destroy,
     destroyed,
@@ -90,6 +92,32 @@ def test_a_withdrawal_that_is_none() -> None:
     assert broken(forge(later, (0, 1, 3, 4, 5), scopes=("identify",))) == "P8"
     left = [*story()[:1], grant(item(IDENTIFY_SLOT), item(IDENTIFY_SLOT + 1)), *log[2:]]
     assert broken(forge(left, scopes=("identify",))) == "P9"
+
+
+@pytest.mark.parametrize("how", ["renewed", "resealed", "shredded"])
+def test_a_consent_that_lived_on_is_not_said_to_be_withdrawn(lab: Lab, how: str) -> None:
+    lab.enrol("alice", "bob")
+    with lab.open() as vault:
+        tag = next(each.tag for each in vault.subjects() if each.subject == "alice")
+        vault.withdraw("alice", [VERIFY])
+        if how == "renewed":
+            vault.renew("alice", lab.consent(IDENTIFY, days=40))
+        elif how == "resealed":
+            vault.keys.rotate_templates()
+        else:
+            vault.shred("alice")
+        with pytest.raises(UsageError, match="not every consent"):
+            vault.audit_proof(tag, scopes=[VERIFY, IDENTIFY])
+        assert vault.audit_proof(tag, scopes=[VERIFY]).proven.scopes == ("verify",)
+
+
+@pytest.mark.parametrize("op", ["renew", "reseal", "shred", "expire"])
+def test_a_proof_of_withdrawal_with_a_consent_that_lived_on(op: str) -> None:
+    log = [*story()[:3], destroy(VERIFY_SLOT, op="withdraw", tags=()), destroyed(3)]
+    tags = (TAG,) if op == "shred" else ()
+    log += [destroy(IDENTIFY_SLOT, op=op, tags=tags), destroyed(5, 3, b"g" * 32, b"h" * 32)]
+    assert broken(forge(log, (0, 1, 3, 4, 5, 6), scopes=("identify", "verify"))) == "P9"
+    assert proven(forge(log, (0, 1, 3, 4), scopes=("verify",))).scopes == ("verify",)
 
 
 @pytest.mark.parametrize("scopes", [("verify", "identify"), ("identify", "identify"), ("all",), ("Verify",)])

@@ -22,7 +22,7 @@ has a one-line message and the ``next`` step a person should take::
     +-- StoreError            (32)  a file cannot be read or written (disk full, permissions)
     +-- IntegrityError        (33)  a file was altered, truncated, replaced or rolled back
     |   +-- ForeignFile       (34)  a file belongs to another vault
-    |   +-- FormatError       (35)  bytes do not follow docs/SPEC
+    |   +-- FormatError       (35)  bytes do not follow docs/spec
     +-- Busy                  (36)  another process holds the writer lock
     +-- TreeFull              (37)  the key tree has no free branch position
     +-- ErasurePending        (38)  an erasure was begun and cannot be finished yet

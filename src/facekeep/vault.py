@@ -353,11 +353,12 @@ class Vault:
         """
         raw = check_subject_id(subject)
         vector, model = self._probe(probe, model)
+        core, session = self._now  # first: it judges by no settings that are older than its own
         threshold = self._threshold(model, threshold)
         where = self._region(region)
         ask = Ask(Action.VERIFY, Scope.VERIFY, model.id, model.dimension, model.metric, where)
         question = decide.Question(vector, model, threshold, ask, with_score)
-        return decide.verify(self._core, self._session, raw, question)
+        return decide.verify(core, session, raw, question)
 
     def identify(
         self,
@@ -377,7 +378,7 @@ class Vault:
         """
         vector, model = self._probe(probe, model)
         key = (model, self._region(region))
-        threshold = self._threshold(model, threshold, search=True)
+        self._threshold(model, threshold, search=True)  # where there is none, nothing is opened
         with self._opening:
             gallery = self._galleries.get(key)
             if gallery is None or gallery.closed:

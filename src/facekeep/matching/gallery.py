@@ -99,6 +99,13 @@ class Gallery:
         ``probe`` is one embedding, of shape (d,). Threshold and top are by default as for ``Vault.identify``.
         Raises Denied, Unavailable, and UsageError for a probe or threshold of another model: no answer then.
         """
+        self._judged_by(threshold, top)
+        probe = self.model.check(probe)
+        with denying(self._core, self._denial):
+            return self._search(probe, threshold, top, with_score=with_score)
+
+    def _judged_by(self, threshold: Threshold | None, top: int | None) -> tuple[Threshold, int]:
+        """Return what a search goes by: what was given, else what the settings say; raises UsageError."""
         matching = self._core.settings.matching
         top = matching.top if top is None else top
         if threshold is None:
@@ -106,16 +113,20 @@ class Gallery:
         if not 1 <= top <= LIMITS.candidates:
             raise UsageError(f"top must be between 1 and {LIMITS.candidates}")
         check_pair(self.model, threshold)
-        probe = self.model.check(probe)
-        with denying(self._core, self._denial):
-            return self._search(probe, threshold, top, with_score=with_score)
+        return threshold, top
 
     def _search(
-        self, probe: npt.NDArray[np.float32], threshold: Threshold, top: int, *, with_score: bool
+        self,
+        probe: npt.NDArray[np.float32],
+        wanted: Threshold | None,
+        wanted_top: int | None,
+        *,
+        with_score: bool,
     ) -> Identification:
         for _ in range(ATTEMPTS):
             with self._guard:
                 view = self._follow()
+                threshold, top = self._judged_by(wanted, wanted_top)  # by the settings that it follows now
                 reason = self._may(view, self._core.clock.now_ms())
                 if reason is Reason.OK and self._members.misfits:
                     reason = Reason.MODEL

@@ -254,6 +254,13 @@ class _Trail:
         cut = self._withdrawn
         self.slots = {slot: index for slot, index in self.slots.items() if index < cut}
         self._ended = {slot: first for slot, first in self._ended.items() if slot in self.slots}
+        if any(
+            first > cut for first in self._ended.values()
+        ):  # it lived on, and was renewed, say, or shredded
+            raise UsageError(
+                f"not every consent of that person to {' or '.join(self.scopes)} was withdrawn",
+                next="name the scopes that were withdrawn; for an erasure leave --scope out",
+            )
         self._done = {first: index for first, index in self._done.items() if first in self._ended.values()}
         meant = {0, *self.slots.values(), *self._done.values()}
         self.kept = {
