@@ -14,7 +14,15 @@ import pytest
 from mypy import api as mypy
 
 import facekeep
-from facekeep.errors import ConsentError, Denied, ErasurePending, FacekeepError, NotAllowed, UsageError
+from facekeep.errors import (
+    ConsentError,
+    Denied,
+    ErasurePending,
+    FacekeepError,
+    NotAllowed,
+    StoreError,
+    UsageError,
+)
 from facekeep.vault import Consent, Vault
 from surface_help import named
 from vaultlab import DAY, MODEL, NOTICE, NOW, THRESHOLD, VERIFY, Lab, face, slots
@@ -255,3 +263,25 @@ def test_the_guides_further_examples_run(lab: Lab) -> None:
             assert callable(example)
             example(vault, face("ada")[None], face("ada"), THRESHOLD, lab.consent(VERIFY))
         assert slots(vault, "ada")
+
+
+def test_no_home_and_a_directory_that_cannot_be_looked_at_hold_no_token(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FACEKEEP_TOKEN", "FACEKEEP_TOKEN_FILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "home", homeless)
+        with pytest.raises(NotAllowed, match="no token for this vault"):
+            Vault.open(lab.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "x" * 300)
+    with pytest.raises(NotAllowed, match="no token for this vault"):
+        Vault.open(lab.path)
+
+
+def test_a_path_at_which_nothing_can_be_looked_at_is_an_error_of_ours() -> None:
+    with pytest.raises(StoreError, match=r"^vault\.toml: "):
+        Vault.open(Path("a/" * 2_045), token="fkt1.no")

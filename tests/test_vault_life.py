@@ -336,3 +336,19 @@ def test_a_vault_outlives_the_thread_that_followed_the_settings(lab: Lab) -> Non
         following.join()
         assert door.settings.schedule.root_days == 10
         assert matches(door, "alice")
+
+
+def test_two_calls_that_close_the_vault_do_not_wait_for_one_another() -> None:
+    life, both = Life(lambda _: None), threading.Barrier(2)
+
+    def close() -> None:
+        both.wait()
+        life.end()
+
+    threads = [threading.Thread(target=life.run, args=(close,), daemon=True) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    with pytest.raises(VaultClosed):
+        life.run(lambda: None)

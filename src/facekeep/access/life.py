@@ -39,6 +39,7 @@ class Life:
         self._streams: weakref.WeakKeyDictionary[Iterator[Any], int] = weakref.WeakKeyDictionary()
         self._left: list[tuple[int, Callable[[], None]]] = []  # number of the first call that is later
         self._ended = False
+        self._ending: set[int] = set()  # threads, which wait for no other that ends it inside of a call
         self._gone = False
 
     def run(self, work: Callable[[], T]) -> T:
@@ -89,7 +90,9 @@ class Life:
             return
         with self._guard:
             self._ended = True
-            self._guard.wait_for(lambda: set(self._calls.values()) <= {threading.get_ident()})
+            self._ending.add(threading.get_ident())
+            self._guard.notify_all()
+            self._guard.wait_for(lambda: set(self._calls.values()) <= self._ending)
             self._gone = True
             left, self._left = self._left, []
         for _, close in left:

@@ -33,9 +33,10 @@ def find_token(named: str | None, vault_id: str) -> str:
         return token
     if file := os.environ.get("FACEKEEP_TOKEN_FILE"):
         return read_token_file(Path(file))
-    default = default_file(vault_id)
-    if default.exists():
-        return read_token_file(default)
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        default = default_file(vault_id)
+        if os.path.exists(default):  # noqa: PTH110 - False, too, for what may not be looked at
+            return read_token_file(default)
     raise NotAllowed(
         "there is no token for this vault",
         next="put one in FACEKEEP_TOKEN, or name its file with --token-file; an operator adds them",

@@ -23,7 +23,9 @@ _MAX_BYTES: Final = 65_536
 
 def read(path: Path) -> Settings:
     """Parse the vault.toml of the vault at ``path``; raises VaultNotFound, FormatError."""
-    if not (path / NAME).is_file():
+    with translated(NAME):
+        is_there = (path / NAME).is_file()
+    if not is_there:
         raise VaultNotFound(f"there is no vault at {path}")
     return _parse(path / NAME)
 
