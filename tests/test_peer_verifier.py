@@ -494,9 +494,15 @@ def mutated(rng: random.Random, honest_log: list[Entry]) -> list[Entry]:  # noqa
 
 
 def disagreement(ours: Answer, theirs: Answer) -> bool:
-    """Whether they differ. R15 is broken by a completion and by what follows it: either entry may be named."""  # noqa: E501
+    """Whether they differ.
+
+    R15 is broken by a completion and by what follows it: either entry may be named. At L1 none need be, and a
+    `signing` entry that leads nowhere may be refused there or where it stands.
+    """
     if "ML-DSA-44 signature" in ours[1]:  # nothing that the peer can see
         return False
+    if ours[1].startswith("L1 "):
+        return theirs[0]
     apart = abs((ours[2] or 0) - (theirs[2] or 0))
     if not ours[0] and not theirs[0] and apart == 1 and "R15" in (ours[1][:3], theirs[1][:3]):
         return False

@@ -287,12 +287,6 @@ func relations(kind string, e object) bool {
 			op := text(e, "op")
 			return (op == "shred" || op == "withdraw") && len(list(e, "slots"))+len(list(e, "tags"))+len(list(e, "voids")) == 0
 		}
-	case "principal":
-		for _, role := range list(e, "roles") {
-			if roleActions[role.(string)] == "" {
-				return false
-			}
-		}
 	case "rotation":
 		return e["what"] == "templates" || len(list(e, "below")) == 0 && e["model"] == nil && e["suite"] == nil
 	}

@@ -234,6 +234,7 @@ func (s *state) principal(e object) {
 	s.allocate(slot)
 	p := &person{slot: slot, roles: map[string]bool{}}
 	for _, role := range list(e, "roles") {
+		s.must(roleActions[role.(string)] != "", "R12", "%s is no role", role)
 		p.roles[role.(string)] = true
 	}
 	s.people[id], s.bySlot[slot] = p, p
