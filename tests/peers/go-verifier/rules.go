@@ -332,7 +332,7 @@ func (s *state) complete(e object, kind string) {
 			s.must(other.tag != g.tag || other.terms.scope != g.terms.scope, "R15", "two grants of one subject and scope")
 		}
 		for _, old := range s.byTag[g.tag] {
-			if old.living() && old.terms.scope == g.terms.scope {
+			if !g.named && old.living() && old.terms.scope == g.terms.scope {
 				due.slots[old.slot] = true
 			}
 		}
@@ -526,7 +526,9 @@ func (s *state) count(e object, op string, time int64) {
 		s.asked[name] = a
 	}
 	a.count++
-	a.last = time
+	if time > a.last {
+		a.last = time
+	}
 	if a.failures++; e["result"] != "no_match" {
 		a.failures = 0
 	}
