@@ -277,6 +277,11 @@ def test_no_home_and_a_directory_that_cannot_be_looked_at_hold_no_token(
         patch.setattr(Path, "home", homeless)
         with pytest.raises(NotAllowed, match="no token for this vault"):
             Vault.open(lab.path)
+        patch.delenv("XDG_DATA_HOME", raising=False)
+        for root in (None, "tpm2:"):
+            with pytest.raises(UsageError, match="no home directory"):
+                Vault.create(lab.base / "homeless", root=root)
+        assert not (lab.base / "homeless").exists()
     monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "x" * 300)
     with pytest.raises(NotAllowed, match="no token for this vault"):
         Vault.open(lab.path)

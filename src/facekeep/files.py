@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from facekeep.errors import StoreError
+from facekeep.errors import StoreError, UsageError
 
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o666  # what the umask leaves of it
@@ -23,6 +23,21 @@ _SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.new", re.DOTALL)
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFE
+
+
+def user_directory(variable: str, *below_home: str) -> Path:
+    """Return facekeep's directory of the user's, of the XDG base directory in ``variable`` or below the home.
+
+    Raises UsageError for a user without a home directory, as a container may have.
+    """
+    base = os.environ.get(variable)
+    try:
+        return Path(base or Path.home().joinpath(*below_home)) / "facekeep"
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home directory, so there is no place that is facekeep's by default",
+            next=f"name the file itself, or set {variable}",
+        ) from None
 
 
 def create(path: Path, data: bytes, mode: int) -> None:

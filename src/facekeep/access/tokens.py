@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from facekeep.errors import NotAllowed, StoreError
+from facekeep.errors import NotAllowed, StoreError, UsageError
+from facekeep.files import user_directory
 
 _LONGEST: Final = 4096  # bytes of a token file
 
 
 def token_directory() -> Path:
     """Return where ``init`` puts tokens: the user's configuration directory."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "facekeep" / "tokens"
+    return user_directory("XDG_CONFIG_HOME", ".config") / "tokens"
 
 
 def default_file(vault_id: str) -> Path:
@@ -33,7 +33,7 @@ def find_token(named: str | None, vault_id: str) -> str:
         return token
     if file := os.environ.get("FACEKEEP_TOKEN_FILE"):
         return read_token_file(Path(file))
-    with contextlib.suppress(RuntimeError):  # a user without a home
+    with contextlib.suppress(UsageError):  # a user without a home
         default = default_file(vault_id)
         if os.path.exists(default):  # noqa: PTH110 - False, too, for what may not be looked at
             return read_token_file(default)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from facekeep.errors import (
     UsageError,
     VaultExists,
 )
+from facekeep.files import user_directory
 from facekeep.formats import entries
 from facekeep.formats.ids import VAULT_ID_LEN
 from facekeep.formats.matching import Matching
@@ -193,7 +193,7 @@ def _fill(
 
 def default_root_uri(path: Path, vault_id: bytes) -> str:
     """Return a root file in the user's data directory, away from the vault's own."""
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "facekeep"
+    base = user_directory("XDG_DATA_HOME", ".local", "share")
     with translated("the data directory for root keys"):
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
     return f"file:{base / f'{path.name}-{vault_id.hex()[:8]}.root'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from facekeep.errors import FormatError, RootError, VaultExists
-from facekeep.files import PRIVATE, replace, sync_directory
+from facekeep.files import PRIVATE, replace, sync_directory, user_directory
 from facekeep.formats.holderfile import MAX_BYTES, HolderRecord, decode_holder, encode_holder
 from facekeep.store.sqlite import translated
 
@@ -18,8 +18,7 @@ _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 def default_path(vault_id: bytes, scheme: str) -> Path:
     """Return where a holder file is whose URI names none: the user's data directory."""
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "facekeep"
-    return base / f"{vault_id.hex()}.{scheme}"
+    return user_directory("XDG_DATA_HOME", ".local", "share") / f"{vault_id.hex()}.{scheme}"
 
 
 class HolderFile:
