@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facekeep.access.core import Core
+from facekeep.access.gate import Ask, admit, evaluate
+from facekeep.access.roles import Action
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.reader import Reader
 from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
+from facekeep.formats.entryrules import Reason
+from facekeep.formats.terms import Terms
 from facekeep.store.vaultdb import GrantRow, without_records
-from vaultlab import DAY, IDENTIFY, VERIFY, Lab, core, matches, reason, slots
+from vaultlab import DAY, IDENTIFY, MODEL, VERIFY, Lab, core, matches, reason, slots
 
 
 @pytest.fixture
@@ -76,6 +81,39 @@ def test_a_row_that_appears_in_an_open_vault_does_not_serve(lab: Lab) -> None:
         _put(lab, row)
         assert reason(vault, "alice") == "scope"  # as if no row were there
         assert core(vault).logged(slot) is None
+
+
+@pytest.mark.parametrize("field", ["tag", "terms", "templates", "model"])
+def test_a_second_row_of_a_slot_that_was_proven_in_the_same_state(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """What was proven is one row, not its slot: another one that opens is held against the log itself."""
+    with lab.open() as vault:
+        opened, session = core(vault), vault._session
+        ask = Ask(Action.VERIFY, VERIFY, MODEL.id, MODEL.dimension, MODEL.metric, "DE")
+        view = opened.view()
+        assert evaluate(opened, session, ask, b"bob", view).reason is Reason.OK
+        tag, (row, *_) = opened.lookup(view, b"bob")
+        assert view.proven[row.slot].row is row
+        longer = replace(Terms.unpack(row.terms), expires_at_ms=lab.clock.ms + 3000 * DAY).pack()
+        other = {"tag": bytes(32), "terms": longer, "templates": row.templates, "model": "raw:b/1"}
+        forged = row._replace(**{field: other[field]})  # type: ignore[arg-type] # by name
+        monkeypatch.setattr(Core, "lookup", lambda *_: (tag, [forged]))
+        verdict = evaluate(opened, session, ask, b"bob", view)
+        if field == "templates":  # the same by the log: it is proven anew
+            assert verdict.row is forged
+            assert view.proven[row.slot].row is forged
+        else:
+            assert verdict.reason in {Reason.INTEGRITY, Reason.TERMS}
+            assert (verdict.permit, verdict.key) == (None, b"")
+
+
+def test_the_gate_goes_with_the_clock_up_to_its_slack(lab: Lab) -> None:
+    with lab.open() as vault:
+        opened, view = core(vault), core(vault).view()
+        for below, expected in ((0, Reason.OK), (5_000, Reason.OK), (5_001, Reason.CLOCK)):
+            now = view.head.high_ms - below
+            assert admit(opened, vault._session, view, Action.VERIFY, "DE", now) is expected
 
 
 def test_a_row_is_held_against_the_ledger_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facekeep.errors import UsageError
-from vaultlab import VERIFY, Lab, identify, matches, reason, row_key
+from facekeep.errors import SubjectUnknown, UsageError
+from vaultlab import VERIFY, Lab, core, identify, matches, reason, row_key
 
 Row = tuple[bytes, bytes]
 
@@ -69,6 +69,28 @@ def test_an_index_row_is_deleted_before_the_shred(lab: Lab) -> None:
         assert identify(vault, "alice") == []
         vault.repair_index()
     lab.clean()
+
+
+def test_an_index_row_is_put_back_after_the_erasure_and_a_second_one_asked_for(lab: Lab) -> None:
+    """The row leads to dead slots only: nothing is destroyed by it, and nothing is called erased."""
+    row = index_row(lab, "alice")
+    with lab.open() as vault:
+        assert vault.shred("alice").slots == 2
+    put(lab, row)
+    with lab.open() as vault:
+        size = core(vault).log.head().size
+        for ids, message in (
+            (["alice"], "1 of the 1 subject ids is unknown; nothing was shredded"),
+            (["alice", "bob"], "1 of the 2 subject ids is unknown; nothing was shredded"),
+            (["alice", "nobody", "bob"], "2 of the 3 subject ids are unknown; nothing was shredded"),
+        ):
+            with pytest.raises(SubjectUnknown, match=message):
+                vault.shred(*ids)
+        with pytest.raises(SubjectUnknown):
+            vault.withdraw("alice", [VERIFY])
+        assert core(vault).log.head().size == size
+        assert matches(vault, "bob")
+        assert vault.shred("bob").slots == 2
 
 
 def test_an_index_row_of_an_earlier_enrolment_is_replayed_before_the_shred(lab: Lab) -> None:

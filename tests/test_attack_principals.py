@@ -7,16 +7,18 @@ import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from facekeep.access.session import read_principal
 from facekeep.auditlog.ledger import Ledger
 from facekeep.auditlog.prints import LoggedPrincipal
 from facekeep.errors import Denied, IntegrityError, NotAllowed, UsageError
 from facekeep.formats import entries
+from facekeep.formats.entryrules import Reason
 from facekeep.vault import Role, Vault
 from vaultlab import (
     MODEL,
@@ -128,6 +130,17 @@ def test_a_removed_row_put_back_is_no_damage(lab: Lab) -> None:
         assert matches(vault, "alice")
         assert vault.whoami()[1] == "another"
     lab.clean()
+
+
+def test_a_row_under_the_id_of_another_principal_is_damage(lab: Lab) -> None:
+    """Its record opens, and names another."""
+    lab.add_principal(Role.SERVICE)
+    with lab.open() as vault:
+        opened, view = core(vault), core(vault).view()
+        one, two = opened.keys.principal_list(view.principal_slots())
+        assert read_principal(opened, view, one)[1] is Reason.OK
+        moved = replace(one, principal=two.principal)
+        assert read_principal(opened, view, moved) == (None, Reason.INTEGRITY)
 
 
 def test_a_principal_that_the_log_does_not_have_is_unknown(lab: Lab) -> None:

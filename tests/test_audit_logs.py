@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from audit_help import NOW, OPERATOR, SERVICE, SIGNER, VAULT, Book, founded, story, v, write_export
+from facekeep.audit import replay as replay_module
 from facekeep.audit.consistency import CONSISTENCY_STEPS, verify_consistency
 from facekeep.audit.logs import verify_log
+from facekeep.audit.opening import open_trusted
 from facekeep.audit.report import LOG_STEPS, Report, RuleBroken, Verdict
 from facekeep.auditlog.exported import ExportDirectory
+from facekeep.auditlog.merkle import Frontier, leaf_hash
 from facekeep.auditlog.proofs import consistency_proof
 from facekeep.auditlog.rotation import signing_entry
 from facekeep.auditlog.signed import LogSigner
-from facekeep.errors import StoreError, UsageError
+from facekeep.errors import IntegrityError, StoreError, UsageError
 from facekeep.formats.checkpoint import Checkpoint, origin_of
 from facekeep.formats.note import Note
 from facekeep.formats.tlogproof import ConsistencyProof
@@ -72,6 +75,20 @@ def test_an_honest_export_with_one_key_or_both(directory: Path) -> None:
     assert told[-1] == (len(BODIES), len(BODIES))
 
 
+def test_entries_done_are_told_of_how_many_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "_STEP", 2)
+    told: list[tuple[int, int]] = []
+    frontier = Frontier()
+    for body in BODIES[:5]:
+        frontier.append(leaf_hash(body))
+    for checkpoint in (None, Checkpoint(SIGNER.origin, 5, frontier.root())):
+        replay_module.replay(
+            BODIES[:5], checkpoint=checkpoint, progress=lambda done, total: told.append((done, total))
+        )
+        replay_module.replay(BODIES[:5], checkpoint=checkpoint)
+    assert told == [(2, 2), (4, 4), (5, 5), (2, 5), (4, 5), (5, 5)]
+
+
 def test_no_export(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         verify_log(tmp_path, KEYS)
@@ -85,6 +102,16 @@ def test_a_checkpoint_under_other_keys(directory: Path) -> None:
     failing("L1", None, lambda: verify_log(directory, other.keys))
     with pytest.raises((RuleBroken, UsageError)):
         verify_log(directory, ())
+
+
+def test_a_checkpoint_under_keys_that_do_not_open_it_with_and_without_an_export(directory: Path) -> None:
+    export = ExportDirectory(directory)
+    data = export.checkpoint()
+    for source in (None, export):
+        assert open_trusted(data, KEYS, source).size == len(BODIES)
+        for wrong in (STRANGER.keys, LogSigner(b"k" * 32, b"w" * 16).keys):
+            with pytest.raises(IntegrityError):
+                open_trusted(data, wrong, source)
 
 
 @pytest.mark.parametrize("cut", [-1, -2, -100, -3_000])

@@ -254,6 +254,18 @@ def test_a_gallery_that_hides_a_grant_as_omitted_and_compares_it() -> None:
     expect(STORY.doctored(change), "R26", AT["omitted"])
 
 
+def test_two_searches_that_omit_different_rows_and_nothing_between() -> None:
+    def book(*, lie: bool) -> Book:
+        book = founded()
+        book.grant("enroll", item(i(0), ALICE), item(i(1), BOB), item(i(2), DORA))
+        book.identify(i(1), i(2), excluded=1, omitted=[i(0)])
+        book.identify(*((i(1), i(2)) if lie else (i(0), i(2))), excluded=1, omitted=[i(1)])
+        return book
+
+    honest(book(lie=False))
+    expect_last(book(lie=True), 8, "R26")
+
+
 # R27 and R28: candidates, what was left out
 
 

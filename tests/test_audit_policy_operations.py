@@ -407,6 +407,22 @@ def test_a_revocation_of_something_else() -> None:
     expect(STORY.doctored(edit(AT["withdraw"], slots=[[17, 1]])), "R21", AT["withdraw"])
 
 
+@pytest.mark.parametrize("op", ["revoke", "void"])
+def test_a_revocation_of_a_principal_who_never_was(op: str) -> None:
+    book = founded()
+    voids = [book.announce("enroll", item(v(0), ALICE))] if op == "void" else []
+    index = book.intend(op, 18, voids=voids, by=None if op == "void" else OPERATOR)
+    expect(book.bodies(), "R16", index)
+
+
+def test_the_slots_that_destructions_name_are_counted() -> None:
+    book = enrolled()
+    book.destroy("withdraw", v(0))
+    assert honest(book).counts["slots named"] == 1
+    book.destroy("shred", v(1), i(1), tags=[BOB])
+    assert honest(book).counts["slots named"] == 3
+
+
 # R29, R30
 
 

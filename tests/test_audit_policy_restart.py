@@ -198,6 +198,15 @@ def test_a_subject_has_one_grant_of_a_scope_after_a_restart_too() -> None:
     expect(book.bodies(), "R15", index)
 
 
+@pytest.mark.parametrize("op", ["revoke", "void"])
+def test_a_slot_of_before_that_no_principal_was_adopted_in_is_destroyed(op: str) -> None:
+    book = adopted()
+    book.end()
+    voids = [book.announce_principal(SECOND, 240, "service")] if op == "void" else []
+    index = book.intend(op, 18, *[240 for _ in voids], voids=voids, by=None if voids else OPERATOR)
+    expect(book.bodies(), "R16", index)
+
+
 def test_a_restart_is_the_first_entry_or_none() -> None:
     book = Restarted()
     book.entries = founded().entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.merkle import leaf_hash
 from facekeep.auditlog.rotation import Keyring, check, signing_entry
 from facekeep.auditlog.signed import Cosigner, LogSigner, open_checkpoint, verify_raw
+from facekeep.crypto.signing import MlDsa44Signer
 from facekeep.errors import FacekeepError, FormatError, IntegrityError, UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -358,6 +359,31 @@ def test_keys_of_other_types_or_order_are_refused() -> None:
     for keys in (entry["keys"][::-1], entry["keys"][:1] * 2):
         with pytest.raises(FacekeepError):
             check({**entry, "keys": keys})
+
+
+class Forger(LogSigner):
+    """Signs truly with keys of types or names that no log has."""
+
+    def __init__(self, generation: int, *, twice: bool = False, name: str | None = None) -> None:
+        super().__init__(SIGNING_KEY, VAULT, generation)
+        own, other = self.keys[0], LogSigner(SIGNING_KEY, VAULT, generation + 10)
+        if twice:
+            self._ml_dsa_44 = cast("MlDsa44Signer", other._ed25519)
+            self.keys = (own, other.keys[0])
+        if name is not None:
+            self.keys = (own, dataclasses.replace(self.keys[1], name=name))
+
+
+@pytest.mark.parametrize("forged", [{"twice": True}, {"name": "facekeep.example/else"}], ids=str)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_well_signed_rotation_to_keys_of_two_names_or_of_one_type(
+    forged: dict[str, Any], both: bool
+) -> None:
+    old: LogSigner = Forger(1, **forged) if both else signer(1)
+    with pytest.raises(IntegrityError, match="does not name an Ed25519 and an ML-DSA-44 key of one log"):
+        signing_entry(old, Forger(2, **forged), by=BY, time_ms=NOW)
+    with pytest.raises(IntegrityError, match="does not name an Ed25519 and an ML-DSA-44 key of one log"):
+        signing_entry(Forger(1, **forged), signer(2), by=BY, time_ms=NOW)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,9 +79,14 @@ def test_a_notice_is_named_by_its_hash(tmp_path: Path) -> None:
     huge = tmp_path / "huge"
     with huge.open("wb") as file:
         file.truncate(LIMITS.notice_bytes + 1)
-    for wrong in (empty, huge, tmp_path, tmp_path / "missing"):
-        with pytest.raises(ConsentError):
+    for wrong in (empty, huge, tmp_path):
+        with pytest.raises(ConsentError, match="is empty, too large, or not a file"):
             Notice.from_file(wrong)
+    with pytest.raises(ConsentError, match="cannot be read: No such file"):
+        Notice.from_file(tmp_path / "missing")
+    for size in (1, LIMITS.notice_bytes):
+        os.truncate(huge, size)
+        assert Notice.from_file(huge).sha256 == hashlib.sha256(bytes(size)).digest()
 
 
 def unpacked(record: bytes, packed: bytes) -> tuple[dict[str, object], Terms]:

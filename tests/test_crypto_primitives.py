@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.crypto import memory, sethash
 from facekeep.crypto import primitives as p
-from facekeep.crypto.memory import LockedBuffer
+from facekeep.crypto.memory import LockedBuffer, Scratch
 from facekeep.errors import FormatError, IntegrityError
 
 KEY = bytes(range(32))
@@ -215,3 +215,23 @@ def test_memory_that_is_not_locked_is_told_once(
     assert [each.levelname for each in told] == ["WARNING"]
     for line in ("ulimit -l", "LimitMEMLOCK", "--ulimit memlock"):
         assert line in told[0].getMessage()
+
+
+def test_a_threads_scratch_grows_is_its_own_and_is_made_anew_where_it_cannot_be_used() -> None:
+    scratch, seen = Scratch(), []
+    first = scratch.take(100)
+    assert (len(first), bytes(first)) == (100, bytes(100))
+    first[:] = b"x" * 100
+    assert scratch.take(4096)[:100] == first  # the same memory
+    large = scratch.take(4097)
+    assert (len(large), bytes(large)) == (4097, bytes(4097))
+    assert len(scratch.take(8)) == 8
+    thread = threading.Thread(target=lambda: seen.append(bytes(scratch.take(100))))
+    large[:] = b"y" * 4097
+    thread.start()
+    thread.join()
+    assert seen == [bytes(100)]
+    assert scratch._buffer is not None
+    del first, large
+    scratch._buffer.close()
+    assert bytes(scratch.take(4097)) == bytes(4097)

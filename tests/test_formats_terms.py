@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,12 @@ from facekeep.formats.terms import (
     Terms,
     check_regions,
     covering_regions,
+    expires_at,
     region_number,
     valid_now,
 )
 from facekeep.formats.terms import REGIONS as COUNTRIES
+from facekeep.limits import LIMITS
 
 REGIONS = st.sets(st.sampled_from(["DE", "EU", "FR", "US", "ZZ", "CH", "AD"]), min_size=1, max_size=6)
 
@@ -130,6 +134,43 @@ def test_a_million_are_judged_like_one(many: list[Terms], region: str, now: int)
         asks = [Ask(Action.VERIFY, scope, "m", each.dimension, each.metric, region) for each in many]
         judged = [check_terms(each, "m", ask, now) for each, ask in zip(many, asks, strict=True)]
         assert mask.tolist() == [reason is Reason.OK for reason in judged]
+
+
+@settings(deadline=None)
+@given(terms())
+def test_the_end_stands_in_packed_terms(value: Terms) -> None:
+    assert expires_at(value.pack()) == value.expires_at_ms
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record_digest": bytes(31)}, "32 bytes"),
+        ({"record_digest": bytes(33)}, "32 bytes"),
+        ({"metric": "l1"}, "unknown metric"),
+        ({"count": 0}, "impossible template shape"),
+        ({"count": LIMITS.templates + 1}, "impossible template shape"),
+        ({"dimension": 0}, "impossible template shape"),
+        ({"dimension": LIMITS.dimension + 1}, "impossible template shape"),
+        ({"expires_at_ms": GOOD.not_before_ms}, "expire after they begin"),
+        ({"not_before_ms": -1}, "expire after they begin"),
+        ({"expires_at_ms": 2**53}, "expire after they begin"),
+        ({"regions": ()}, "1 to 16"),
+    ],
+)
+def test_terms_that_cannot_be_packed_say_why(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        replace(GOOD, **change).pack()
+
+
+def test_the_largest_and_the_smallest_terms_are_packed() -> None:
+    for count, dimension, start, end in (
+        (LIMITS.templates, LIMITS.dimension, 2**53 - 2, 2**53 - 1),
+        (1, 1, 0, 1),
+    ):
+        value = replace(GOOD, count=count, dimension=dimension, not_before_ms=start, expires_at_ms=end)
+        assert Terms.unpack(value.pack()) == value
+        assert value.photographs == max(1, count - 1)
 
 
 def test_a_grant_for_the_union_covers_its_members_only() -> None:

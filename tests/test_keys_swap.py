@@ -449,6 +449,25 @@ def test_a_provider_that_gives_back_another_root_stops_the_swap(
     assert lab.tree.is_current()
 
 
+@pytest.mark.parametrize(("column", "at"), [("fingerprint", 1), ("blob", 0), ("blob", 1)])
+def test_a_copys_root_node_that_was_altered_is_mended_before_anything_is_written(
+    tmp_path: Path, column: str, at: int
+) -> None:
+    target = tmp_path / "usb" / "keys.db"
+    lab = Lab(tmp_path, [target])
+    lab.shred(verify_slot(5))
+    lab.store.close()
+    whole = sql(target, "SELECT * FROM top ORDER BY copy")
+    sql(target, f"UPDATE top SET {column} = ? WHERE copy = ?", (b"\1" * 32, at))
+    lab.store = KeysStore.open(lab.path, VAULT, [target])
+    swap = lab.swap([verify_slot(6)])
+    swap.stage()
+    assert sql(target, "SELECT * FROM top ORDER BY copy") == whole
+    swap.write()
+    assert not swap.verify().alive([verify_slot(5), verify_slot(6)]).any()
+    swap.promote()
+
+
 # -- verification
 
 

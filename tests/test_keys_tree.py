@@ -100,6 +100,22 @@ def test_what_is_no_slot_is_dead(lab: Lab) -> None:
     assert lab.tree.slot_keys(odd)[1].tolist() == [False, False, False, False, True]
 
 
+def test_slots_of_wholly_dead_nodes_are_dead_few_and_many(lab: Lab) -> None:
+    """Their leaf, or what stands above it, is no longer stored: that alone would make them alive."""
+    leaf, node = np.arange(240, 360) + verify_slot(0), np.arange(14_400, 28_800) + verify_slot(0)
+    tree = lab.quick_shred([*leaf, *node])
+    for dead in (leaf, node):
+        for few in ([dead[0]], [dead[-1], dead[7]], dead[:8]):
+            assert not tree.alive(few).any()
+        assert not tree.alive(dead).any()
+        assert not tree.slot_keys(dead)[1].any()
+        with pytest.raises(SlotDead):
+            tree.slot_key(int(dead[0]))
+    beside = [verify_slot(at) for at in (239, 360, 14_399, 28_800)]
+    assert tree.alive(beside).all()
+    assert tree.alive(beside * 3).all()
+
+
 def test_any_copy_of_the_current_epoch_gives_the_same_keys(lab: Lab) -> None:
     lab.shred(verify_slot(5))
     early = lab.save("early.db")

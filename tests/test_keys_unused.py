@@ -122,7 +122,8 @@ def test_a_slot_above_the_bound_that_is_destroyed_is_dead(lab: Lab) -> None:
 @pytest.mark.parametrize("bound", [0, 1, 120, 14_401, BRANCH_SLOTS])
 def test_a_tree_that_is_re_keyed(lab: Lab, bound: int) -> None:
     indexes = watched(bound)
-    start = swapped(lab, lab.tree, [verify_slot(5), verify_slot(9_000)], {0: 17, 1: 20_000})
+    dead = [verify_slot(at) for at in (5, 9_000, 150_000, 1_500_001)]
+    start = swapped(lab, lab.tree, dead, {0: 17, 1: 1_600_000})
     before, system = keys_at(start, 1, indexes), keys_at(start, 0, list(range(240)))
     alloc = {0: 17, 1: bound}
     tree = swapped(lab, start, [], alloc, rekey=True)

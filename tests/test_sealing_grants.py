@@ -171,6 +171,16 @@ def test_many_are_sealed_each_in_its_place() -> None:
         assert set(view_templates(memoryview(out), 1 + at % 3, 4).ravel()) == {at + 1}
 
 
+def test_a_model_id_that_is_none_of_ours_is_no_associated_data() -> None:
+    """Rows come from a file that anybody may have written: a longer id would move what stands before it."""
+    assert Sealer.model_tail("m" * 40) == b"\0\x28" + b"m" * 40
+    for wrong in ("m" * 41, "m" * 70_000, "modèle"):
+        with pytest.raises(IntegrityError, match="model id"):
+            Sealer.model_tail(wrong)
+        with pytest.raises(IntegrityError):
+            opened(sealed()._replace(model=wrong))
+
+
 def test_no_place_is_given_for_a_destroyed_key() -> None:
     with pytest.raises(IntegrityError, match="destroyed"):
         places(Sealer.of(VAULT), [SLOT, SLOT + 1], [KEY, bytes(32)], [bytes(16), bytes(16)])

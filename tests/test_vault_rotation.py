@@ -24,6 +24,7 @@ from facekeep.formats.nodes import root_fingerprint
 from facekeep.keys.file_provider import FileProvider
 from facekeep.keys.provider import placeholder
 from facekeep.keys.tree import open_tree
+from facekeep.operations.destroy import idle_branches
 from facekeep.store.keysdb import KeysStore
 from facekeep.vault import Holders, Role, Selection, Vault, Why
 from vaultlab import (
@@ -240,6 +241,28 @@ def test_an_extension_that_was_cut_off_is_done_again(lab: Lab) -> None:
     with lab.open() as vault:
         vault.keys.rotate_templates()
         assert not old & {slot >> 21 for name in PEOPLE for slot in slots(vault, name).values()}
+    audited(lab)
+
+
+@pytest.mark.parametrize("step", ["rotate.announced", "before write", "after promote"])
+def test_a_root_rotation_that_dies_inside_a_rotation_of_templates_ends_no_branch(lab: Lab, step: str) -> None:
+    """Nobody lives in the old branches any more; ending them is for the rotation of templates to do."""
+    before = lab.save("before")
+    steps = lab.steps_of(lambda vault: vault.keys.rotate_templates())
+    lab.put_back(before)
+    last = max(at for at, (name, _) in enumerate(steps) if name == "destroy.announced")  # ends the branches
+    lab.crash(lambda vault: vault.keys.rotate_templates(), *steps[last - 1])
+    with lab.open() as vault:
+        kinds = dict(core(vault).view().kinds)
+        assert [each.op for each in core(vault).view().head.rotations] == ["templates"]
+        assert idle_branches(core(vault), core(vault).view())
+    lab.crash(lambda vault: vault.keys.rotate_root(), step)
+    with lab.open() as vault:
+        assert not core(vault).view().head.operations
+        assert dict(core(vault).view().kinds) == kinds
+        assert vault.keys.rotate_templates().resumed
+        assert set(core(vault).view().kinds) < set(kinds)
+        everybody_matches(vault)
     audited(lab)
 
 
