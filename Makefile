@@ -3,6 +3,7 @@
 #   make demo [PHOTOS=dir] [KEEP=dir]    install into .venv, run the demonstration
 #   make test [PYTEST_ARGS=...]          install into .venv, run every check
 #   make lint | types | layers | cover   one check alone
+#   make mutants [MUTANTS=...]           change what holds a promise, see a test fail (benchmarks/mutants.py)
 #   make pins [UPGRADE=--upgrade]        write requirements/ anew from pyproject.toml
 #   make clean                           remove .venv and what the checks leave behind
 #
@@ -60,10 +61,10 @@ UPGRADE ?=
 PIN = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes \
 	--no-annotate --custom-compile-command 'make pins' $(UPGRADE)
 
-.PHONY: demo test lint types layers cover pins clean help
+.PHONY: demo test lint types layers cover mutants pins clean help
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,9p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,10p' Makefile
 
 demo: .venv/installed-demo
 	@$(BIN)/facekeep demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(KEEP),--keep "$(KEEP)")
@@ -86,6 +87,10 @@ cover: .venv/installed-test
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(strip $(PYTEST_ARGS)),--fail-under=0)
+
+MUTANTS ?=
+mutants: .venv/installed-test
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 pins:
 	$(PIN) --extra test pyproject.toml -o requirements/test.txt
