@@ -34,7 +34,7 @@ def test_what_has_expired_can_be_renewed(cli: Cli) -> None:
 
 def test_a_scope_that_nobody_granted(cli: Cli) -> None:
     before = snapshot(cli.home)
-    error = cli.fails("usage", 10, "renew", "ada", "--scope", "identify", *CONSENT)
+    error = cli.fails("subject_unknown", 13, "renew", "ada", "--scope", "identify", *CONSENT)
     assert "grant" in error["next"]
     cli.fails("subject_unknown", 13, "renew", "bob", "--scope", "verify", *CONSENT)
     assert snapshot(cli.home) == before

@@ -116,7 +116,7 @@ MISTAKES: dict[str, tuple[Call, type[FacekeepError], str]] = {
         lambda vault, _lab: vault.withdraw("alice", [Scope.TRAIN]), SubjectUnknown, "vault.subjects()"
     ),
     "a scope to renew that was not granted": (
-        lambda vault, lab: vault.renew("alice", lab.consent(Scope.TRAIN)), UsageError, "vault.grant()"
+        lambda vault, lab: vault.renew("alice", lab.consent(Scope.TRAIN)), SubjectUnknown, "vault.grant()"
     ),
     "nobody to withdraw": (
         lambda vault, _lab: vault.withdraw("mallory", [VERIFY]), SubjectUnknown, "vault.subjects()"

@@ -9,7 +9,7 @@ from facekeep.access.core import Core, View
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
 from facekeep.consent.consent import Consent, Holding, build_record
-from facekeep.errors import AlreadyEnrolled, ConsentError, SubjectUnknown, UsageError
+from facekeep.errors import AlreadyEnrolled, ConsentError, SubjectUnknown
 from facekeep.formats.ids import check_subject_id
 from facekeep.formats.terms import Scope
 from facekeep.operations.granting import NewGrant
@@ -52,8 +52,9 @@ def renew(core: Core, session: Session, subject: str, consent: Consent) -> Recei
         by_scope = {each.scope: each for each in grants}
         lacking = [scope.word for scope in whole.scopes if scope not in by_scope]
         if lacking:
-            raise UsageError(
-                f"the subject has no grant for {', '.join(lacking)}", next="use 'facekeep grant' to add it"
+            raise SubjectUnknown(
+                f"no living grant for {', '.join(lacking)} stands under that subject id; nothing was renewed",
+                next="use 'facekeep grant' to add it",
             )
         return {scope: by_scope[scope] for scope in whole.scopes}
 
