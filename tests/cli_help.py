@@ -86,7 +86,7 @@ class Cli:
             _furnish(home)
         settle_in(home, patch)
 
-    def run(self, *words: str, stdin: str | None = None) -> Ran:
+    def run(self, *words: str, stdin: str | bytes | None = None) -> Ran:
         """Run the command as a user would; fails the test when it shows a traceback."""
         result = CliRunner().invoke(root, list(words), input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,29 @@ def test_a_photograph_comes_from_standard_input(cli: Cli, monkeypatch: pytest.Mo
     twice = cli.run("enroll", "yan", "-", "-", *scopes, *CONSENT, stdin="7")
     assert twice.code == 10
     assert "one photograph" in twice.err
+
+
+def test_an_embedding_and_a_threshold_come_from_standard_input(cli: Cli) -> None:
+    rows = io.BytesIO()
+    np.save(rows, vector(7))
+    given = ("--embedding", "-", "--model", MODEL)
+    scopes = ("--scope", "verify", "--scope", "identify")
+    assert cli.run("enroll", "zoe", *given, *scopes, *CONSENT, stdin=rows.getvalue()).code == 0
+    numbers = json.dumps(vector(7).tolist())
+    limit = ("--threshold", "threshold.json")
+    assert cli.run("verify", "zoe", *given, *limit, stdin=numbers).out == "match\n"
+    assert "zoe" in cli.run("identify", *given, *limit, stdin=rows.getvalue()).out
+    Path("seven.json").write_text(numbers)
+    file = ("--embedding", "seven.json", "--model", MODEL)
+    piped = Path("threshold.json").read_bytes()
+    assert cli.run("verify", "zoe", *file, "--threshold", "-", stdin=piped).out == "match\n"
+    assert cli.run("settings", "--threshold", "-", stdin=piped).code == 0
+    for words in (
+        ("verify", "zoe", *given, "--threshold", "-"),
+        ("enroll", "yan", "-", *given, *scopes, *CONSENT),
+        ("settings", "--threshold", "-", "--search-threshold", "-"),
+    ):
+        assert "write - once" in cli.run(*words, stdin=piped).err
+    for wrong in ("", "{", b"\x93NUMPY\1"):
+        ran = cli.run("verify", "zoe", *given, *limit, stdin=wrong)
+        assert (ran.code, "standard input holds no embedding" in ran.err) == (10, True)

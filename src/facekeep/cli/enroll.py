@@ -17,7 +17,13 @@ from facekeep.cli.bulk import Bulk, Failure, Tally
 from facekeep.cli.manifest import read_source
 from facekeep.cli.opened import now_ms, open_vault
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.probes import embedding_options, extractor_option, read_embeddings, read_image
+from facekeep.cli.probes import (
+    check_standard_input,
+    embedding_options,
+    extractor_option,
+    read_embeddings,
+    read_image,
+)
 from facekeep.cli.problems import PARTLY_DONE
 from facekeep.cli.progress import Progress
 from facekeep.cli.receipts import Receipts
@@ -84,10 +90,9 @@ def command(
     if subject is None:
         raise UsageError("nobody was named", next="name a subject and photographs, or a source with --from")
     consent = statement.consent(now_ms())
-    if images.count("-") > 1:
-        raise UsageError("standard input is one photograph", next="write - once")
+    check_standard_input(*images, embedding)
     photographs = [read_image(image) for image in images]
-    rows, model = (None, None) if embedding is None else read_embeddings(Path(embedding), model_text)
+    rows, model = (None, None) if embedding is None else read_embeddings(embedding, model_text)
     with open_vault(state, extractor) as vault:
         receipt = vault.enroll(
             subject,

@@ -15,7 +15,7 @@ import numpy as np
 from facekeep.errors import UsageError
 from facekeep.limits import LIMITS
 from facekeep.matching.model import Floats, Model
-from facekeep.matching.raw import load_embeddings, raw_model
+from facekeep.matching.raw import FILE_BYTES, load_embeddings, raw_model
 from facekeep.matching.threshold import Threshold
 
 P = ParamSpec("P")
@@ -48,7 +48,8 @@ def embedding_options(function: Callable[P, R]) -> Callable[P, R]:
             help="Model of the embedding, for example raw:arc/3:512:cosine; the other metric is l2.",
         ),
         click.option(
-            "--embedding", metavar="FILE", help="Ready numbers (.npy or .json) in place of a photograph."
+            "--embedding", metavar="FILE",
+            help="Ready numbers (.npy or .json) in place of a photograph; - for standard input.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -62,7 +63,7 @@ def probe_options(function: Callable[P, R]) -> Callable[P, R]:
         click.option("--region", metavar="CC", help="Country of processing, if not the vault's own."),
         click.option(
             "--threshold", "threshold_file", metavar="FILE.json",
-            help="Threshold with the evidence of your own measurement.",
+            help="Threshold with the evidence of your own measurement; - for standard input.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -76,10 +77,10 @@ def read_model(text: str | None) -> Model:
     return raw_model(text)
 
 
-def read_embeddings(path: Path, model_text: str | None) -> tuple[Floats, Model]:
+def read_embeddings(named: str, model_text: str | None) -> tuple[Floats, Model]:
     """Embeddings of a file, shape (k, d), and their model; raises UsageError."""
     model = read_model(model_text)
-    return load_embeddings(path, model), model
+    return load_embeddings(_given(named, FILE_BYTES), model), model
 
 
 def read_probe(
@@ -88,10 +89,11 @@ def read_probe(
     """Probe of exactly one photograph or one embedding; raises UsageError."""
     if (image is None) == (embedding is None):
         raise UsageError("give either a photograph or --embedding", next="see --help")
-    threshold = None if threshold_file is None else read_threshold(Path(threshold_file))
+    check_standard_input(image, embedding, threshold_file)
+    threshold = None if threshold_file is None else read_threshold(threshold_file)
     if image is not None:
         return Probe(read_image(image), None, threshold)
-    rows, model = read_embeddings(Path(str(embedding)), model_text)
+    rows, model = read_embeddings(str(embedding), model_text)
     if len(rows) != 1:
         raise UsageError("a probe is one embedding", next="give a file with one row")
     return Probe(np.asarray(rows[0]), model, threshold)
@@ -99,16 +101,33 @@ def read_probe(
 
 def read_image(named: str) -> Path | bytes:
     """Photograph of that name, from standard input for ``-``; how large it may be is looked at later."""
-    return sys.stdin.buffer.read(LIMITS.image_file_bytes + 1) if named == "-" else Path(named)
+    return _given(named, LIMITS.image_file_bytes)
 
 
-def read_threshold(path: Path) -> Threshold:
+def check_standard_input(*named: str | None) -> None:
+    """Raise UsageError where more than one thing is to be read from standard input."""
+    if named.count("-") > 1:
+        raise UsageError("standard input is one photograph or one file", next="write - once")
+
+
+def _given(named: str, limit: int) -> Path | bytes:
+    """File of that name; for ``-`` the bytes on standard input, one more than ``limit`` at the most."""
+    return sys.stdin.buffer.read(limit + 1) if named == "-" else Path(named)
+
+
+def read_threshold(named: str) -> Threshold:
     """Threshold of a JSON file such as ``facekeep verify --json`` prints; raises UsageError."""
+    given = _given(named, _THRESHOLD_BYTES)
+    name = given.name if isinstance(given, Path) else "on standard input"
     try:
-        with path.open("rb") as file:
-            value: Any = json.loads(file.read(_THRESHOLD_BYTES))
+        value: Any = json.loads(given if isinstance(given, bytes) else _read(given))
     except OSError as error:
-        raise UsageError(f"the threshold {path.name} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the threshold {name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise UsageError(f"the threshold {path.name} is not JSON") from None
+        raise UsageError(f"the threshold {name} is not JSON") from None
     return Threshold.from_json(value)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_THRESHOLD_BYTES)

@@ -11,7 +11,7 @@ import click
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
-from facekeep.cli.probes import read_threshold
+from facekeep.cli.probes import check_standard_input, read_threshold
 from facekeep.errors import UsageError
 from facekeep.formats.matching import BOUNDS, Matching
 from facekeep.operations.settings import SettingsChange
@@ -69,16 +69,17 @@ def command(
     """Show or change regions, copies, schedule and limits on matching.
 
     Without an option it shows them. A new copy directory is empty; it gets its copies at once. Processes that
-    have the vault open stop answering and open it again.
+    have the vault open go by the change from their next call on.
     """
     if copies and no_copy:
         raise UsageError("--copy and --no-copy contradict each other")
     if further and no_further:
         raise UsageError("--further-region and --no-further-region contradict each other")
+    check_standard_input(*thresholds, *search_thresholds)
     regions = further if further or no_further else None
     wanted = [Path(each) for each in copies] if copies or no_copy else None
     registered, searching = (
-        [read_threshold(Path(each)) for each in given] for given in (thresholds, search_thresholds)
+        [read_threshold(each) for each in given] for given in (thresholds, search_thresholds)
     )
     change = None
     with open_vault(state) as vault:
@@ -151,7 +152,7 @@ def _tell_change(change: SettingsChange) -> None:
     if change.entry is None:
         output.say("that is what they were; nothing was changed")
         return
-    output.say(f"changed, log entry {change.entry}; processes that have the vault open must open it again")
+    output.say(f"changed, log entry {change.entry}; processes that have the vault open go by it from now on")
     for directory in change.removed:
         output.warn(
             f"{directory} is kept up to date no longer; its keys.db and log.db were left there",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from facekeep.arguments import checked
 from facekeep.errors import UsageError
 from facekeep.matching.model import Floats, Metric, Model
 
-_FILE_BYTES: Final = 64 * 1024 * 1024
+FILE_BYTES: Final = 64 * 1024 * 1024
+_NPY: Final = b"\x93NUMPY"  # how every .npy file begins
 # What NumPy and json say of objects, huge numbers, deep nesting, and a header that promises terabytes.
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
@@ -31,19 +33,22 @@ def raw_model(text: str) -> Model:
     return Model(name, version, int(dimension), chosen)
 
 
-def load_embeddings(path: Path, model: Model) -> Floats:
-    """Embeddings in a ``.npy`` or ``.json`` file as float32 of shape (k, d); raises UsageError.
+def load_embeddings(given: Path | bytes, model: Model) -> Floats:
+    """Embeddings of a ``.npy`` or JSON file, or its bytes, as float32 of shape (k, d); raises UsageError.
 
     Pickled objects are never loaded.
     """
+    named = repr(given.name) if isinstance(given, Path) else "standard input"
     try:
-        if path.stat().st_size > _FILE_BYTES:
-            raise UsageError(f"{path.name!r} is too large for one subject's embeddings")
-        array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _from_json(path)
+        raw = given if isinstance(given, bytes) else _read(given)
+        if len(raw) > FILE_BYTES:
+            raise UsageError(f"{named} is too large for one subject's embeddings")
+        array = np.load(io.BytesIO(raw), allow_pickle=False) if raw.startswith(_NPY) else json.loads(raw)
     except (OSError, EOFError, *_UNREADABLE) as error:
-        raise UsageError(f"{path.name!r} holds no embedding that can be read") from error
+        raise UsageError(f"{named} holds no embedding that can be read") from error
     return model.check_rows(array)
 
 
-def _from_json(path: Path) -> Any:  # noqa: ANN401 - whatever stands there
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(FILE_BYTES + 1)
