@@ -23,7 +23,7 @@ from facekeep.errors import (
     StoreError,
     UsageError,
 )
-from facekeep.vault import Consent, Vault
+from facekeep.vault import Consent, Filter, Vault
 from surface_help import named
 from vaultlab import DAY, MODEL, NOTICE, NOW, THRESHOLD, VERIFY, Lab, face, slots
 
@@ -111,7 +111,7 @@ def test_consent_ends_at_a_date_or_after_a_span(lab: Lab, expires: datetime | ti
     ("consent", "said"),
     [
         (Consent((VERIFY,), NOTICE), "needs an end"),
-        (Consent((VERIFY,), NOTICE, NOW + DAY, expires=timedelta(days=1)), "two ends"),
+        (Consent((VERIFY,), NOTICE, NOW + DAY, expires=timedelta(days=1)), "expires is given twice"),
         (Consent((VERIFY,), NOTICE, expires=datetime(2030, 1, 1)), "no time zone"),  # noqa: DTZ001 - the mistake
         (Consent((VERIFY,), NOTICE, expires=timedelta(days=-1)), "in the past"),
         (Consent((VERIFY,), NOTICE, expires=timedelta(0)), "in the past"),
@@ -124,6 +124,51 @@ def test_an_end_that_is_none_is_refused(lab: Lab, consent: Consent, said: str) -
     with lab.open() as vault, pytest.raises(ConsentError, match=said) as caught:
         vault.enroll("ada", embeddings=face("ada"), model=MODEL, consent=consent)
     assert caught.value.next
+
+
+UTC_NOW = datetime.fromtimestamp(NOW / 1000, UTC)
+
+
+def test_every_time_of_a_consent_is_given_in_the_same_ways(lab: Lab) -> None:
+    day = timedelta(days=1)
+    one = Consent((VERIFY,), NOTICE, expires=9 * day, not_before=day, expressed_at=-day)
+    two = Consent(
+        (VERIFY,), NOTICE, expires=UTC_NOW + 9 * day, not_before=UTC_NOW + day, expressed_at=UTC_NOW - day
+    )
+    ms = Consent((VERIFY,), NOTICE, NOW + 9 * DAY, not_before_ms=NOW + DAY, expressed_at_ms=NOW - DAY)
+    assert one.settled(NOW, "DE") == two.settled(NOW, "DE") == ms.settled(NOW, "DE")
+    naive = UTC_NOW.replace(tzinfo=None)
+    for wrong in (
+        Consent((VERIFY,), NOTICE, NOW + DAY, not_before=naive),
+        Consent((VERIFY,), NOTICE, NOW + DAY, expressed_at=naive),
+    ):
+        with lab.open() as vault, pytest.raises(ConsentError, match="no time zone") as caught:
+            vault.enroll("ada", embeddings=face("ada"), model=MODEL, consent=wrong)
+        assert "tzinfo=UTC" in caught.value.next
+    for twice in (
+        Consent((VERIFY,), NOTICE, NOW + DAY, not_before=day, not_before_ms=NOW),
+        Consent((VERIFY,), NOTICE, NOW + DAY, expressed_at=-day, expressed_at_ms=NOW),
+    ):
+        with pytest.raises(ConsentError, match="given twice"):
+            twice.settled(NOW, "DE")
+
+
+def test_the_log_is_listed_between_times_of_the_same_kinds(lab: Lab) -> None:
+    lab.enrol("ada")
+    lab.clock.ms += DAY
+    lab.enrol("bob")
+    with lab.open() as vault:
+        every = len(list(vault.audit_log()))
+        first = len(list(vault.audit_log(Filter(until_ms=NOW + 1))))
+        assert 0 < first < every
+        assert len(list(vault.audit_log(Filter(until=UTC_NOW + timedelta(milliseconds=1))))) == first
+        assert len(list(vault.audit_log(Filter(since=timedelta(hours=1))))) == every - first
+        with pytest.raises(UsageError, match="until has no time zone"):
+            vault.audit_log(Filter(until=UTC_NOW.replace(tzinfo=None)))
+        with pytest.raises(UsageError, match="given twice"):
+            vault.audit_log(Filter(since=UTC_NOW, since_ms=NOW))
+        with pytest.raises(UsageError, match="given twice"):
+            vault.subjects(due_within=timedelta(1), due_within_ms=1)
 
 
 def test_a_span_counts_from_each_enrolment_on(lab: Lab) -> None:

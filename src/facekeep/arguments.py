@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Final, ParamSpec, TypeGuard, TypeVar
@@ -25,6 +26,8 @@ LOG.addHandler(logging.NullHandler())  # an application says where it goes
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
+_MS: Final = timedelta(milliseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PATH: Final = re.compile(rb"(?=.{0,4095}\Z)([^/\0]{0,255}/)*[^/\0]{0,255}", re.DOTALL)  # Linux's limits
 _ONE: Final = (str, bytes, bytearray, Path, Enum)  # never a list, though some can be walked through
 _NUMBERS: Final[dict[object, type]] = {int: numbers.Integral, float: numbers.Real}
@@ -41,6 +44,24 @@ def callers(next: str | None = None) -> Iterator[None]:  # noqa: A002 - as in er
         yield
     except FormatError as error:
         raise UsageError(str(error), next=next) from None
+
+
+def time_ms(name: str, given: datetime | timedelta | None, ms: int | None, now_ms: int = 0) -> int | None:
+    """Return the time that callers gave as ``name`` or in ms; None where they gave neither.
+
+    A timedelta counts from ``now_ms``. Raises UsageError for both, and for a datetime without a time zone.
+    """
+    if given is None:
+        return ms
+    if ms is not None:
+        raise UsageError(f"{name} is given twice", next=f"give it once: {name} as a time, or in ms")
+    if isinstance(given, timedelta):
+        return now_ms + given // _MS
+    if given.utcoffset() is None:
+        raise UsageError(
+            f"{name} has no time zone", next=f"say which: {name}=datetime(2027, 5, 1, tzinfo=UTC)"
+        )
+    return (given - _EPOCH) // _MS
 
 
 def checks_arguments(surface: C) -> C:

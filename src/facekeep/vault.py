@@ -29,7 +29,7 @@ from facekeep.access.roles import Action, Role
 from facekeep.access.session import Session
 from facekeep.access.tokens import find_token
 from facekeep.answers import Listing
-from facekeep.arguments import LOG, callers, checks_arguments
+from facekeep.arguments import LOG, callers, checks_arguments, time_ms
 from facekeep.audit.report import Step
 from facekeep.auditlog.export import Exported
 from facekeep.clock import Clock, SystemClock
@@ -452,8 +452,7 @@ class Vault:
 
         ``progress`` is called with (grants read, grants in all).
         """
-        if due_within is not None:
-            due_within_ms = due_within // timedelta(milliseconds=1)
+        due_within_ms = time_ms("due_within", due_within, due_within_ms)
         return self._listing(
             Action.SUBJECTS,
             lambda: status.subjects(*self._now, due_within_ms=due_within_ms, progress=progress),
@@ -717,7 +716,7 @@ class Vault:
         self, wanted: Filter | None = None, *, limit: int | None = None, progress: Progress | None = None
     ) -> Listing[tuple[int, JsonObject]]:
         """Yield (index, entry) of the log's entries that pass a filter, the last ``limit`` of them."""
-        wanted = wanted or Filter()
+        wanted = (wanted or Filter()).settled(self._core.clock.now_ms())
         return self._listing(
             Action.LOG,
             lambda: auditing.show(*self._now, wanted, limit=limit, progress=progress),

@@ -10,21 +10,19 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from facekeep.arguments import checks_arguments
+from facekeep.arguments import checks_arguments, time_ms
 from facekeep.clock import MS_PER_DAY
 from facekeep.crypto import primitives as p
-from facekeep.errors import ConsentError, FormatError
+from facekeep.errors import ConsentError, FormatError, UsageError
 from facekeep.formats.canonical import JsonObject, JsonValue, dumps, encode_text
 from facekeep.formats.terms import DIGEST_LEN, Scope, check_regions, pack_terms
 from facekeep.limits import LIMITS
 
-_MS: Final = timedelta(milliseconds=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STATUS_GIVEN = "ConsentGiven"
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
 
@@ -55,9 +53,10 @@ class Notice:
 class Consent:
     """One act of consent, for one or more scopes, with a mandatory end.
 
-    The end is ``expires``, a datetime with a time zone or a timedelta from the enrolment on, or else
-    ``expires_at_ms``. Times in ms; ``regions`` where templates may be processed; ``expressed_by`` who
-    consented (``data-subject``, or a guardian's role). All of it stands only in the sealed record.
+    It ends at ``expires``, and was expressed at ``expressed_at`` and begins at ``not_before``, if not now:
+    each a datetime with a time zone or a timedelta from now on, or else in ms. ``regions`` where templates
+    may be processed; ``expressed_by`` who consented (``data-subject``, or a guardian's role). All of it
+    stands only in the sealed record.
     """
 
     scopes: tuple[Scope, ...]
@@ -70,33 +69,36 @@ class Consent:
     expressed_by: str = "data-subject"
     expressed_at_ms: int | None = None
     expires: datetime | timedelta | None = None
+    not_before: datetime | timedelta | None = None
+    expressed_at: datetime | timedelta | None = None
 
     def settled(self, now_ms: int, region: str) -> Consent:
         """Return it with defaults filled in and every field checked; raises ConsentError."""
+        end, begin, said = self._times(now_ms)
         whole = replace(
             self,
             scopes=tuple(sorted(set(self.scopes))),
             regions=tuple(sorted(set(self.regions or (region,)))),
-            expires_at_ms=self._end_ms(now_ms),
+            expires_at_ms=end,
+            not_before_ms=now_ms if begin is None else begin,
+            expressed_at_ms=now_ms if said is None else said,
             expires=None,
-            not_before_ms=now_ms if self.not_before_ms is None else self.not_before_ms,
-            expressed_at_ms=now_ms if self.expressed_at_ms is None else self.expressed_at_ms,
+            not_before=None,
+            expressed_at=None,
         )
         _check(whole, now_ms)
         return whole
 
-    def _end_ms(self, now_ms: int) -> int | None:
-        if self.expires is None:
-            return self.expires_at_ms
-        if self.expires_at_ms is not None:
-            raise ConsentError("consent has two ends", next="leave out either expires or expires_at_ms")
-        if isinstance(self.expires, timedelta):
-            return now_ms + self.expires // _MS
-        if self.expires.utcoffset() is None:
-            raise ConsentError(
-                "the end of consent has no time zone", next="say which: datetime(2027, 5, 1, tzinfo=UTC)"
+    def _times(self, now_ms: int) -> tuple[int | None, int | None, int | None]:
+        """(end, beginning, when it was expressed) in ms, as far as they were said."""
+        try:
+            return (
+                time_ms("expires", self.expires, self.expires_at_ms, now_ms),
+                time_ms("not_before", self.not_before, self.not_before_ms, now_ms),
+                time_ms("expressed_at", self.expressed_at, self.expressed_at_ms, now_ms),
             )
-        return (self.expires - _EPOCH) // _MS
+        except UsageError as error:
+            raise ConsentError(f"consent: {error}", next=error.next) from None
 
 
 def _check(consent: Consent, now_ms: int) -> None:

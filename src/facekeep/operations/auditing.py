@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from facekeep.access.core import LOG_KEY_SLOT, Core
 from facekeep.access.roles import Action
 from facekeep.access.session import Session
-from facekeep.arguments import callers, checks_arguments
+from facekeep.arguments import callers, checks_arguments, time_ms
 from facekeep.auditlog import export as exporting
 from facekeep.auditlog.checkpoints import Checkpoints
 from facekeep.auditlog.export import Exported
@@ -92,8 +93,9 @@ def export(core: Core, session: Session, directory: Path, progress: Progress | N
 @checks_arguments
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries to show; None: any. Times in ms, ``until_ms`` exclusive.
+    """Which entries to show; None: any. From ``since`` on and before ``until``, each a time or in ms.
 
+    A time is a datetime with a time zone, or a timedelta back from now.
     ``tag``, 32 bytes: what names that subject tag, or a slot that was ever granted to it.
     """
 
@@ -103,6 +105,20 @@ class Filter:
     since_ms: int | None = None
     until_ms: int | None = None
     tag: bytes | None = None
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
+
+    def settled(self, now_ms: int) -> Filter:
+        """Return it with times in ms; raises UsageError."""
+        since, until = self.since, self.until
+        since, until = (-each if isinstance(each, timedelta) else each for each in (since, until))
+        return replace(
+            self,
+            since_ms=time_ms("since", since, self.since_ms, now_ms),
+            until_ms=time_ms("until", until, self.until_ms, now_ms),
+            since=None,
+            until=None,
+        )
 
     def passes(self, body: bytes) -> JsonObject | None:
         """Return the parsed entry if it passes all but ``tag``, which takes the entries before it."""
@@ -126,7 +142,7 @@ def show(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, JsonObject]]:
-    """Yield (index, entry) of what passes the filter, authenticated; with a limit, the last so many."""
+    """Yield (index, entry) of what passes a settled filter, authenticated; with a limit, the last so many."""
     session.require(Action.LOG)
     size = core.log.head().size
     with signing(core) as checkpoints:
