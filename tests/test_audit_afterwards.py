@@ -161,6 +161,9 @@ def test_a_proof_and_a_state_of_before_a_rotation_under_the_keys_of_after_it(
     with pytest.raises(RuleBroken, match="P2") as caught:
         verify(old, keys)
     assert "--all" in caught.value.next.command
+    assert "cannot tell" in caught.value.why
+    assert "keys_in_force" in verify(old, old_keys).not_proved()  # whoever stole them could sign it today
+    assert "keys_in_force" not in verify(old, old_keys, log=log).not_proved()
     for given in (keys, keys[:1], old_keys, (*old_keys, *keys)):
         assert verify(old, given, log=log).complete
     with pytest.raises(RuleBroken, match="P2"):

@@ -110,7 +110,12 @@ def _described(error: BaseException) -> tuple[str, str, str, int]:
         message = " ".join(error.format_message().split()).removesuffix(".")
         return "command_line", message[:1].lower() + message[1:], f"see '{NAME} --help'", COMMAND_LINE
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "interrupted", "interrupted", "type the command again; nothing was changed", INTERRUPTED
+        return (
+            "interrupted",
+            "interrupted",
+            "type the command again; no file is half written",
+            INTERRUPTED,
+        )
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         return StoreError.code, reason, "check the files' names and permissions", StoreError.exit_code

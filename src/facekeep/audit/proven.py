@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from facekeep.audit.report import Report
 from facekeep.formats.bundle import Statement, not_proved
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import VerifierKey
+
+#: What is said besides where no exported log was given: keys are replaced because they may be known (§10.8).
+KEYS_IN_FORCE: Final[Mapping[str, str]] = {
+    "keys_in_force": "that the keys which signed it were still the log's: an exported log shows it"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +129,5 @@ class Proven:
         if self.subject is not None:
             shown.add("whose_tag")
         words = not_proved(restarted=self.restarted, scopes=self.scopes)
-        return {word: text for word, text in words.items() if word not in shown}
+        told = words if self.complete else {**words, **KEYS_IN_FORCE}
+        return {word: text for word, text in told.items() if word not in shown}

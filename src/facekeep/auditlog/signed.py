@@ -137,7 +137,8 @@ def open_note(note: Note, keys: Iterable[VerifierKey], *, origin: str | None = N
     signed = {each.key.type for each in found if each.key.name == checkpoint.origin}
     for kind in sorted(wanted - signed):  # [6]
         raise IntegrityError(
-            f"the checkpoint has no signature of type 0x{kind:02x} by a known key of its log",
+            f"the checkpoint has no signature of type 0x{kind:02x} by a given key: it is of another "
+            "generation of the log's keys, or forged; the given keys alone cannot tell which",
             next=ASK_FOR_KEYS,
         )
     return Opened(checkpoint, note, tuple(found))
