@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Never
 
 import pytest
 
 from cli_help import Cli, on_terminal, snapshot
+from facekeep.cli.tokens import NewTokenFile
 
 
 @pytest.fixture
@@ -164,3 +166,19 @@ def test_a_token_file_that_the_environment_names_is_not_overwritten(
     assert (cli.home / "mine.token").read_text() == "another vault's"
     assert not cli.vault.exists()
     cli.ok("init", "--no-copy", "--token-file", "other.token")
+
+
+def test_an_interrupt_says_that_a_vault_without_a_token_may_be_left(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To type the command again finds the vault there, for which nobody has a token."""
+
+    def interrupted(*_: object) -> Never:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(NewTokenFile, "keep", interrupted)
+        ran = cli.run("init", "--no-copy")
+    assert ran.code == 130
+    assert "its token is lost" in ran.err
+    cli.fails("vault_exists", 14, "init", "--no-copy")

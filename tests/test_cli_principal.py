@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Never
 
 import pytest
 
 from cli_help import CONSENT, Cli, embedding, probe, snapshot
+from facekeep.cli import principal
+from facekeep.cli.tokens import NewTokenFile
+from facekeep.errors import StoreError
 
 
 @pytest.fixture
@@ -82,3 +86,34 @@ def test_in_words(cli: Cli) -> None:
     identity, *others = line.split("\t")
     assert others == ["active", "dpo,service", "door"]
     assert cli.run("principal", "revoke", identity).out.startswith(f"revoked {identity}; log entry ")
+
+
+def interrupted(*_: object, **__: object) -> Never:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("to_file", [(), ("--new-token-file", "door.token")], ids=("shown", "file"))
+def test_an_interrupt_says_what_to_do_about_a_lost_token(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, to_file: tuple[str, ...]
+) -> None:
+    """To type the command again would make a second one, and leave the first without a token."""
+    with monkeypatch.context() as stopped:
+        stopped.setattr(principal, "_tell_token", interrupted)
+        stopped.setattr(NewTokenFile, "keep", interrupted)
+        ran = cli.run("principal", "add", "door", "--role", "service", *to_file)
+    assert ran.code == 130
+    assert "principal list" in ran.err
+    assert "type the command again" not in ran.err
+    assert [each["label"] for each in cli.ok("principal", "list")["principals"]].count("door") == 1
+    assert not Path("door.token").exists()
+
+
+def test_a_token_that_could_not_be_written_is_told_as_lost(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Never:
+        raise StoreError("door.token: No space left on device")
+
+    monkeypatch.setattr(NewTokenFile, "keep", full)
+    error = cli.fails(
+        "store", 32, "principal", "add", "door", "--role", "service", "--new-token-file", "door.token"
+    )
+    assert "lost its token" in error["next"]

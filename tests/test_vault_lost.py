@@ -102,7 +102,8 @@ def test_what_is_left_of_it_is_not_overwritten(lab: Lab) -> None:
     (lab.path / "vault.db-wal").write_bytes(b"pages")
     with pytest.raises(IntegrityError, match=r"something is left of it: vault\.db-wal") as caught:
         opened(lab)
-    assert "move vault.db-wal aside" in caught.value.next
+    assert "move vault.db-wal aside, then make the call again" in caught.value.next
+    assert "then type the command again" in caught.value.next.command
     assert (lab.path / "vault.db-wal").read_bytes() == b"pages"
 
 

@@ -83,6 +83,7 @@ IN_PYTHON: Final = {
     "--scope": "scopes=",
     "--token-file": "token=",
     "--vault or FACEKEEP_VAULT": "the path",
+    "type the command": "make the call",
 }
 _PHRASES: Final = "|".join(sorted(map(re.escape, IN_PYTHON), reverse=True))  # the longest first
 _COMMANDS: Final = re.compile(rf"(run )?(?P<quote>'?)({_PHRASES})(?P=quote)(?![\w-])")

@@ -15,6 +15,7 @@ from facekeep.access.tokens import default_file
 from facekeep.cli import output
 from facekeep.cli.opened import root_uri, secrets
 from facekeep.cli.options import State, common, with_state
+from facekeep.cli.problems import then
 from facekeep.cli.tokens import reserved
 from facekeep.errors import UsageError
 from facekeep.operations import recovering
@@ -78,7 +79,8 @@ def command(
         copies = _ask_for_copy(as_json=state.json)
     named = state.token_file or os.environ.get("FACEKEEP_TOKEN_FILE")
     wanted = Path(named) if named else None
-    with reserved(wanted) as place:
+    left = f"if {path.name} was made, remove it and its root holders: its token is lost; then make it anew"
+    with reserved(wanted) as place, then(left):
         asked = secrets(state)
         with Vault.create(
             path,
@@ -91,7 +93,8 @@ def command(
             secrets=asked,
         ) as vault:
             identity, token = vault.vault_id, vault.token or ""
-        file = place.keep(token, identity)
+        with then(left, errors=True):
+            file = place.keep(token, identity)
     made = _Made(
         path,
         identity,

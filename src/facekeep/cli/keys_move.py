@@ -54,7 +54,7 @@ def command(
     """Change who holds the root.
 
     New holders get a fresh root; those that leave destroy what they have, and must be within reach for it.
-    Write a holder that stays as it stands in vault.toml. Processes that have the vault open open it again.
+    Write a holder that stays as it stands in vault.toml. Processes that have the vault open follow.
     """
     if mirrors and no_mirror:
         raise UsageError("--mirror and --no-mirror contradict each other")
@@ -88,7 +88,7 @@ def tell(done: Moved, *, as_json: bool) -> None:
     if done.entry is None:
         output.say("nothing was to be moved")
     else:
-        output.say(f"moved, log entry {done.entry}; processes that have the vault open must open it again")
+        output.say(f"moved, log entry {done.entry}; processes that have the vault open follow")
     _tell_holders(done, "left")
 
 

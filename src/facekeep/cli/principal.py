@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -10,7 +11,12 @@ from facekeep.access.roles import Role
 from facekeep.cli import output
 from facekeep.cli.opened import open_vault
 from facekeep.cli.options import State, common, with_state
+from facekeep.cli.problems import then
 from facekeep.cli.tokens import reserved
+
+_LOST: Final = (
+    "look with 'facekeep principal list': one that was added has lost its token, so revoke it and add another"
+)
 
 
 @click.group("principal", short_help="Add, list and revoke who may use the vault.")
@@ -38,12 +44,14 @@ def add(state: State, label: str, roles: tuple[str, ...], new_token_file: str | 
     wanted = [Role(role) for role in roles]
     with open_vault(state) as vault:
         if new_token_file is None:
-            identity, token = vault.add_principal(label, wanted)
-            _tell_token(identity, token, as_json=state.json)
+            with then(_LOST):
+                identity, token = vault.add_principal(label, wanted)
+                _tell_token(identity, token, as_json=state.json)
             return
-        with reserved(Path(new_token_file)) as place:
+        with reserved(Path(new_token_file)) as place, then(_LOST):
             identity, token = vault.add_principal(label, wanted)
-            file = place.keep(token, vault.vault_id)
+            with then(_LOST, errors=True):
+                file = place.keep(token, vault.vault_id)
     if state.json:
         output.json_line({"principal": identity, "token_file": str(file)})
         return

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import click
 
 from facekeep.cli import output
-from facekeep.errors import Denied, FacekeepError, ImageError, IntegrityError, StoreError, Unavailable
+from facekeep.errors import (
+    Denied,
+    FacekeepError,
+    ImageError,
+    IntegrityError,
+    NextStep,
+    StoreError,
+    Unavailable,
+)
 
 PARTLY_DONE = 3
 COMMAND_LINE = 2
@@ -46,6 +56,17 @@ class BrokenPipe(Exception):
     """Whoever read standard output has gone."""
 
 
+@contextlib.contextmanager
+def then(step: str, *, errors: bool = False) -> Iterator[None]:
+    """Have an interruption of what is done here say what is to be done then; with ``errors`` these, too."""
+    try:
+        yield
+    except BaseException as error:
+        if errors or not isinstance(error, FacekeepError):
+            error.next = NextStep(step)  # type: ignore[attr-defined] # of whatever stops it
+        raise
+
+
 def describe(error: BaseException) -> Problem:
     """Say what happened. Nothing of the exception's own text leaves when it is not meant for people."""
     if isinstance(error, FacekeepError):
@@ -55,9 +76,9 @@ def describe(error: BaseException) -> Problem:
     if isinstance(error, click.ClickException):
         return Problem("command_line", _click_message(error), "correct the command", COMMAND_LINE)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        begun = "type the command again; what was begun is finished or undone first"
-        begun = str(getattr(error.__cause__ or error, "next", begun))  # click's Abort has it as its cause
-        return Problem("interrupted", "interrupted", begun, INTERRUPTED)
+        begun = NextStep("type the command again; what was begun is finished or undone first")
+        begun = getattr(error.__cause__ or error, "next", begun)  # click's Abort has it as its cause
+        return Problem("interrupted", "interrupted", begun.command, INTERRUPTED)
     if isinstance(error, sqlite3.OperationalError):
         return _ours(StoreError(f"a file of the vault: {error}"))
     if isinstance(error, sqlite3.DatabaseError):
