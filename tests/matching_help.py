@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 from PIL import Image
 
 from facekeep.errors import ImageError
@@ -26,6 +27,12 @@ def hopper() -> Image.Image:
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def heic(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=95, **options)
     return file.getvalue()
 
 

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pillow_heif
 import pytest
 from PIL import Image, ImageFile
 
@@ -17,7 +16,7 @@ from facekeep.errors import ImageError, MissingDependency
 from facekeep.limits import LIMITS
 from facekeep.matching import images
 from facekeep.matching.images import ImageInput, RgbImage, load_rgb
-from matching_help import encoded
+from matching_help import encoded, heic
 
 RED, GREEN, BLUE, GREY = (220, 20, 30), (20, 200, 40), (20, 30, 210), (120, 120, 120)
 UNDO = {
@@ -76,12 +75,6 @@ def test_exif_orientation_is_followed(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation  # 9 is none of the eight and means nothing
     turned = flag().transpose(UNDO[orientation]) if orientation in UNDO else flag()
     assert_flag(encoded(turned, kind, exif=exif), 30)
-
-
-def heic(image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    pillow_heif.from_pillow(image).save(file, quality=95, **options)
-    return file.getvalue()
 
 
 def test_heic() -> None:

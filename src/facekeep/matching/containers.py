@@ -20,6 +20,7 @@ from facekeep.matching.jpeg import Jpeg, TooMuch, Unsupported
 
 _HEIF: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF: Final = frozenset({b"avif", b"avis"})
+_EXIF_ITEM: Final = re.compile(rb"(infe[\x02\x03].{7,9})Exif", re.DOTALL)  # ISO/IEC 14496-12 §8.11.6
 _CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _ADAM7: Final = (
     (0, 0, 8, 8),
@@ -37,6 +38,7 @@ _COMPRESSIONS: Final = frozenset({1, 5, 8, 32773, 32946})
 # Photometric interpretation -> what it is. YCbCr, LAB and the rest are not read as they are meant.
 _PHOTOMETRIC: Final = {0: "white is zero", 1: "black is zero", 2: "RGB", 3: "palette", 5: "CMYK"}
 _UNSIGNED: Final = 1
+_SAMPLES: Final = 6  # as many as Pillow takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ def _tiff(data: bytes) -> Source:
         raise Unsupported("a TIFF whose numbers mean something else than grey, RGB or CMYK")
     if found.number(284, 1) != 1 or len(set(bits)) > 1 or set(bits) - {1, 2, 4, 8, 16}:
         raise Unsupported("a TIFF of planes, or of this depth")
+    if found.number(277, 1) > _SAMPLES:
+        raise Unsupported("a TIFF of so many samples a pixel")
     if found.number(322, 0) * found.number(323, 0) > LIMITS.image_pixels:
         raise TooMuch
     inverted = photometric == 0 and bits == (16,)
@@ -234,14 +238,16 @@ def _jpeg_2000(_: bytes) -> Source:
 
 
 def _iso(data: bytes) -> Source:
-    """HEIF, and AVIF by brand, of the file type box (ISO/IEC 14496-12 §4.3)."""
+    """HEIF, and AVIF by brand, of the file type box (ISO/IEC 14496-12 §4.3).
+
+    A property turns the picture, never its EXIF, which libavif and Pillow read all the same, judge and copy.
+    """
     box = data[8 : min(int.from_bytes(data[:4], "big"), 512)]
     brands = {box[start : start + 4] for start in range(0, len(box), 4)}
     if not brands & (_AVIF | _HEIF):
         raise UnknownFormat
-    if directories.overlaps(data):
-        raise TooMuch
-    return Source("AVIF" if brands & _AVIF else "HEIF", data)
+    plain = _EXIF_ITEM.sub(rb"\1free", data)
+    return Source("AVIF", plain) if brands & _AVIF else Source("HEIF", plain, exif=b"")
 
 
 _READERS: Final[dict[bytes, Callable[[bytes], Source]]] = {

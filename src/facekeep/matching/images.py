@@ -6,13 +6,16 @@ the file but not where it lies.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -241,7 +244,17 @@ def _opened(data: bytes, kind: str, name: str) -> Image.Image:
     Image.init()
     if kind not in Image.OPEN:
         raise unsupported(name, kind)
+    if kind == "TIFF":
+        _quiet_libtiff()
     return Image.OPEN[kind][0](io.BytesIO(data), "")
+
+
+@cache
+def _quiet_libtiff() -> None:
+    """Have libtiff write no errors to descriptor 2, for the process. Pillow raises them all the same."""
+    pillow = find_spec("PIL._imaging")
+    with suppress(AttributeError, OSError):  # no libtiff, or one that is not reached
+        ctypes.CDLL(pillow.origin if pillow else None).TIFFSetErrorHandler(None)
 
 
 def _pixels(image: Image.Image, source: Source, name: str) -> Pixels:
