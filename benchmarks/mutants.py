@@ -209,6 +209,7 @@ def tested(place: Path, module: str, timeout_s: float | None) -> tuple[str, floa
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files],
         cwd=place,
         env={**os.environ, "PYTHONPATH": str(place / "src")},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
