@@ -193,10 +193,17 @@ def test_a_witness_key_is_written_once_and_read_strictly(tmp_path: Path) -> None
             read_key(path)
 
 
-def test_a_log_that_was_not_begun_anew_is_not_taken_for_one(lab: TreeLab, folder: Path, state: Path) -> None:
+def test_a_log_that_was_not_begun_anew_is_not_taken_for_one(
+    lab: TreeLab, folder: Path, state: Path, tmp_path: Path
+) -> None:
     look(exported(lab, folder, 80), state)
     kept = state.read_bytes()
-    assert step_of(watch, folder, KEYS, state, time_ms=NOW, restarted=True) == "W5"
+    with pytest.raises(UsageError, match="continues what was seen") as caught:
+        watch(folder, KEYS, state, time_ms=NOW, restarted=True)
+    assert "--restarted" in caught.value.next
+    shutil.rmtree(folder)
+    other = TreeLab(tmp_path)
+    assert step_of(watch, exported(other, folder, 90), KEYS, state, time_ms=NOW, restarted=True) == "W5"
     assert state.read_bytes() == kept
     assert sorted(path.name for path in state.parent.glob("seen*")) == ["seen", "seen.lock"]
 
