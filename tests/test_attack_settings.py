@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from facekeep.access.core import Core
+from facekeep.access.core import Core, View
+from facekeep.access.session import Session
 from facekeep.clock import Clock
-from facekeep.errors import Denied, IntegrityError, Unavailable
+from facekeep.errors import Busy, Denied, IntegrityError, Unavailable
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.settings import Settings
 from facekeep.keys.secrets import Secrets
+from facekeep.matching.members import Members, Progress
 from facekeep.operations import opening
 from facekeep.store import settingsfile
 from facekeep.vault import Role, Vault
-from vaultlab import MODEL, THRESHOLD, Lab, core, face, log_entries, matches, reason, threshold
+from vaultlab import MODEL, THRESHOLD, Lab, core, face, held, log_entries, matches, reason, threshold
 
 NAMES = ("vault.toml", "vault.toml.new")
 
@@ -105,13 +110,36 @@ def test_settings_and_log_are_put_back_while_the_change_is_followed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, undone: bool
 ) -> None:
     """The log that the vault has seen goes on from what it saw, or the vault answers nothing."""
+    with lab.open() as door:
+        core(door).watcher.close()
+        assert reason(door, "alice", region="FR") == "ok"
+        before = lab.save("before")
+        lab.do(closed_to_france)
+        later = lab.save("later")
+        opened = opening.open_core
 
-    def write(saved: Path) -> None:
-        for name in ("vault.toml", "log.db", "log.db-wal"):
-            data = (saved / "vault" / name).read_bytes() if (saved / "vault" / name).exists() else b""
-            with (lab.path / name).open("r+b") as file:
-                file.write(data)
-                file.truncate(len(data))
+        def raced(path: Path, clock: Clock, secrets: Secrets) -> Core:
+            write(lab, before)
+            try:
+                return opened(path, clock, secrets)
+            finally:
+                if undone:
+                    write(lab, later)
+
+        with monkeypatch.context() as racing:
+            racing.setattr(opening, "open_core", raced)
+            with pytest.raises((Denied, Unavailable, Busy)):
+                in_france(door)
+        assert door.settings.regions in {(), ("FR",)}
+        with pytest.raises((Denied, Unavailable)):
+            in_france(door)
+    shutil.rmtree(lab.base / "saved")
+
+
+def test_settings_and_log_are_put_back_again_once_the_change_was_followed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old files at the opening, the true ones for what was open before, and the old ones from then on."""
 
     with lab.open() as door:
         core(door).watcher.close()
@@ -122,21 +150,37 @@ def test_settings_and_log_are_put_back_while_the_change_is_followed(
         opened = opening.open_core
 
         def raced(path: Path, clock: Clock, secrets: Secrets) -> Core:
-            write(before)
+            write(lab, before)
             try:
                 return opened(path, clock, secrets)
             finally:
-                if undone:
-                    write(later)
+                write(lab, later)
 
-        with monkeypatch.context() as racing:
-            racing.setattr(opening, "open_core", raced)
+        def on(self: Session, core: Core) -> Session:
+            write(lab, before)
+            return follow(self, core)
+
+        follow = Session.on
+        monkeypatch.setattr(opening, "open_core", raced)
+        monkeypatch.setattr(Session, "on", on)
+        for _ in range(2):
             with pytest.raises((Denied, Unavailable)):
                 in_france(door)
-        assert door.settings.regions in {(), ("FR",)}
-        with pytest.raises((Denied, Unavailable)):
-            in_france(door)
     shutil.rmtree(lab.base / "saved")
+
+
+def write(lab: Lab, saved: Path) -> None:
+    """Put saved files back in place, under whoever has them open."""
+    (lab.path / "vault.toml").write_bytes((saved / "vault" / "vault.toml").read_bytes())
+    with contextlib.closing(sqlite3.connect(lab.path / "log.db", isolation_level=None)) as log:
+        log.execute("ATTACH ? AS saved", [str(saved / "vault" / "log.db")])
+        log.execute("BEGIN IMMEDIATE")
+        tables = log.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            if not table.startswith("sqlite_"):
+                log.execute(f"DELETE FROM main.{table}")
+                log.execute(f"INSERT INTO main.{table} SELECT * FROM saved.{table}")
+        log.execute("COMMIT")
 
 
 def test_nobody_decides_under_two_settings_at_once(lab: Lab) -> None:
@@ -178,6 +222,34 @@ def assert_in_force(entries: list[JsonObject]) -> None:
             allowed = "FR" in str(entry["regions"])
         elif entry["type"] == "decision" and entry["region"] == "FR":
             assert entry["allow"] is allowed
+
+
+def test_a_gallery_fills_while_the_vault_is_opened_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on, and so does who empties it of whoever is withdrawn while nobody calls."""
+    follow, filled = Members.follow, threading.Event()
+
+    def slow(self: Members, progress: Progress | None = None) -> View:
+        view = follow(self, progress)
+        if not filled.is_set():
+            filled.set()
+            lab.do(lambda vault: vault.change_settings(regions=["FR", "IT"]))
+            asking = threading.Thread(target=matches, args=(door, "bob"))  # which opens the vault again
+            asking.start()
+            asking.join()
+        return view
+
+    with lab.open() as door:
+        core(door).watcher.close()
+        before = core(door)
+        monkeypatch.setattr(Members, "follow", slow)
+        gallery = door.gallery(model=MODEL)
+        assert core(door) is not before
+        assert not gallery.closed
+        assert gallery in core(door).watcher._followers
+        assert gallery.search(face("alice"), THRESHOLD)
+        lab.do(lambda vault: vault.shred("alice"))
+        while held(gallery) > 1:
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("role", [Role.SERVICE, Role.OPERATOR])

@@ -637,7 +637,7 @@ class Vault:
                 return  # once more, meanwhile: whoever asks finds that out
             core.reopen = functools.partial(self._follow, seen + 1)
             try:
-                old.log.head()  # remembers what it saw: nothing was rolled back meanwhile (SPEC §6.3)
+                core.log.go_on_from(old.log)  # nothing was rolled back meanwhile (SPEC §6.3)
             except BaseException:
                 core.close()
                 raise

@@ -283,6 +283,19 @@ class AuditLog:
         first = self._reader.entry(0)
         return first["type"] == restarting.TYPE and restarting.named(first, "pin") == (size, root)
 
+    def go_on_from(self, other: AuditLog) -> None:
+        """Know what another handle of this log saw; raise IntegrityError where it does not lead on."""
+        before = other.head()
+        with self._snapshot() as (connection, head):
+            if leads(connection, self._key, before.size, before.chain, head):
+                return
+        error = IntegrityError(
+            f"log.db was put back while it was opened again: it had {before.size} entries",
+            next="stop every process; put the newest copy of log.db back and run 'facekeep check'",
+        )
+        self._watch.stop(error)
+        raise error
+
     def verify(self, progress: Progress | None = None) -> Head:
         """Replay every entry; return the head, or raise IntegrityError naming the first bad index.
 

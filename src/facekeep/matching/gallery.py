@@ -74,7 +74,7 @@ class Gallery:
             self._rows = self._members.rows
             self._admit()
             self._follow(progress)
-        core.watcher.add(self)
+        self._be_watched()
 
     @property
     def closed(self) -> bool:
@@ -101,7 +101,7 @@ class Gallery:
         """
         self._judged_by(threshold, top)
         probe = self.model.check(probe)
-        with denying(self._core, self._denial):
+        with denying(self._opened()[0], self._denial):  # what it was opened from may be closed by now
             return self._search(probe, threshold, top, with_score=with_score)
 
     def _judged_by(self, threshold: Threshold | None, top: int | None) -> tuple[Threshold, int]:
@@ -305,6 +305,15 @@ class Gallery:
         if not self._is_trusted(view):  # before it was followed, or meanwhile
             self._members.empty()
         return view
+
+    def _be_watched(self) -> None:
+        """Have the vault that is open now look after it: that may be another one since this one filled."""
+        while True:
+            core = self._opened()[0]
+            core.watcher.add(self)
+            if self._opened()[0] is core:
+                return  # who opens it again from now on takes it along
+            core.watcher.remove(self)
 
     def _is_trusted(self, view: View) -> bool:
         """Whether the principal may have opened templates at all: not once it, or the region, is revoked."""
