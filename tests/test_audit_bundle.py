@@ -278,6 +278,34 @@ def test_the_withdrawal_of_everything_is_an_erasure() -> None:
     assert broken(forge(log, (0, 1, 3, 4, 5, 6), erasure=5)) == "P9"
 
 
+@pytest.mark.parametrize("op", ["withdraw", "shred", "expire", "renew"])
+def test_an_erasure_is_dated_back_to_a_withdrawal_that_left_something(op: str) -> None:
+    """Ada was searched for until entry 6, whatever the bundle calls her erasure."""
+    tags = (TAG,) if op == "shred" else ()
+    log = [
+        *story()[:3],
+        destroy(VERIFY_SLOT, op="withdraw", tags=()),
+        destroyed(3),
+        destroy(IDENTIFY_SLOT, op=op, tags=tags),
+        destroyed(5, epoch=3, previous=b"g" * 32, fingerprint=b"h" * 32),
+    ]
+    assert broken(forge(log, (0, 1, 3, 4, 5, 6), erasure=3)) == "P9"
+    assert broken(forge(log, (0, 1, 3, 4, 5, 6), erasure=5)) == "none"
+
+
+def test_an_erasure_that_ends_after_another_begun_later_may_be_either() -> None:
+    """What counts is when the last key was gone."""
+    log = [
+        *story()[:3],
+        destroy(VERIFY_SLOT, op="withdraw", tags=()),
+        destroy(IDENTIFY_SLOT, op="withdraw", tags=()),
+        destroyed(4),
+        destroyed(3, epoch=3, previous=b"g" * 32, fingerprint=b"h" * 32),
+    ]
+    assert broken(forge(log, (0, 1, 3, 4, 5, 6), erasure=3)) == "none"
+    assert broken(forge(log, (0, 1, 3, 4, 5, 6), erasure=4)) == "P9"
+
+
 def test_a_bundle_without_any_grant_of_the_subject() -> None:
     assert broken(forge(story(), (0, 3, 4))) == "P8"
 

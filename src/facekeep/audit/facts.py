@@ -133,6 +133,8 @@ class Facts:
             completion, done = self._completions[_first(index, entry)]
             if completion <= index or not _destroyed_a_root(done):
                 raise IntegrityError(f"the destruction of slot {slot} has no completion with a receipt")
+            if completion > self.completed:
+                raise IntegrityError(f"slot {slot} of log entry {each.index} was destroyed after the erasure")
             if self.bundle.scopes and _first(index, entry) > self.bundle.erasure:
                 raise IntegrityError(f"slot {slot} of log entry {each.index} lived on after the withdrawal")
             self._ends[slot] = (index, entry)

@@ -223,7 +223,7 @@ class _Trail:
         self._root = index, entry
 
     def erasure(self) -> int:
-        """First entry of what erased the subject: the shred that names it, else what ended its last slot.
+        """First entry of what erased the subject: what ended its last slot.
 
         With scopes: their last withdrawal. Raises UsageError while grants live, ErasurePending.
         """
@@ -239,7 +239,9 @@ class _Trail:
         wanted = {*self._ended.values(), *({named} - {None})}
         if not wanted <= set(self._done):
             raise ErasurePending("the subject's erasure was begun and is not finished")
-        found = max(self._done, key=self._done.__getitem__) if named is None else named
+        found = max(self._done, key=self._done.__getitem__)
+        if self.scopes and found != named:
+            raise self._not_all()
         index, entry = self._before[found]
         self.kept[index] = entry
         return found
@@ -257,10 +259,7 @@ class _Trail:
         if any(
             first > cut for first in self._ended.values()
         ):  # it lived on, and was renewed, say, or shredded
-            raise UsageError(
-                f"not every consent of that person to {' or '.join(self.scopes)} was withdrawn",
-                next="name the scopes that were withdrawn; for an erasure leave --scope out",
-            )
+            raise self._not_all()
         self._done = {first: index for first, index in self._done.items() if first in self._ended.values()}
         meant = {0, *self.slots.values(), *self._done.values()}
         self.kept = {
@@ -268,6 +267,12 @@ class _Trail:
             for index, entry in self.kept.items()
             if index in meant or (entry["type"] == "destroy" and index - entry["part"] + 1 in self._done)
         }
+
+    def _not_all(self) -> UsageError:
+        return UsageError(
+            f"not every consent of that person to {' or '.join(self.scopes)} was withdrawn",
+            next="name the scopes that were withdrawn; for an erasure leave --scope out",
+        )
 
 
 def _told(core: Core, progress: Progress | None, before: int) -> Iterator[tuple[int, bytes]]:

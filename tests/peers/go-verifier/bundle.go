@@ -299,6 +299,8 @@ func (p *proof) destroyed(slots map[int64]int64, parts []int64) {
 			of := operationOf(index, e)
 			erased = erased || of == p.erasure
 			if completion := p.completed(of, index); completion >= 0 {
+				need(completion <= p.completed(p.erasure, 0), "P9", index, "slot %d was destroyed after the erasure", slot)
+				need(len(p.scopes) == 0 || of <= p.erasure, "P9", index, "slot %d lived on after the withdrawal", slot)
 				done, p.used[index], p.used[completion] = true, true, true
 			}
 		}
