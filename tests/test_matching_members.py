@@ -346,3 +346,49 @@ def test_what_was_followed_is_what_is_opened_anew(lab: Lab, vault: Vault, seed: 
         found.follow()
         found.drop_expired(found.now())
         followed(vault, found)
+
+
+def test_who_was_opened_stays_so_when_others_come_whatever_stands_in_the_file(lab: Lab, vault: Vault) -> None:
+    found, at = members(vault), slot(vault, "alice")
+    lab.sql("vault.db", "DELETE FROM grants WHERE slot = ?", (at,))
+    vault.enroll_many([lab.enrolment("carol")])
+    found.follow()
+    assert at in found.rows
+    assert slot(vault, "carol") in found.rows
+    assert not found.omitted
+
+
+def test_whose_row_was_lost_is_forgotten_with_the_others(lab: Lab, vault: Vault) -> None:
+    at = slot(vault, "alice")
+    row = row_of(lab, at)
+    lab.sql("vault.db", "DELETE FROM grants WHERE slot = ?", (at,))
+    found = members(vault)
+    assert found.omitted == {at}
+    found.empty()
+    assert found.omitted == set()
+    put(lab, row)
+    assert at in followed(vault, found).rows
+
+
+def test_means_are_those_of_several_photographs(lab: Lab, vault: Vault) -> None:
+    """A search holds the mean of several photographs to a limit of its own."""
+    many = np.array([face("carol"), face("carol") + 0.01, face("carol") - 0.01], np.float32)
+    vault.enroll("carol", embeddings=many, model=MODEL, consent=lab.consent(IDENTIFY))
+    found = members(vault)
+    flags = dict(zip(found.rows.slots.tolist(), found.rows.means.tolist(), strict=True))
+    assert flags == {
+        slot(vault, "alice"): False,
+        slot(vault, "bob"): False,
+        slot(vault, "carol"): True,
+    }
+
+
+@pytest.mark.parametrize("people", [[], ["alice"]])
+def test_progress_ends_at_a_hundred_however_few_there_are(tmp_path: Path, people: list[str]) -> None:
+    lab = Lab(tmp_path).create()
+    lab.enrol(*people)
+    told: list[tuple[int, int]] = []
+    with lab.open() as vault:
+        found = Members(core(vault), IDENTIFY, MODEL, "DE")
+        found.follow(lambda done, total: told.append((done, total)))
+    assert told == [(100, 100)] * len(people)
