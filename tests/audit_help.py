@@ -170,8 +170,8 @@ class Book:
     def announce(self, op: str, *items: JsonObject, by: str | None = OPERATOR) -> int:
         return self.add(*entries.grant_entries(op, items, by=by, time_ms=self.now))
 
-    def granted(self, of: int, by: str | None = OPERATOR, *, recovery: bool = False) -> int:
-        return self.add(entries.granted(of, by=by, time_ms=self.now, recovery=recovery))
+    def granted(self, of: int, by: str | None = OPERATOR) -> int:
+        return self.add(entries.granted(of, by=by, time_ms=self.now))
 
     def grant(self, op: str, *items: JsonObject, by: str | None = OPERATOR) -> int:
         first = self.announce(op, *items, by=by)
@@ -188,7 +188,7 @@ class Book:
     ) -> int:
         return self.add(*entries.destroy_entries(op, slots, tags=tags, voids=voids, by=by, time_ms=self.now))
 
-    def destroyed(self, of: int, by: str | None = OPERATOR, *, recovery: bool = False) -> int:
+    def destroyed(self, of: int, by: str | None = OPERATOR) -> int:
         self.epoch += 1
         return self.add(
             entries.destroyed(
@@ -199,7 +199,6 @@ class Book:
                 receipts=[RECEIPT],
                 by=by,
                 time_ms=self.now,
-                recovery=recovery,
             )
         )
 
@@ -258,12 +257,9 @@ class Book:
         by: str | None = OPERATOR,
         below: Mapping[int, int] | None = None,
         model: str | None = None,
-        suite: int | None = None,
     ) -> int:
         return self.add(
-            entries.rotation(
-                what, "scheduled", below=below, model=model, suite=suite, by=by, time_ms=self.now
-            )
+            entries.rotation(what, "scheduled", below=below, model=model, by=by, time_ms=self.now)
         )
 
     def rotated(self, of: int, *, left: int = 0, by: str | None = OPERATOR) -> int:
@@ -358,7 +354,7 @@ def story() -> Story:
     at["lapsed"] = book.identify(fresh_i(0), excluded=2, by=SECOND)
     at["expire"] = book.destroy("expire", i(0), i(3))
     book.now -= DAY
-    at["clock"] = book.add(entries.clock(book.now, book.now + DAY, by=OPERATOR, time_ms=book.now))
+    at["clock"] = book.add(entries.clock(book.now + DAY, by=OPERATOR, time_ms=book.now))
     at["last"] = book.identify(fresh_i(0), by=SECOND)
     return Story(book, at)
 

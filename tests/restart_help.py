@@ -7,7 +7,6 @@ from facekeep.auditlog.restarting import restart_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import BRANCH_SLOTS
 
 PIN = (41, b"p" * 32)
 OTHER = LogSigner(b"o" * 32, VAULT)  # keys that nobody was given
@@ -41,16 +40,13 @@ class Restarted(Book):
         self.principal(SERVICE, 16, "service", by=None)
         self.principal(OPERATOR, 17, *(roles or ("operator",)), by=None)
 
-    def end(self, grants: int = 2, *, principals: int = 2, **alloc: int) -> int:
-        by = OPERATOR
-        bounds = {0: 240, 1: BRANCH_SLOTS, 2: BRANCH_SLOTS} | {int(key[1:]): at for key, at in alloc.items()}
+    def end(self, *closed: int, next_principal: int = 240) -> int:
         return self.add(
             entries.restarted(
-                alloc={branch: at for branch, at in bounds.items() if at},
-                grants=grants,
-                principals=principals,
+                closed=closed or (1, 2),
+                next_principal=next_principal,
                 left=1,
-                by=by,
+                by=OPERATOR,
                 time_ms=self.now,
             )
         )

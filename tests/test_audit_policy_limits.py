@@ -160,7 +160,7 @@ def test_an_operator_setting_the_time_back_begins_the_counting_anew() -> None:
     log.now += 60_000
     log.entries[log.verify(None, None, reason="rate")]["time_ms"] = log.now
     high, log.now = log.now, log.now - 30_000
-    log.add(entries.clock(log.now, high, by=OPERATOR, time_ms=log.now))
+    log.add(entries.clock(high, by=OPERATOR, time_ms=log.now))
     log.verify(v(0), ALICE)
     honest(log)
 

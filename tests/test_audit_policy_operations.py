@@ -218,19 +218,26 @@ def test_two_grants_of_a_scope_in_one_operation() -> None:
     expect(book.bodies(), "R15", first + 1)
 
 
-def test_a_replacement_may_end_lost_grants_of_the_subject_under_an_earlier_tag() -> None:
+def test_a_replacement_ends_no_grant_of_another_tag() -> None:
+    """Whose grants these were no log shows: a lost grant under an earlier tag takes a withdrawal."""
     book = enrolled()
     book.grant("enroll", item(v(2), CAROL))
-    book.destroy("reseal", v(0), i(0))
+    expect(book.bodies() + entry(book.intend, "reseal", v(0), i(0), book=book), "R15", len(book.entries))
+    more = book.grant("enroll", item(v(3), ALICE))
+    honest_end = len(book.entries)
+    book.destroy("reseal", v(0))
     honest(book)
+    book.entries[honest_end]["slots"] = [[v(0), 1], [i(0), 1]]
+    expect(book.bodies(), "R15", honest_end)
+    assert more < honest_end
 
 
 def test_recovery_completes_a_renewal_whole() -> None:
     book = enrolled()
     first = book.announce("renew", item(v(2), ALICE, v(0)))
-    book.granted(first, None, recovery=True)
+    book.granted(first, None)
     done = book.intend("renew", v(0), by=None)
-    book.destroyed(done, None, recovery=True)
+    book.destroyed(done, None)
     honest(book)
     del book.entries[done:]
     expect(book.bodies(), "R15", first + 1)
@@ -243,8 +250,6 @@ def test_recovery_completes_a_renewal_whole() -> None:
     ("values", "rule"),
     [
         ({"by": SERVICE}, "R6"),
-        ({"by": None}, "R6"),
-        ({"recovery": True}, "R6"),
         ({"of": 3}, "R6"),
         ({"of": 4}, "R6"),
         ({"of": 500}, "R6"),
@@ -259,7 +264,7 @@ def test_a_completion_by_another_hand_or_of_something_else(values: Entry, rule: 
 
 def test_a_completion_by_recovery() -> None:
     for index in (AT["enrol"] + 1, AT["withdraw"] + 1):
-        report = replay(STORY.doctored(edit(index, by=None, recovery=True)))
+        report = replay(STORY.doctored(edit(index, by=None)))
         assert report.counts["recovered"] == 1
 
 
@@ -319,8 +324,8 @@ def test_an_erasure_may_name_what_an_open_withdrawal_names() -> None:
     book = enrolled()
     first = book.intend("withdraw", v(0))
     second = book.intend("shred", v(0), i(0), tags=[ALICE])
-    book.destroyed(first, None, recovery=True)
-    book.destroyed(second, None, recovery=True)
+    book.destroyed(first, None)
+    book.destroyed(second, None)
     honest(book)
 
 
@@ -391,7 +396,7 @@ def test_an_erasure_of_an_announced_grant_that_recovery_then_completes() -> None
     book = enrolled()
     first = book.announce("enroll", item(v(2), CAROL))
     book.destroy("shred", v(2), tags=[CAROL])
-    book.granted(first, None, recovery=True)
+    book.granted(first, None)
     honest(book)
     expect(book.bodies() + entry(book.verify, v(2), CAROL, book=book), "R22", 11)
 

@@ -27,7 +27,6 @@ from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
 from facekeep.formats.checkpoint import origin_of
-from facekeep.formats.ids import BRANCH_SLOTS
 from restart_help import OTHER, Restarted, adopted
 
 Entry = dict[str, Any]
@@ -109,26 +108,24 @@ def another_end(book: Restarted) -> list[bytes]:
     return made.bodies()
 
 
-@pytest.mark.parametrize(
-    ("grants", "principals", "alloc"),
-    [(1, 2, {}), (3, 2, {}), (2, 1, {}), (2, 2, {"b0": 0}), (2, 2, {"b1": 0})],
-)
-def test_the_end_counts_what_was_adopted_and_closes_every_branch(
-    grants: int, principals: int, alloc: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("closed", [(2,), (2, 9)])
+def test_the_end_closes_every_branch_that_has_grants(closed: tuple[int, ...]) -> None:
     book = adopted()
-    index = book.end(grants, principals=principals, **alloc)
+    index = book.end(*closed)
     expect(book.bodies(), "R35", index)
 
 
-def test_a_branch_that_is_not_closed_whole_and_one_left_out() -> None:
-    for alloc in ({"b1": BRANCH_SLOTS - 1}, {"b2": 8}, {"b9": 1}, {"b0": 0}):
-        book = adopted()
-        index = book.end(**alloc)
-        expect(book.bodies(), "R35", index)
+def test_a_branch_in_which_nobody_was_adopted_is_closed() -> None:
     book = adopted()
-    book.end(b9=BRANCH_SLOTS)  # a branch in which nobody was adopted
+    book.end(1, 2, 9)
     honest(book)
+
+
+def test_a_slot_of_a_closed_branch_is_given_out_again() -> None:
+    book = adopted()
+    book.end()
+    index = book.announce("enroll", item(v(1_000_000), b"c" * 32))
+    expect(book.bodies(), "R5", index)
 
 
 def unordered(change: str) -> tuple[Restarted, int]:
@@ -148,10 +145,10 @@ def unordered(change: str) -> tuple[Restarted, int]:
         book.granted(first)
         return book, later
     if change == "completed by a recovery":
-        return book, book.granted(book.announce("adopt", item(v(3), ALICE)), None, recovery=True)
+        return book, book.granted(book.announce("adopt", item(v(3), ALICE)), None)
     if change == "not completed":
         book.announce("adopt", item(v(3), ALICE))
-        return book, book.end(0)
+        return book, book.end()
     book.grant("adopt", item(v(3), ALICE))
     if change == "a signing entry after a grant":
         return book, book.add(sign)
@@ -172,7 +169,7 @@ def test_the_order_of_an_adoption(change: str) -> None:
 
 def test_the_end_gives_no_slot_out_again() -> None:
     book = adopted()
-    index = book.end(b1=5)
+    index = book.end(next_principal=17)
     expect(book.bodies(), "R35", index)
 
 
@@ -237,7 +234,7 @@ def test_a_restart_that_no_trusted_key_signed() -> None:
     book.restart(signer=OTHER)
     book.adopt_people()
     book.grant("adopt", item(v(3), ALICE))
-    book.end(1)
+    book.end()
     honest(book, keyring=Keyring(origin_of(VAULT), OTHER.keys))
     expect(book.bodies(), "R35", 0, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
 
@@ -248,7 +245,7 @@ def test_the_signing_keys_in_force_are_repeated_and_others_are_not_led_to() -> N
     book.restart(signer=second)
     book.adopt_people()
     book.add(signing_entry(SIGNER, second, by=OPERATOR, time_ms=book.now))
-    index = book.end(0)
+    index = book.end()
     for keys in (SIGNER.keys, second.keys):
         honest(book, keyring=Keyring(origin_of(VAULT), keys))
     book.entries[0] = adopted().entries[0]  # signed by the first keys, while the second are in force

@@ -128,7 +128,6 @@ def test_templates_resealed_outside_a_rotation() -> None:
         {"below": {1: 1}},
         {"below": {2: 9}},
         {"below": {1: 2}, "model": "raw:x"},
-        {"below": {1: 2}, "suite": 2},
     ],
 )
 def test_templates_resealed_that_were_not_selected(selects: dict[str, Any]) -> None:
@@ -180,16 +179,6 @@ def test_a_branch_that_is_new_in_the_rotation_is_shared_with_who_is_enrolled_mea
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_a_rotation_that_hides_what_it_left(left: int) -> None:
     expect(STORY.doctored(lambda found: found[AT["rotated"]].update(left=left)), "R33", AT["rotated"])
-
-
-@pytest.mark.parametrize(("suite", "left"), [(1, 0), (2, 2)])
-def test_a_rotation_by_suite_that_counts_grants_of_another(suite: int, left: int) -> None:
-    book = enrolled()
-    first = book.rotation("templates", below={1: 2}, suite=suite)
-    at = book.rotated(first, left=left)
-    expect(book.bodies(), "R33", at)
-    book.entries[at]["left"] = 2 - left
-    honest(book)
 
 
 def test_a_rotation_that_was_complete() -> None:

@@ -84,7 +84,7 @@ def test_what_is_read_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clock_entry_begins_anew() -> None:
-    clock = entries.clock(NOON, NOON + DAY, by=BY, time_ms=NOON)
+    clock = entries.clock(NOON + DAY, by=BY, time_ms=NOON)
     assert not made(Bodies(*[decided()] * 5, clock)).refuses(BY, TAG, NOON)
     assert made(Bodies(*[decided(NOON + DAY)] * 9, clock, *[decided()] * 5)).refuses(BY, TAG, NOON)
 

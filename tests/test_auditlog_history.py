@@ -25,7 +25,7 @@ def expiry(ms: int) -> bytes:
 
 
 def clock(ms: int, high: int) -> bytes:
-    return entries.encode(entries.clock(ms, high, by=BY, time_ms=ms))
+    return entries.encode(entries.clock(high, by=BY, time_ms=ms))
 
 
 def told(bodies: list[bytes], cuts: frozenset[int] = frozenset()) -> tuple[History, int]:

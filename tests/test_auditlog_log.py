@@ -187,7 +187,7 @@ def test_a_clock_set_back_denies_and_stops_operations(lab: Lab) -> None:
         lab.log.append(grants(BRANCH))
     assert lab.log.head().size == size
     lab.log.decide(decision(reason="clock"), control_seq=1, valid_until_ms=2**53, allow=False)
-    lab.log.append([entries.clock(NOW, NOW + 60_000, by=BY, time_ms=NOW)])
+    lab.log.append([entries.clock(NOW + 60_000, by=BY, time_ms=NOW)])
     lab.decide()
     assert lab.log.verify().high_ms == NOW
 

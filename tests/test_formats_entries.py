@@ -62,7 +62,7 @@ def examples() -> dict[str, JsonObject]:
         "identify": identify(),
         "identify-denied": identify(reason="role"),
         "settings": entries.settings(b"n" * 32, b"o" * 32, by=BY, time_ms=NOW),
-        "clock": entries.clock(NOW, NOW + 9_000, by=BY, time_ms=NOW),
+        "clock": entries.clock(NOW + 9_000, by=BY, time_ms=NOW),
         "backup": entries.backup(rows=4, sha256=b"h" * 32, size=7, by=BY, time_ms=NOW),
         "restore": entries.restore(
             sha256=b"h" * 32,
@@ -89,7 +89,7 @@ def test_what_is_built_is_parsed_again(name: str) -> None:
 @pytest.mark.parametrize("name", examples())
 def test_every_key_is_needed_and_no_other_is_taken(name: str) -> None:
     entry = examples()[name]
-    for key in entry:
+    for key in entry.keys() - ({"tag", "slot"} if name == "denial" else set()):
         with pytest.raises(FormatError):
             entries.validate({other: value for other, value in entry.items() if other != key})
     with pytest.raises(FormatError):
@@ -104,7 +104,7 @@ def test_no_value_of_another_type_is_taken(name: str) -> None:
         for wrong in others:
             if wrong == value and type(wrong) is type(value):
                 continue
-            if wrong is True and key in {"allow", "recovery"}:
+            if wrong is True and key == "allow":
                 continue
             with pytest.raises(FormatError):
                 entries.validate(entry | {key: wrong})

@@ -252,7 +252,7 @@ def entry_of(book: Book, kind: str, **more: object) -> Entry:
 
 def begun_anew() -> Honest:
     book: Restarted = adopted()
-    book.end(2)
+    book.end()
     book.destroy("extend")
     book.verify(v(3), ALICE)
     book.grant("enroll", item(audit_help.fresh_v(3), audit_help.CAROL))
@@ -412,7 +412,8 @@ def invented(rng: random.Random, log: list[Entry], spot: int) -> list[Entry]:  #
         if op == "void" and opens:
             first["voids"] = [rng.choice(opens)]
         done = {**common, "type": "destroyed", "of": spot, "epoch": 2, "fingerprint": "", "previous": "",
-                "receipts": [audit_help.RECEIPT], "recovery": rng.random() < 0.1}  # fmt: skip
+                "receipts": [dict(audit_help.RECEIPT)]}  # fmt: skip
+        done["by"] = rng.choice((*[by] * 9, None))
         return [first, done][: rng.choice((1, 2, 2, 2))]
     if kind == "grant" and grants:
         made = copy.deepcopy(rng.choice(grants))
@@ -425,7 +426,7 @@ def invented(rng: random.Random, log: list[Entry], spot: int) -> list[Entry]:  #
             made["tag"] = rng.choice(("77" * 32, rng.choice(grants)["tag"]))
         op = rng.choice(WORDS["op"][:5])
         first = {**common, "type": "grant", "op": op, "part": 1, "parts": 1, "grants": [made]}
-        done = {**common, "type": "granted", "of": spot, "recovery": False}
+        done = {**common, "type": "granted", "of": spot}
         after: list[Entry] = []
         if rng.random() < 0.5:
             end = "renew" if op == "renew" else "reseal"
@@ -436,7 +437,7 @@ def invented(rng: random.Random, log: list[Entry], spot: int) -> list[Entry]:  #
         first = {**common, "type": "principal", "principal": rng.choice((OPERATOR, SECOND, "ee" * 8)),
                  "slot": rng.choice((17, 19, 20, 300)), "grant": "12" * 16, "commitment": "34" * 32,
                  "roles": [rng.choice(WORDS["roles"])]}  # fmt: skip
-        return [first, {**common, "type": "granted", "of": spot, "recovery": False}]
+        return [first, {**common, "type": "granted", "of": spot}]
     if kind == "rotation":
         what = rng.choice(WORDS["what"])
         first = {
@@ -446,15 +447,14 @@ def invented(rng: random.Random, log: list[Entry], spot: int) -> list[Entry]:  #
             "reason": "drill",
             "below": [],
             "model": None,
-            "suite": None,
         }
         if what == "templates":
-            first |= {"below": [[1, 3], [2, 2]], "suite": rng.choice((None, 1, 2))}
+            first |= {"below": [[1, 3], [2, 2]], "model": rng.choice((None, audit_help.MODEL, "raw:other"))}
         return [first, {**common, "type": "rotated", "of": spot, "left": rng.randrange(4)}]
     if kind == "clock":
         high = max(entry["time_ms"] for entry in before)
         lower = high - rng.choice((5000, 5001, DAY))
-        return [{**common, "time_ms": lower, "type": "clock", "accepted_ms": lower, "high_ms": high}]
+        return [{**common, "time_ms": lower, "type": "clock", "high_ms": high}]
     made = copy.deepcopy(rng.choice(log))
     made["time_ms"] = now
     return [made]

@@ -277,9 +277,7 @@ def test_a_selection_by_model_and_by_epoch(lab: Lab) -> None:
         assert (done.resealed, done.left) == (6, 0)
         with pytest.raises(UsageError, match="has not come to epoch"):
             vault.keys.rotate_templates(selection=Selection(before_epoch=99))
-        with pytest.raises(UsageError, match="suite 2"):
-            vault.keys.rotate_templates(selection=Selection(suite=2))
-        assert vault.keys.rotate_templates(selection=Selection(suite=1)).resealed == 8
+        assert vault.keys.rotate_templates(selection=Selection()).resealed == 8
     audited(lab)
 
 

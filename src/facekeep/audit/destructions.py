@@ -10,9 +10,7 @@ from facekeep.audit.galleries import Galleries
 from facekeep.audit.people import People
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
-from facekeep.formats.ids import SLOT_BITS
-
-SYSTEM_SLOTS: Final = 16  # of branch 0, for the vault's own keys (SPEC §3.4)
+from facekeep.formats.ids import SLOT_BITS, SYSTEM_SLOTS
 
 
 @dataclass(slots=True)

@@ -163,8 +163,8 @@ class Facts:
             if slots - known:
                 raise IntegrityError(f"log entry {index} holds a grant of the subject that the bundle lacks")
         elif entry["type"] == "decision" and entry["allow"] and after:
-            used = {entry["slot"], *(entry["candidates"] or ())} & self._ends.keys()
-            if used or (entry["tag"] == self._tag and not self.bundle.scopes):
+            used = {entry.get("slot"), *entry.get("candidates", ())} & self._ends.keys()
+            if used or (entry.get("tag") == self._tag and not self.bundle.scopes):
                 raise IntegrityError(f"log entry {index} uses the subject's templates after the erasure")
 
     def _is_meant(self, element: Entry) -> bool:

@@ -59,7 +59,7 @@ class MatchingLimits:
             raise RuleBroken("R36", index, f"it was judged by {used[0]}, which is not allowed for its model")
         if "score" in entry and not limits["scores"]:  # SPEC §11 R36
             raise RuleBroken("R36", index, "a distance left, and none may")
-        if len(entry["candidates"] or ()) > limits["top"]:  # SPEC §11 R36
+        if len(entry.get("candidates", ())) > limits["top"]:  # SPEC §11 R36
             raise RuleBroken("R36", index, f"it names more than {limits['top']} candidates")
         self._count(index, entry)
 
@@ -68,7 +68,7 @@ class MatchingLimits:
         time_ms = entry["time_ms"]
         if time_ms // MS_PER_DAY > self._day:
             self._day, self._began = time_ms // MS_PER_DAY, index
-        asked = Asked(entry["by"], entry["tag"] or SEARCH, entry["result"] == "match")
+        asked = Asked(entry["by"], entry.get("tag", SEARCH), entry["result"] == "match")
         if index - self._began <= FOLLOWED and self._brake.refuses(asked.by, asked.about, time_ms):
             raise RuleBroken("R38", index, f"principal {asked.by} had no answer coming")  # SPEC §11 R38
         self._brake.note(asked, time_ms)

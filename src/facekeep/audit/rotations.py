@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from facekeep.audit.register import Grant, Register
 from facekeep.audit.report import RuleBroken
-from facekeep.crypto.primitives import SUITE
 from facekeep.formats.ids import SLOT_BITS, split_slot
 
 #: what is rotated -> (type, op) of the entry that must follow in the same append.
@@ -19,7 +18,7 @@ _FOLLOWS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Selection(NamedTuple):
-    """Which grants a rotation of templates re-seals: below an index of their branch, of a model and suite.
+    """Which grants a rotation of templates re-seals: below an index of their branch, of a model.
 
     ``used`` are the branches that had given out a slot when it began.
     """
@@ -27,14 +26,12 @@ class Selection(NamedTuple):
     first: int
     below: Mapping[int, int]
     model: str | None
-    suite: int | None
     used: frozenset[int]
 
     def has(self, slot: int, grant: Grant) -> bool:
-        """Whether a grant is to be re-sealed. All are of the only suite there is (SPEC §1)."""
+        """Whether a grant is to be re-sealed."""
         branch, index = split_slot(slot)
-        inside = index < self.below.get(branch, 0)
-        return inside and self.model in (None, grant.terms.model) and self.suite in (None, SUITE)
+        return index < self.below.get(branch, 0) and self.model in (None, grant.terms.model)
 
 
 class Rotations:
@@ -74,7 +71,7 @@ class Rotations:
             self._due = (*_FOLLOWS[what], entry["by"])
         else:
             used = self._register.branches
-            self._open[what] = Selection(index, dict(entry["below"]), entry["model"], entry["suite"], used)
+            self._open[what] = Selection(index, dict(entry["below"]), entry["model"], used)
 
     def resealed(self, index: int, slot: int, grant: Grant, source: int, old: Grant) -> None:
         """Judge a grant of op ``reseal`` in ``slot`` that is made from ``source``; raises RuleBroken."""

@@ -110,7 +110,7 @@ class Brake:
         entry: dict[str, Any] = orjson.loads(body)
         if entry["allow"]:
             self.note(
-                Asked(entry["by"], entry["tag"] or SEARCH, entry["result"] == "match"), entry["time_ms"]
+                Asked(entry["by"], entry.get("tag", SEARCH), entry["result"] == "match"), entry["time_ms"]
             )
 
 

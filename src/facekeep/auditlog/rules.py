@@ -14,10 +14,9 @@ from facekeep.auditlog.merkle import Frontier
 from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.entries import LASTING_ROTATIONS, slots_of
-from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, split_slot
+from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, SYSTEM_SLOTS, split_slot
 from facekeep.limits import LIMITS
 
-SYSTEM_RESERVED: Final = 16  # slots of branch 0 that no principal takes (SPEC §3.4)
 NO_CONTROL: Final = bytes(32)  # the control chain before the first entry, and of those without the key
 _INDEX_MASK: Final = (1 << SLOT_BITS) - 1
 BEGINNINGS: Final = ("genesis", "restart")  # types of an entry 0
@@ -118,15 +117,14 @@ class State:
         self.add_decision(high_ms, leaf, chain)
 
     def _genesis(self, entry: Mapping[str, Any]) -> None:
-        self.alloc = {0: SYSTEM_RESERVED}
+        self.alloc = {0: SYSTEM_SLOTS}
         self.settings = bytes.fromhex(entry["settings"])
         self.epoch, self.fingerprint = entry["epoch"], bytes.fromhex(entry["fingerprint"])
 
     def _restarted(self, entry: Mapping[str, Any]) -> None:
-        for branch, index in entry["alloc"]:
-            if index < self.alloc.get(branch, 0):
-                self._break("it gives slots out again")
-            self.alloc[branch] = index
+        if entry["next"] < self.alloc[0]:
+            self._break("it gives slots out again")
+        self.alloc |= {0: entry["next"]} | dict.fromkeys(entry["closed"], BRANCH_SLOTS)
 
     def _settings(self, entry: Mapping[str, Any]) -> None:
         if bytes.fromhex(entry["previous"]) != self.settings:
@@ -136,7 +134,7 @@ class State:
     def _clock(self, entry: Mapping[str, Any]) -> None:
         if entry["high_ms"] != self.high_ms:
             self._break("it does not name the time the log had seen")
-        self.high_ms = entry["accepted_ms"]
+        self.high_ms = entry["time_ms"]
 
     def _grant(self, entry: Mapping[str, Any]) -> None:
         self._part(entry, entry["part"], entry["parts"], entry["op"])
@@ -156,7 +154,7 @@ class State:
         for first, count in entry["slots"]:
             if (first & _INDEX_MASK) + count > self.alloc.get(first >> SLOT_BITS, 0):
                 self._break("it destroys a slot that was never given out")
-            if first < SYSTEM_RESERVED:
+            if first < SYSTEM_SLOTS:
                 self._break("it destroys one of the vault's own keys")
             system = first >> SLOT_BITS == 0
             if op != "void" and system is not (op == "revoke"):

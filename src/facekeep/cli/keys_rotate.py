@@ -76,20 +76,17 @@ def tree(state: State, why: str, dry_run: bool) -> None:
 
 @command.command("templates", short_help="Seal templates again under new keys.")
 @click.option("--model", metavar="ID", help="Only those of this model.")
-@click.option("--suite", type=int, metavar="N", help="Only those sealed under this suite.")
 @click.option("--before-epoch", type=int, metavar="N", help="Only those granted before this root epoch.")
 @_options
 @common
 @with_state
-def templates(
-    state: State, model: str | None, suite: int | None, before_epoch: int | None, why: str, dry_run: bool
-) -> None:
+def templates(state: State, model: str | None, before_epoch: int | None, why: str, dry_run: bool) -> None:
     """Seal templates again under new keys, and destroy the old ones.
 
     After it no kept copy of an earlier root or key file opens anything that lives. Consent stays as it is.
     What has lapsed is left. A rotation that was begun before is gone on with, as it was selected then.
     """
-    selection = Selection(model, suite, before_epoch)
+    selection = Selection(model, before_epoch)
     with open_vault(state) as vault:
         if dry_run:
             _tell(vault.keys.estimate(selection).to_json(), as_json=state.json)

@@ -29,18 +29,7 @@ TEXT_MAX: Final = 200  # characters of a text the operator gives
 TYPE: Final = "facekeep/shredding-proof"
 NOT_STATED: Final = "not stated"
 
-STANDARD: Final = "NIST SP 800-88r2"
-METHOD: Final = "Cryptographic Erase"
-TARGET: Final = (
-    "every sealed template and record of one subject, in vault.db and in every copy and backup of it"
-)
-CIPHER: Final = "AES-256-GCM, one 256-bit key for each grant"
-VERIFICATION: Final = (
-    "the new key tree was read back on fresh connections and every destroyed slot found dead "
-    "before the old root key was destroyed"
-)
-
-#: What no bundle proves; a bundle carries these words and sentences as they stand here.
+#: What no bundle proves; a bundle carries these words.
 NOT_PROVED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "all_grants": "that these are all the grants the subject tag ever had: an exported log shows it",
@@ -126,15 +115,10 @@ class Statement:
                 "recovery_keys": self.recovery_keys,
             },
             "sanitization": {
-                "cipher": CIPHER,
                 "media": self.media,
-                "method": METHOD,
                 "organization": self.organization,
                 "role": self.role,
-                "standard": STANDARD,
-                "target": TARGET,
                 "tool": f"facekeep {self.version}",
-                "verification": VERIFICATION,
             },
         }
 
@@ -159,7 +143,7 @@ class Statement:
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError("a bundle's statement does not have exactly its keys") from error
         if tool != "facekeep" or not _VERSION.match(version) or found.to_json() != value:
-            raise FormatError("a bundle's statement does not have exactly its keys and fixed words")
+            raise FormatError("a bundle's statement does not have exactly its keys and words")
         return found
 
 
@@ -178,14 +162,15 @@ class ShreddingProof:
     signatures: tuple[bytes, ...] = ()  # Ed25519, ML-DSA-44; empty only until it is signed
 
     def unsigned(self) -> bytes:
-        """Canonical bytes without ``signatures``: what is signed, after its domain."""
-        return canonical.dumps(self._body())
+        """Return what is signed, after its domain: the bundle with the index alone of each of its entries."""
+        return canonical.dumps(self._body([each.index for each in self.entries]))
 
     def encode(self) -> bytes:
         """Return the file's bytes; raises FormatError for what ``parse`` would refuse."""
         _check_signatures(self.signatures)
         signatures: list[JsonValue] = [strict.encode_base64(each) for each in self.signatures]
-        data = canonical.dumps(self._body() | {"signatures": signatures})
+        held: list[JsonValue] = [_held_json(each) for each in self.entries]
+        data = canonical.dumps(self._body(held) | {"signatures": signatures})
         if len(data) > MAX_BYTES:
             raise FormatError(f"a bundle is longer than {MAX_BYTES} bytes")
         return data
@@ -194,13 +179,13 @@ class ShreddingProof:
         """Return it with its signatures."""
         return replace(self, signatures=signatures)
 
-    def _body(self) -> JsonObject:
+    def _body(self, held: Sequence[JsonValue]) -> JsonObject:
         return {
             "checkpoint": self.checkpoint.encode().decode(),
-            "entries": [_held_json(each) for each in self.entries],
+            "entries": list(held),
             "erasure": self.erasure,
             "made_ms": self.made_ms,
-            "not_proved": dict(self.not_proved()),
+            "not_proved": [*sorted(self.not_proved())],
             "scopes": list(self.scopes),
             "statement": self.statement.to_json(),
             "tag": self.tag.hex(),
@@ -239,7 +224,7 @@ class ShreddingProof:
             _scopes(value["scopes"]),
             tuple(signatures),
         )
-        if value["not_proved"] != dict(bundle.not_proved()):
+        if value["not_proved"] != sorted(bundle.not_proved()):
             raise FormatError("a bundle does not say what it does not prove, in the words of SPEC §12.2")
         if bundle.encode() != data:
             raise FormatError("a bundle is not in its canonical form")

@@ -1,16 +1,15 @@
 """Decision entries (SPEC §6.2): built on every verify and identify, so each builder is one dict.
 
-Tags and digests are bytes, principals hex text, times milliseconds since 1970. Keys stand in canonical
-order; ``decision_time_ms`` and ``decision_allow`` read canonical bytes by that order, without parsing them.
+Tags and digests are bytes, principals hex text, times milliseconds since 1970. ``decision_time_ms``
+and ``decision_allow`` read canonical bytes by the order of their keys, without parsing them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from facekeep.errors import FormatError
-from facekeep.formats.canonical import JsonObject, JsonValue, encode_trusted
+from facekeep.formats.canonical import JsonObject, encode_trusted
 from facekeep.formats.entryrules import INDEX_MASK, SAFE, validate
 from facekeep.formats.ids import BRANCH_SLOTS, TAG_LEN, to_ranges
 from facekeep.formats.nonces import entry_nonce
@@ -45,25 +44,24 @@ def decision_verify(
     entry: JsonObject = {
         "allow": reason == "ok",
         "by": by,
-        "candidates": None,
-        "count": None,
-        "excluded": None,
         "model": model,
         "nonce": nonce or entry_nonce(),
-        "omitted": None,
         "op": "verify",
         "reason": str(reason),
         "region": region,
-        "result": None if match is None else "match" if match else "no_match",
         "scope": scope,
-        "set": None,
-        "slot": slot,
-        "tag": None if tag is None else tag.hex(),
-        "threshold_e6": threshold_e6,
         "time_ms": time_ms,
         "type": "decision",
         "v": 1,
     }
+    if slot is not None:
+        entry["slot"] = slot
+    if tag is not None:
+        entry["tag"] = tag.hex()
+    if threshold_e6 is not None:
+        entry["threshold_e6"] = threshold_e6
+    if match is not None:
+        entry["result"] = "match" if match else "no_match"
     if score:
         entry["score"] = True
     shape = (by, reason, scope, region, model, threshold_e6 is None, tag is None, slot is None, match, score)
@@ -113,36 +111,30 @@ def decision_identify(
 
     Raises FormatError for what the log must not hold.
     """
-    result = None if candidates is None else "match" if candidates else "no_match"
-    entry: JsonObject = {
+    entry: dict[str, object] = {
         "allow": reason == "ok",
         "by": by,
         "candidates": None if candidates is None else list(candidates),
         "count": count,
         "excluded": excluded,
+        "mean_e6": None if mean_e6 == threshold_e6 else mean_e6,
         "model": model,
+        "most": most,
         "nonce": nonce or entry_nonce(),
-        "omitted": None if omitted is None else cast("JsonValue", to_ranges(list(omitted))),
+        "omitted": None if omitted is None else to_ranges(list(omitted)),
         "op": "identify",
         "reason": str(reason),
         "region": region,
-        "result": result,
+        "result": None if candidates is None else "match" if candidates else "no_match",
         "scope": scope,
+        "score": True if score else None,
         "set": None if set_digest is None else set_digest.hex(),
-        "slot": None,
-        "tag": None,
         "threshold_e6": threshold_e6,
         "time_ms": time_ms,
         "type": "decision",
         "v": 1,
     }
-    if mean_e6 is not None and mean_e6 != threshold_e6:
-        entry["mean_e6"] = mean_e6
-    if most is not None:
-        entry["most"] = most
-    if score:
-        entry["score"] = True
-    return validate(entry)
+    return validate({key: value for key, value in entry.items() if value is not None or key == "by"})
 
 
 def decision_body(entry: JsonObject) -> bytes:

@@ -184,11 +184,9 @@ def principal(
     return _entry("principal", by, time_ms, nonce, further)
 
 
-def granted(
-    of: int, *, by: str | None, time_ms: int, recovery: bool = False, nonce: str | None = None
-) -> JsonObject:
-    """Completion of the grant or principal operation whose first entry is ``of``."""
-    return _entry("granted", by, time_ms, nonce, {"of": of, "recovery": recovery})
+def granted(of: int, *, by: str | None, time_ms: int, nonce: str | None = None) -> JsonObject:
+    """Completion of the grant or principal operation whose first entry is ``of``; by nobody in recovery."""
+    return _entry("granted", by, time_ms, nonce, {"of": of})
 
 
 def destroy_entries(
@@ -245,17 +243,18 @@ def destroyed(
     receipts: Sequence[JsonObject],
     by: str | None,
     time_ms: int,
-    recovery: bool = False,
     nonce: str | None = None,
 ) -> JsonObject:
-    """Completion of the destroy operation ``of``: the new root's fingerprint and the holders' receipts."""
+    """Completion of the destroy operation ``of``: the new root's fingerprint and the holders' receipts.
+
+    In recovery ``by`` is None.
+    """
     further: JsonObject = {
         "of": of,
         "epoch": epoch,
         "fingerprint": fingerprint.hex(),
         "previous": previous.hex(),
         "receipts": list(receipts),
-        "recovery": recovery,
     }
     return _entry("destroyed", by, time_ms, nonce, further)
 
@@ -284,11 +283,9 @@ def stated(matching: JsonObject | None, regions: Sequence[str] | None) -> JsonOb
     return named if regions is None else named | {"regions": list(regions)}
 
 
-def clock(
-    accepted_ms: int, high_ms: int, *, by: str | None, time_ms: int, nonce: str | None = None
-) -> JsonObject:
-    """Record that an operator accepted ``accepted_ms`` as the time, though the log had seen ``high_ms``."""
-    return _entry("clock", by, time_ms, nonce, {"accepted_ms": accepted_ms, "high_ms": high_ms})
+def clock(high_ms: int, *, by: str | None, time_ms: int, nonce: str | None = None) -> JsonObject:
+    """Record that an operator accepted ``time_ms`` as the time, though the log had seen ``high_ms``."""
+    return _entry("clock", by, time_ms, nonce, {"high_ms": high_ms})
 
 
 def rotation(
@@ -297,14 +294,13 @@ def rotation(
     *,
     below: Mapping[int, int] | None = None,
     model: str | None = None,
-    suite: int | None = None,
     by: str | None,
     time_ms: int,
     nonce: str | None = None,
 ) -> JsonObject:
     """Say what is to be rotated and why. Of templates: those in slots below an index of each branch."""
     bounds = [[branch, index] for branch, index in sorted((below or {}).items())]
-    further = {"what": what, "reason": reason, "below": bounds, "model": model, "suite": suite}
+    further = {"what": what, "reason": reason, "below": bounds, "model": model}
     return _entry("rotation", by, time_ms, nonce, cast("JsonObject", further))
 
 
@@ -355,20 +351,20 @@ def restore(
 
 def restarted(
     *,
-    alloc: Mapping[int, int],
-    grants: int,
-    principals: int,
+    closed: Iterable[int],
+    next_principal: int,
     left: int,
     by: str | None,
     time_ms: int,
     nonce: str | None = None,
 ) -> JsonObject:
-    """End the adoption that begins a restarted log: below ``alloc`` of a branch no slot is given out again.
+    """End the adoption that begins a restarted log.
 
+    No slot is given out again of the branches ``closed``, nor below the index ``next_principal`` of branch 0.
     ``left`` rows of vault.db have a living slot and were not adopted.
     """
-    bounds: list[JsonValue] = [[branch, index] for branch, index in sorted(alloc.items())]
-    further: JsonObject = {"alloc": bounds, "grants": grants, "principals": principals, "left": left}
+    closed_: list[JsonValue] = [*sorted(closed)]
+    further: JsonObject = {"closed": closed_, "next": next_principal, "left": left}
     return _entry("restarted", by, time_ms, nonce, further)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from facekeep.errors import FormatError
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, check_model_id
+from facekeep.formats.ids import BRANCH_SLOTS, SLOT_BITS, SYSTEM_SLOTS, check_model_id
 from facekeep.formats.matching import BOUNDS, CALIBRATED, MAX_THRESHOLDS
 from facekeep.formats.terms import REGIONS, TERMS_LEN
 from facekeep.limits import LIMITS
@@ -161,11 +161,6 @@ def _branch_bound(value: object, key: str) -> None:
         raise FormatError(f"a log entry's {key} is outside the key tree")
 
 
-def _alloc_bound(value: object, key: str) -> None:
-    """``[branch, index]``, the system's branch among them."""
-    _branch_bound([1, *value[1:]] if type(value) is list and value[:1] == [0] else value, key)
-
-
 def _unique_slots(value: object, key: str) -> None:
     _array(_slot, 0, LIMITS.candidates)(value, key)
     slots = cast("list[int]", value)
@@ -207,8 +202,8 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "seen": _nullable(_TREE), "keys": _array(_VKEY, 2, 2), "signatures": _array(_SIGNATURE, 2, 2),
     },
     "restarted": {
-        "alloc": _array(_alloc_bound, 1, 120, rising=True), "grants": _COUNT, "principals": _COUNT,
-        "left": _COUNT,
+        "closed": _array(_integer(1, 2**32), 0, 120, rising=True), "left": _COUNT,
+        "next": _integer(SYSTEM_SLOTS, BRANCH_SLOTS + 1),
     },
     "grant": {
         "op": _one_of(*GRANT_OPS), "part": _PARTS, "parts": _PARTS,
@@ -218,7 +213,7 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "principal": _PRINCIPAL, "slot": _slot, "grant": _H16, "commitment": _H32,
         "roles": _array(_WORD, 1, 16, rising=True),
     },
-    "granted": {"of": _COUNT, "recovery": _BOOL},
+    "granted": {"of": _COUNT},
     "destroy": {
         "op": _one_of(*DESTROY_OPS), "part": _PARTS, "parts": _PARTS, "slots": _ranges,
         "tags": _array(_H32, 0, LIMITS.tags_per_entry, rising=True),
@@ -226,20 +221,16 @@ _FURTHER: dict[str, dict[str, Check]] = {
     },
     "destroyed": {
         "of": _COUNT, "epoch": _integer(1), "fingerprint": _H32, "previous": _H32,
-        "receipts": _array(_RECEIPT, 0, 16), "recovery": _BOOL,
+        "receipts": _array(_RECEIPT, 0, 16),
     },
     "decision": {
         "op": _one_of("verify", "identify"), "allow": _BOOL, "reason": _one_of(*map(str, Reason)),
-        "scope": _one_of(*SCOPES), "region": _REGION, "model": _model, "threshold_e6": _nullable(_COUNT),
-        "tag": _nullable(_H32), "slot": _nullable(_slot), "result": _nullable(_one_of("match", "no_match")),
-        "count": _nullable(_COUNT), "set": _nullable(_H32), "candidates": _nullable(_unique_slots),
-        "excluded": _nullable(_COUNT), "omitted": _nullable(_ranges),
+        "scope": _one_of(*SCOPES), "region": _REGION, "model": _model,
     },
     "settings": {"digest": _H32, "previous": _H32},
     "rotation": {
         "what": _one_of(*ROTATIONS), "reason": _one_of(*ROTATION_REASONS),
         "below": _array(_branch_bound, 0, 120, rising=True), "model": _nullable(_model),
-        "suite": _nullable(_integer(1, 2**16)),
     },
     "rotated": {"of": _COUNT, "left": _COUNT},
     "checkpoint": {"sha256": _H32, "size": _integer(1)},
@@ -247,7 +238,7 @@ _FURTHER: dict[str, dict[str, Check]] = {
         "generation": _integer(2, 2**32), "previous": _array(_VKEY, 2, 2), "keys": _array(_VKEY, 2, 2),
         "signatures": _array(_SIGNATURE, 4, 4),
     },
-    "clock": {"accepted_ms": _COUNT, "high_ms": _COUNT},
+    "clock": {"high_ms": _COUNT},
     "backup": {"rows": _COUNT, "sha256": _H32, "size": _integer(1)},
     "restore": {
         "sha256": _H32, "rows": _COUNT, "merged": _COUNT, "dead": _COUNT, "present": _COUNT,
@@ -301,6 +292,8 @@ OPTIONAL: Final[Mapping[str, Mapping[str, Check]]] = MappingProxyType(
         "settings": _STATED,
         "destroy": {"sought": _H16},
         "decision": {
+            "tag": _H32, "slot": _slot, "threshold_e6": _COUNT, "result": _one_of("match", "no_match"),
+            "count": _COUNT, "set": _H32, "candidates": _unique_slots, "excluded": _COUNT, "omitted": _ranges,
             "mean_e6": _COUNT, "most": _integer(1, LIMITS.candidates + 1), "score": _one_of(True),  # noqa: FBT003 - the JSON value
         },
     }
@@ -351,69 +344,53 @@ def _across_destroy(entry: Mapping[str, Any]) -> None:
         raise FormatError("a log entry that seeks somebody names what it destroys, or is no erasure")
 
 
-def _across_decision(entry: Mapping[str, object]) -> None:
-    """Hold what must be null, and what must not, by op and outcome (SPEC §6.2)."""
-    if entry["allow"] is not (entry["reason"] == "ok"):
+def _across_decision(entry: Mapping[str, Any]) -> None:
+    """Hold its keys to op and outcome, and its values to one another (SPEC §6.2)."""
+    allow = entry["allow"]
+    if allow is not (entry["reason"] == "ok"):
         raise FormatError("a decision's allow and reason do not agree")
-    identify = entry["op"] == "identify"
-    if not entry["allow"]:
-        _null(entry, ("threshold_e6", "result", *_IDENTIFY_ONLY))
-    elif identify:
-        _given(entry, ("threshold_e6", "result", *_IDENTIFY_ONLY))
-        if (entry["result"] == "match") is not bool(entry["candidates"]):
-            raise FormatError("a decision's result and candidates do not agree")
-    else:
-        _given(entry, ("threshold_e6", "result", "tag", "slot"))
-    _null(entry, ("tag", "slot") if identify else _IDENTIFY_ONLY)
-    _across_options(entry)
+    wanted, options = _DECIDED[entry["op"], allow]
+    given = entry.keys() - FIELDS["decision"].keys()
+    if not wanted <= given <= wanted | options:
+        raise FormatError("a decision does not have exactly the keys of its op and outcome")
+    if allow and entry["op"] == "identify":
+        _across_search(entry)
 
 
-def _across_options(entry: Mapping[str, Any]) -> None:
-    """Hold the keys that may be absent to what gives them a meaning."""
-    searched = entry["allow"] and entry["op"] == "identify"
-    if ("mean_e6" in entry or "most" in entry) and not searched:
-        raise FormatError("a decision that searched nobody has a limit of searches")
-    if entry.get("mean_e6") == entry["threshold_e6"] and searched:
+def _across_search(entry: Mapping[str, Any]) -> None:
+    """Hold the values of an allowed search to one another."""
+    if (entry["result"] == "match") is not bool(entry["candidates"]):
+        raise FormatError("a decision's result and candidates do not agree")
+    if entry.get("mean_e6") == entry["threshold_e6"]:
         raise FormatError("a decision's mean_e6 is its threshold_e6, and so does not stand in it")
-    if "most" in entry and len(entry["candidates"]) != entry["most"]:
+    if entry.get("most") not in (None, len(entry["candidates"])):
         raise FormatError("a decision was cut at another number than its candidates")
-    if "score" in entry and not entry["allow"]:
-        raise FormatError("a denial gave no score")
 
 
 def _across_rotation(entry: Mapping[str, Any]) -> None:
     """Hold what is selected to templates, and each branch to one bound (SPEC §6.1)."""
-    if entry["what"] != "templates" and (entry["below"] or entry["model"] or entry["suite"]):
+    if entry["what"] != "templates" and (entry["below"] or entry["model"]):
         raise FormatError("a rotation of no templates selects templates")
     branches = [branch for branch, _ in entry["below"]]
     if len(set(branches)) != len(branches):
         raise FormatError("a rotation names a branch twice")
 
 
-def _across_restarted(entry: Mapping[str, Any]) -> None:
-    """Hold each branch to one bound."""
-    branches = [branch for branch, _ in entry["alloc"]]
-    if len(set(branches)) != len(branches):
-        raise FormatError("a restart's end names a branch twice")
-
-
-_IDENTIFY_ONLY: Final = ("count", "set", "candidates", "excluded", "omitted")
+_NONE: Final[frozenset[str]] = frozenset()
+_ANSWERED: Final = frozenset({"threshold_e6", "result"})
+#: (op, allow) -> keys that a decision has, and keys that it may have besides (SPEC §6.2).
+_DECIDED: Final[Mapping[tuple[str, bool], tuple[frozenset[str], frozenset[str]]]] = {
+    ("verify", False): (_NONE, frozenset({"tag", "slot"})),
+    ("identify", False): (_NONE, _NONE),
+    ("verify", True): (_ANSWERED | {"tag", "slot"}, frozenset({"score"})),
+    ("identify", True): (
+        _ANSWERED | {"count", "set", "candidates", "excluded", "omitted"},
+        frozenset({"mean_e6", "most", "score"}),
+    ),
+}
 _ACROSS: Final[Mapping[str, Callable[..., None]]] = {
     "grant": _across_grant,
     "destroy": _across_destroy,
     "decision": _across_decision,
     "rotation": _across_rotation,
-    "restarted": _across_restarted,
 }
-
-
-def _null(entry: Mapping[str, object], keys: Iterable[str]) -> None:
-    for key in keys:
-        if entry[key] is not None:
-            raise FormatError(f"a decision's {key} is not null where it must be")
-
-
-def _given(entry: Mapping[str, object], keys: Iterable[str]) -> None:
-    for key in keys:
-        if entry[key] is None:
-            raise FormatError(f"a decision's {key} is null where it must not be")

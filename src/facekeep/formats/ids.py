@@ -16,6 +16,7 @@ LEAF_SPAN: Final = FANOUT
 LEVEL2_SPAN: Final = FANOUT**2
 BRANCH_SLOTS: Final = FANOUT**3
 SLOT_BITS: Final = 21
+SYSTEM_SLOTS: Final = 16  # of branch 0, for the vault's own keys: no principal takes them (SPEC §3.4)
 VAULT_ID_LEN: Final = 16
 GRANT_ID_LEN: Final = 16
 TAG_LEN: Final = 32

@@ -190,16 +190,17 @@ def _proves_itself(remains: Remains, row: GrantRow, key: bytes, kind: int | None
     return cast("int", record["created_at_ms"]) if fits else None
 
 
-def closed_branches(tree: KeyTree, members: list[Member]) -> dict[int, int]:
-    """Return an index for each branch above every slot of it that was ever given out.
+def closed_branches(tree: KeyTree) -> list[int]:
+    """Return the branches of grants: nobody knows how far one was given out, so all of it is closed."""
+    return [branch for _, branch, kind in tree.branches() if kind is not Kind.SYSTEM]
 
-    Nobody knows that of a grant's branch, so all of it is closed. A principal's slot that is dead, or whose
-    making was interrupted, is not far above the others.
+
+def next_principal(tree: KeyTree, members: list[Member]) -> int:
+    """Return an index of branch 0 above every slot of it that was ever given out.
+
+    A principal's slot that is dead, or whose making was interrupted, is not far above the others.
     """
     alive = tree.alive(np.arange(slot_id(0, 0), slot_id(0, 0) + BRANCH_SLOTS, dtype=np.int64))
     dead: list[int] = np.flatnonzero(~alive)[-1:].tolist()
     last = max(FIRST_PRINCIPAL_INDEX, *(each.row.slot for each in members), *dead)
-    system = min((last // FANOUT + 2) * FANOUT, BRANCH_SLOTS)
-    return {0: system} | {
-        branch: BRANCH_SLOTS for _, branch, kind in tree.branches() if kind is not Kind.SYSTEM
-    }
+    return min((last // FANOUT + 2) * FANOUT, BRANCH_SLOTS)

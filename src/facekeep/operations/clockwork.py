@@ -21,6 +21,6 @@ def accept_clock(core: Core, session: Session) -> tuple[int, int]:
         if now >= high - LIMITS.clock_slack_ms:
             raise UsageError("the clock does not stand before the log; there is nothing to accept")
         # Denials go on meanwhile; none of them can raise the log's time above ``high``.
-        core.log.append([entries.clock(now, high, by=session.by, time_ms=now)])
+        core.log.append([entries.clock(high, by=session.by, time_ms=now)])
         core.clock.trust()
         return now, high

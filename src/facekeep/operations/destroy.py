@@ -79,15 +79,15 @@ def destroy(core: Core, by: str | None, what: Destruction) -> int:
     return index
 
 
-def finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool = False) -> None:
-    """Swap the root, log the completion, delete the dead rows. Idempotent.
+def finish(core: Core, by: str | None, index: int, what: Destruction) -> None:
+    """Swap the root, log the completion, delete the dead rows. Idempotent. ``by`` is None in recovery.
 
     The swap opens the tree anew from the roots now held: another than the one that belongs to the log's head
     may be an older one, in which the dead still live, and is refused.
     """
     how = f"the operation of log entry {index}, begun before, is not finished"
-    with _standing(how if recovery else _STANDS.get(what.op, DENIED)):
-        _finish(core, by, index, what, recovery=recovery)
+    with _standing(how if by is None else _STANDS.get(what.op, DENIED)):
+        _finish(core, by, index, what)
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def _standing(how: str) -> Iterator[None]:
         raise
 
 
-def _finish(core: Core, by: str | None, index: int, what: Destruction, *, recovery: bool) -> None:
+def _finish(core: Core, by: str | None, index: int, what: Destruction) -> None:
     view = core.view()
     check_leaving(core, view)
     swap = Swap(
@@ -127,7 +127,7 @@ def _finish(core: Core, by: str | None, index: int, what: Destruction, *, recove
         made, receipts = swap.run()
     finally:
         core.forget_tree(made)  # the swap may stand in keys.db, whatever stopped it
-    complete(core, by, index, what, [receipt.to_json() for receipt in receipts], recovery=recovery)
+    complete(core, by, index, what, [receipt.to_json() for receipt in receipts])
 
 
 def idle_branches(core: Core, view: View) -> list[int]:
@@ -166,13 +166,7 @@ def _check_lock(core: Core) -> None:
 
 
 def complete(
-    core: Core,
-    by: str | None,
-    index: int,
-    what: Destruction,
-    receipts: Iterable[JsonObject],
-    *,
-    recovery: bool,
+    core: Core, by: str | None, index: int, what: Destruction, receipts: Iterable[JsonObject]
 ) -> None:
     """Say "destroyed" in the log, of the swap that stands in keys.db, then delete the dead rows.
 
@@ -187,7 +181,6 @@ def complete(
                 fingerprint=view.tree.fingerprint,
                 previous=view.head.fingerprint,
                 receipts=list(receipts),
-                recovery=recovery,
                 by=by,
                 time_ms=_time_ms(core),
             )

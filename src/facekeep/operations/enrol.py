@@ -19,7 +19,6 @@ from facekeep.consent.consent import (
     Holding,
     RecordForm,
     build_record,
-    subject_tag,
     subject_tags,
 )
 from facekeep.crypto import primitives as p
@@ -33,13 +32,14 @@ from facekeep.limits import LIMITS
 from facekeep.matching.model import Model, distances, fill_mean, reference_stack
 from facekeep.matching.oneperson import RowLimits, check_one_person
 from facekeep.matching.threshold import row_limits
+from facekeep.operations.destroy import Destruction, destroy
 from facekeep.operations.granting import NewGrant
 from facekeep.operations.prepared import Prepared, carry_out
 from facekeep.operations.receipts import Receipt
 from facekeep.operations.recover import recover
 from facekeep.operations.rows import LivingGrant, any_of_model, living_of
 from facekeep.operations.sources import opened, rows_lacking, without_rows
-from facekeep.operations.whose import Held, for_grants
+from facekeep.operations.whose import Held, by_tag, for_grants
 from facekeep.operations.writing import as_found, uncollected, writing
 from facekeep.sealing.sealer import template_bytes, view_templates
 
@@ -106,14 +106,17 @@ def _enroll(
         now = core.clock.now_ms()
         enrolments = [_checked(each) for each in enrolments]
         _check_models(core, view, {id(each.model): each.model for each in enrolments}.values())
-        asked = _asked(core, view, enrolments, now)
+        seen, asked = view, _asked(core, view, enrolments, now)
+        if existing is Existing.REPLACE and _give_up(core, session, view, asked):
+            seen = core.view()
+            asked = _asked(core, seen, enrolments, now)
         newcomers = iter(_newcomers(core, [each for each in asked if not each.held.tags], now))
         prepared = [
-            _known(core, view, each, existing, now, cleanup) if each.held.tags else next(newcomers)
+            _known(core, seen, each, existing, now, cleanup) if each.held.tags else next(newcomers)
             for each in asked
         ]
         try:
-            return carry_out(core, view, session, "enroll", prepared)
+            return carry_out(core, seen, session, "enroll", prepared)
         except NotOnePerson:  # seen only when the templates that were to be added to were open
             recover(core)
             raise
@@ -215,6 +218,29 @@ def _spread(limits: RowLimits, rows: float | None, mean: float | None) -> JsonOb
     return {key: None if each is None else max(0, round(each * 1e6)) for key, each in found.items()}
 
 
+def _give_up(core: Core, session: Session, view: View, asked: Sequence[_Asked]) -> bool:
+    """End grants whose rows are lost and whose salt went with them: the subject gets another tag.
+
+    Nothing but a withdrawal ends them: a replacement ends grants of its own tag (SPEC §11 R15).
+    """
+    lost = [part for each in asked if each.held.tags for part in _under_a_lost_tag(core, view, each)]
+    for slots in lost:
+        destroy(core, session.by, Destruction("withdraw", slots))
+    return bool(lost)
+
+
+def _under_a_lost_tag(core: Core, view: View, asked: _Asked) -> list[list[int]]:
+    """Slots of the scopes asked for that are under another tag than living rows are; all, where none are."""
+    held, scopes = asked.held, asked.consent.scopes
+    grants = living_of(core, view, held.tags[0])
+    lacking = without_rows(held, grants)
+    if not grants:
+        return by_tag(core, held, lacking)
+    own = set(core.ledger.slots_of(held.tags[0]))
+    other = [slot for slot in lacking if slot not in own and view.kind_of(slot) in scopes]
+    return by_tag(core, held, other)
+
+
 def _newcomers(core: Core, asked: Sequence[_Asked], now: int) -> list[Prepared]:
     """Prepare subjects who have no living grant: what many share is encoded once for all of them."""
     salts = random_many(len(asked), SALT_LEN)
@@ -272,7 +298,7 @@ def _known(
     cleanup: contextlib.ExitStack,
 ) -> Prepared:
     """Prepare a subject who has living grants; their index row is made anew where it is gone."""
-    what, consent, held, hashed, subject, ready = asked
+    what, consent, held, hashed, _, ready = asked
     tag = held.tags[0]
     grants = living_of(core, view, tag)
     lacking = without_rows(held, grants)
@@ -280,9 +306,7 @@ def _known(
         lacking = [slot for slot in lacking if view.kind_of(slot) in consent.scopes]
     if lacking and existing is not Existing.REPLACE:
         raise rows_lacking()
-    salt = grants[0].salt if grants else p.random_bytes(SALT_LEN)
-    if not grants:
-        tag = subject_tag(core.vault_id, salt, subject)
+    salt = grants[0].salt
     index_row = core.index.row(hashed, tag)
     taken = {grant.scope: grant for grant in grants if grant.scope in consent.scopes}
     if taken and existing is Existing.REFUSE:

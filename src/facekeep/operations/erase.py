@@ -33,7 +33,7 @@ from facekeep.operations.granting import ATTEMPTS
 from facekeep.operations.recover import recover
 from facekeep.operations.rows import living_of
 from facekeep.operations.steps import reached
-from facekeep.operations.whose import Held, for_erasure
+from facekeep.operations.whose import Held, by_tag, for_erasure
 
 Progress = Callable[[int, int], None]
 _ERASURES: Final = frozenset({"shred", "withdraw", "expire"})  # what a pending operation was, in words of ops
@@ -195,7 +195,7 @@ def _end_sought(core: Core, found: Sequence[Held]) -> None:
     if mine and core.impaired is None:
         with core.lock.held():
             for index in mine:
-                finish(core, None, index, Destruction("shred", ()), recovery=True)
+                finish(core, None, index, Destruction("shred", ()))
 
 
 def _found(
@@ -263,7 +263,7 @@ def withdraw(core: Core, session: Session, subject: str, scopes: Sequence[Scope]
             _end_sought(core, [held])
             raise SubjectUnknown("no living grant of that scope stands under that subject id")
         hashes = [core.index.hash(held.handle)] if len(mine) == len(held.slots) else []
-        whats = [Destruction("withdraw", each, hashes=hashes) for each in _by_tag(core, held, mine)]
+        whats = [Destruction("withdraw", each, hashes=hashes) for each in by_tag(core, held, mine)]
         return Asked(view, [held], [*whats, *_seek("withdraw", [held])])
 
     asked, indices = announced(core, session, Action.WITHDRAW, find)
@@ -280,12 +280,3 @@ def _was_theirs(core: Core, view: View, held: Held, ended: Finished, scopes: Seq
     slots = [slot for slot in ended.slots if view.kind_of(slot) in scopes]
     theirs = {slot for tag in held.tags for slot in core.ledger.slots_of(tag)}
     return bool(slots) and (core.index.hash(held.handle) in ended.hashes or not theirs.isdisjoint(slots))
-
-
-def _by_tag(core: Core, held: Held, slots: Sequence[int]) -> list[list[int]]:
-    """Slots by subject tag: a withdrawal names those of one (SPEC §11 R17)."""
-    if len(held.tags) == 1:
-        return [list(slots)]
-    of = {tag: set(core.ledger.slots_of(tag)) for tag in held.tags}
-    parts = [[slot for slot in slots if slot in mine] for mine in of.values()]
-    return [part for part in parts if part]

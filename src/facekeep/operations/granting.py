@@ -212,7 +212,6 @@ def complete(
     retire_op: str,
     *,
     rows_stay: bool = False,
-    recovery: bool = False,
 ) -> None:
     """Complete, and in the same transaction announce the end of what is replaced.
 
@@ -223,7 +222,7 @@ def complete(
         view = core.view()
         staying = [slot for slot in retire if not view.pending.destroying(slot)]
         what = Destruction(retire_op, staying, rows_stay=rows_stay)
-        closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms(), recovery=recovery)]
+        closing = [entries.granted(first, by=by, time_ms=core.clock.now_ms())]
         with contextlib.suppress(ControlMoved):
             ending = intent(core, by, what) if staying else []
             indices = core.log.append(closing + ending, view.head.control_seq)
@@ -232,4 +231,4 @@ def complete(
         raise Busy("the vault is changed all the time; the next command finishes what was begun")
     reached("grant.completed")
     if staying:
-        finish(core, by, indices[1], what, recovery=recovery)
+        finish(core, by, indices[1], what)

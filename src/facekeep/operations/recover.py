@@ -138,12 +138,12 @@ def _finish_destroy(core: Core, operation: list[_Part], found: Mapping[int, Json
     if view.tree.epoch == view.head.epoch or _lives(core, slots):
         if rekeys:
             _check_rekeyable(core, view)
-        finish(core, None, first, what, recovery=True)
+        finish(core, None, first, what)
     else:  # The swap stands in keys.db already; only its completion is missing from the log.
         _check_its_own(core, view, what)
         receipts = _settle(core, view.head.fingerprint)
         core.forget_tree()
-        complete(core, None, first, what, receipts, recovery=True)
+        complete(core, None, first, what, receipts)
     core.finished.append(ended)
 
 
@@ -194,7 +194,7 @@ def _finish_grant(core: Core, operation: list[_Part]) -> None:
     first, entry = operation[0]
     replaced = _replaced(core, operation) if entry["type"] == "grant" else []
     op = "renew" if entry.get("op") == "renew" else "reseal"
-    complete_grants(core, None, first, replaced, op, recovery=True)
+    complete_grants(core, None, first, replaced, op)
 
 
 def _replaced(core: Core, operation: list[_Part]) -> list[int]:

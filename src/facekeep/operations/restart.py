@@ -39,6 +39,7 @@ from facekeep.operations.adoption import (
     closed_branches,
     judge,
     members_of,
+    next_principal,
     open_remains,
     restorer,
 )
@@ -180,7 +181,7 @@ def _end_branches(core: Core, session: Session, progress: Progress | None) -> in
     with writing(core, session, Action.RESTORE):
         move.take_up(core, session)
         view = core.view()
-        old = {branch for branch, _ in _closed(core) if branch}
+        old = _closed(core)
         take = sorted(
             int(scope) for scope in Scope if max(view.branches_of(int(scope)), default=-1) in {-1, *old}
         )
@@ -194,10 +195,10 @@ def _end_branches(core: Core, session: Session, progress: Progress | None) -> in
     return resealed.left
 
 
-def _closed(core: Core) -> list[list[int]]:
+def _closed(core: Core) -> set[int]:
     for _, entry in core.log.control_since(0):
         if entry["type"] == "restarted":
-            return cast("list[list[int]]", entry["alloc"])
+            return set(cast("list[int]", entry["closed"]))
     raise IntegrityError("the log was not restarted to the end")
 
 
@@ -314,9 +315,8 @@ def _adopt(log: AuditLog, remains: Remains, by: str, items: list[JsonObject]) ->
 
 def _end(remains: Remains, by: str, members: list[Member], done: Restarted) -> JsonObject:
     return entries.restarted(
-        alloc=closed_branches(remains.tree, members),
-        grants=done.grants,
-        principals=done.principals,
+        closed=closed_branches(remains.tree),
+        next_principal=next_principal(remains.tree, members),
         left=done.left,
         by=by,
         time_ms=remains.clock.now_ms(),

@@ -21,7 +21,6 @@ from facekeep.access.session import Session
 from facekeep.answers import Ambiguous
 from facekeep.arguments import callers, checks_arguments
 from facekeep.auditlog.group import ControlMoved
-from facekeep.crypto.primitives import SUITE
 from facekeep.errors import UsageError
 from facekeep.formats import entries
 from facekeep.formats.canonical import JsonObject
@@ -45,10 +44,9 @@ _OTHER_SWAPS: Final = 2  # fresh branches at the beginning, idle ones dropped at
 @checks_arguments
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which grants are re-sealed: all, or those of a model, of a suite, or made before a root's epoch."""
+    """Which grants are re-sealed: all, or those of a model, or made before a root's epoch."""
 
     model: str | None = None
-    suite: int | None = None
     before_epoch: int | None = None
 
 
@@ -244,8 +242,6 @@ def _take_branches(core: Core, session: Session, bounds: _Bounds) -> None:
 
 
 def _announcement(core: Core, session: Session, why: Why, selection: Selection) -> JsonObject:
-    if selection.suite not in (None, SUITE):
-        raise UsageError(f"no template is sealed under suite {selection.suite}; all are under suite {SUITE}")
     if selection.model is not None:
         with callers():
             check_model_id(selection.model)
@@ -254,7 +250,6 @@ def _announcement(core: Core, session: Session, why: Why, selection: Selection) 
         why.value,
         below=_below(core, selection.before_epoch),
         model=selection.model,
-        suite=selection.suite,
         by=session.by,
         time_ms=core.clock.now_ms(),
     )

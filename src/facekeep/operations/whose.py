@@ -34,6 +34,15 @@ class Held(NamedTuple):
     doubt: FacekeepError | None = None
 
 
+def by_tag(core: Core, held: Held, slots: Sequence[int]) -> list[list[int]]:
+    """Slots by subject tag: a withdrawal names those of one (SPEC §11 R17)."""
+    if len(held.tags) == 1:
+        return [list(slots)] if slots else []
+    of = {tag: set(core.ledger.slots_of(tag)) for tag in held.tags}
+    parts = [[slot for slot in slots if slot in mine] for mine in of.values()]
+    return [part for part in parts if part]
+
+
 def keys_of(core: Core) -> KeysOf:
     """Return the function that gives the keys of slots, of the tree as it is when they are asked for.
 
