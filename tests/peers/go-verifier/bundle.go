@@ -11,21 +11,8 @@ import (
 
 const maxBundle = 1 << 20
 
-var notProved = map[string]string{
-	"all_grants":         "that these are all the grants the subject tag ever had: an exported log shows it",
-	"consent":            "that the person consented, or that a photograph showed them",
-	"kept_keys":          "that nobody kept a copy of an earlier root key, of a node key or of process memory",
-	"medium":             "that the root holder's medium forgets: the limits in its receipt say what may remain",
-	"one_history":        "that everybody is shown the same log: compare checkpoints, or keep a witness",
-	"other_tags":         "that the same person is not enrolled under another tag: again, under another id, or in another vault",
-	"outside":            "what became of photographs, answers and copies outside the vault",
-	"sanitization_level": "whether the medium counts as cleared or purged: the organization finds that",
-	"software":           "that the software which ran was facekeep, unaltered",
-	"statement":          "what the operator states of responsibility, media, mirrors, recovery keys and copies",
-	"whose_tag":          "whose tag it is: only the tag's opening, kept by the person, shows that",
-	"before_restart":     "what stood in the log before it was lost and restarted: grants of the subject, destructions, decisions",
-	"other_scopes":       "what became of grants for other scopes, or of new ones for these after the withdrawal",
-}
+// notProved has the words of SPEC §12.2, ascending.
+var notProved = strings.Fields("all_grants before_restart consent kept_keys medium one_history other_scopes other_tags outside sanitization_level software statement whose_tag")
 
 func exactly(wanted string) check { return func(v any) bool { return v == wanted } }
 
@@ -44,21 +31,14 @@ func base64Text(v any) bool {
 func anyText(v any) bool { _, ok := v.(string); return ok }
 
 var (
-	sanitization = form{must: map[string]check{
-		"standard":     exactly("NIST SP 800-88r2"),
-		"method":       exactly("Cryptographic Erase"),
-		"target":       exactly("every sealed template and record of one subject, in vault.db and in every copy and backup of it"),
-		"cipher":       exactly("AES-256-GCM, one 256-bit key for each grant"),
-		"verification": exactly("the new key tree was read back on fresh connections and every destroyed slot found dead before the old root key was destroyed"),
-		"tool":         matching(`facekeep [0-9A-Za-z.+!-]{1,40}`), "media": printable, "organization": printable, "role": printable,
-	}}.holds
-	copies     = form{must: map[string]check{"live": number, "mirrors": number, "recovery_keys": number, "backups": number, "exported": printable}}.holds
-	bundleForm = form{must: map[string]check{
+	sanitization = form{must: map[string]check{"tool": matching(`facekeep [0-9A-Za-z.+!-]{1,40}`), "media": printable, "organization": printable, "role": printable}}.holds
+	copies       = form{must: map[string]check{"live": number, "mirrors": number, "recovery_keys": number, "backups": number, "exported": printable}}.holds
+	bundleForm   = form{must: map[string]check{
 		"type": exactly("facekeep/shredding-proof"), "v": between(1, 1), "vault": hexOf(16), "tag": hash32, "erasure": number,
 		"scopes": ascending(0, 5, scope), "checkpoint": anyText,
 		"entries":    listOf(1, 2000, form{must: map[string]check{"index": number, "entry": func(v any) bool { _, ok := v.(object); return ok }, "proof": listOf(0, 63, base64Text)}}.holds),
 		"statement":  form{must: map[string]check{"sanitization": sanitization, "copies": copies}}.holds,
-		"not_proved": func(v any) bool { _, ok := v.(object); return ok }, "made_ms": number, "signatures": row(base64Text, base64Text),
+		"not_proved": ascending(0, len(notProved), anyText), "made_ms": number, "signatures": row(base64Text, base64Text),
 	}}
 )
 
@@ -73,8 +53,8 @@ type proof struct {
 	tag     string
 }
 
-// shreddingProof judges P1 to P12 (SPEC §12.3).
-func shreddingProof(data []byte, keys []*key, opening []byte) (found *broken) {
+// shreddingProof judges P1 to P13 (SPEC §12.3).
+func shreddingProof(req *request, keys []*key) (found *broken) {
 	defer func() {
 		if caught := recover(); caught != nil {
 			var known bool
@@ -83,9 +63,16 @@ func shreddingProof(data []byte, keys []*key, opening []byte) (found *broken) {
 			}
 		}
 	}()
-	p := parseBundle(data)
-	origin := "facekeep/" + text(p.bundle, "vault")
-	c, err := openCheckpoint([]byte(text(p.bundle, "checkpoint")), keys, origin)
+	p := parseBundle(req.Proof)
+	origin, signed := "facekeep/"+text(p.bundle, "vault"), []byte(text(p.bundle, "checkpoint"))
+	x := &exported{}
+	if req.Dir != "" {
+		from := request{Dir: req.Dir, Origin: origin}
+		if loaded, err := load(&from); err == nil {
+			x = loaded
+		}
+	}
+	c, verifying, err := openOlder(signed, keys, x.chain, origin)
 	need(err == nil, "P2", -1, "the checkpoint: %v", err)
 	p.inTree(c)
 	p.first(origin)
@@ -99,20 +86,60 @@ func shreddingProof(data []byte, keys []*key, opening []byte) (found *broken) {
 	for _, index := range p.indices {
 		need(p.used[index], "P10", index, "an entry without a purpose")
 	}
-	message := []byte(domain("shredding-proof") + encodeCanonical(without(p.bundle, "signatures")))
-	verified := verifiedKeys(text(p.bundle, "checkpoint"), keys, origin)
-	for _, k := range verified {
+	for _, k := range verifiedKeys(signed, verifying, origin) {
 		at := 0
 		if k.kind == typeMLDSA {
 			at = 1
 		}
 		body, _ := decode64(list(p.bundle, "signatures")[at].(string))
-		need(signedBytes(k, message, body), "P11", -1, "the signature of the bundle does not verify")
+		need(signedBytes(k, p.message(), body), "P11", -1, "the signature of the bundle does not verify")
 	}
-	if opening != nil {
-		need(opens(opening, p.bundle), "P12", -1, "the opening does not lead to the tag")
+	if req.Opening != nil {
+		need(opens(req.Opening, p.bundle), "P12", -1, "the opening does not lead to the tag")
+	}
+	if req.Dir != "" {
+		newer, err := openLed(x.signed, keys, x.chain, origin)
+		need(err == nil, "P13", -1, "the export: %v", err)
+		bodies, broke := x.continues(signed, c, newer, keys)
+		if broke != nil {
+			need(false, "P13", -1, "the export: %s %s", broke.step, broke.message)
+		}
+		p.alone(bodies, slots)
 	}
 	return nil
+}
+
+// alone judges what P13 says of the entries of an export.
+func (p *proof) alone(bodies [][]byte, slots map[int64]int64) {
+	for at, body := range bodies {
+		index, e := int64(at), parseEntry(body)
+		need(e != nil, "P13", index, "not an entry")
+		if e["type"] == "grant" && index < p.erasure {
+			for _, each := range list(e, "grants") {
+				g := each.(object)
+				known, there := slots[num(g, "slot")]
+				need(!p.meant(g) || there && known == index, "P13", index, "a grant that is not in the bundle")
+			}
+		}
+		if e["type"] != "decision" || e["allow"] == false || index <= p.erasure {
+			continue
+		}
+		need(len(p.scopes) > 0 || e["tag"] != p.tag, "P13", index, "the subject was compared after the erasure")
+		for _, slot := range append(list(e, "candidates"), e["slot"]) {
+			n, there := slot.(int64)
+			_, own := slots[n]
+			need(!there || !own, "P13", index, "slot %d was opened after the erasure", n)
+		}
+	}
+}
+
+// meant says whether a grant is of the tag, and of a withdrawal of one of its scopes.
+func (p *proof) meant(g object) bool {
+	if g["tag"] != p.tag || len(p.scopes) == 0 {
+		return g["tag"] == p.tag
+	}
+	t := parseTerms(text(g, "terms"))
+	return t == nil || p.scopes[scopes[t.scope]]
 }
 
 func need(holds bool, step string, index int64, message string, with ...any) {
@@ -120,8 +147,8 @@ func need(holds bool, step string, index int64, message string, with ...any) {
 }
 
 // verifiedKeys are the given log keys that signed a checkpoint that opened.
-func verifiedKeys(signed string, keys []*key, origin string) (found []*key) {
-	n, _ := parseNote([]byte(signed))
+func verifiedKeys(signed []byte, keys []*key, origin string) (found []*key) {
+	n, _ := parseNote(signed)
 	for _, k := range logKeys(keys, origin) {
 		for _, each := range n.signatures {
 			if each.name == k.name && each.id == k.id {
@@ -164,15 +191,25 @@ func parseBundle(data []byte) *proof {
 	_, err = parseCheckpoint(n.text)
 	need(err == nil, "P1", -1, "the checkpoint is none")
 	first := p.entries[0]
-	wanted := object{}
-	for word, sentence := range notProved {
+	wanted := []any{}
+	for _, word := range notProved {
 		if word == "before_restart" && (first == nil || first["type"] != "restart") || word == "other_scopes" && len(p.scopes) == 0 {
 			continue
 		}
-		wanted[word] = sentence
+		wanted = append(wanted, word)
 	}
 	need(encodeCanonical(wanted) == encodeCanonical(p.bundle["not_proved"]), "P1", -1, "not_proved is not that of §12.2")
 	return p
+}
+
+// message is what the signatures are over: of each entry the index alone.
+func (p *proof) message() []byte {
+	said, indices := without(p.bundle, "signatures"), []any{}
+	for _, index := range p.indices {
+		indices = append(indices, index)
+	}
+	said["entries"] = indices
+	return []byte(domain("shredding-proof") + encodeCanonical(said))
 }
 
 func (p *proof) inTree(c *checkpoint) {
@@ -255,14 +292,10 @@ func (p *proof) granted() map[int64]int64 {
 		}
 		for _, each := range list(e, "grants") {
 			g := each.(object)
-			if g["tag"] != p.tag {
+			if !p.meant(g) {
 				continue
 			}
-			t := parseTerms(text(g, "terms"))
-			need(t != nil, "P8", index, "terms are not well-formed")
-			if len(p.scopes) > 0 && !p.scopes[scopes[t.scope]] {
-				continue
-			}
+			need(parseTerms(text(g, "terms")) != nil, "P8", index, "terms are not well-formed")
 			_, twice := slots[num(g, "slot")]
 			need(!twice && index < p.erasure, "P8", index, "a slot twice, or a grant after the erasure")
 			slots[num(g, "slot")], p.used[index] = index, true
@@ -302,6 +335,7 @@ func (p *proof) destroyed(slots map[int64]int64, parts []int64) {
 				need(completion <= p.completed(p.erasure, 0), "P9", index, "slot %d was destroyed after the erasure", slot)
 				need(len(p.scopes) == 0 || of <= p.erasure, "P9", index, "slot %d lived on after the withdrawal", slot)
 				done, p.used[index], p.used[completion] = true, true, true
+				break // a later one that names it is no part of the proof
 			}
 		}
 		need(done, "P9", slots[slot], "slot %d was not destroyed", slot)

@@ -3,7 +3,9 @@ package main
 // destroy judges one part of a destruction; what holds of the whole operation is judged at its last part.
 func (s *state) destroy(e object, op string) {
 	o := s.opened(e, "destroy", op)
-	_, o.sought = e["sought"]
+	if _, there := e["sought"]; there {
+		o.sought = true
+	}
 	slots := s.expand(list(e, "slots"), "R16")
 	s.must(len(slots) == 0 || op != "extend" && op != "rotate", "R16", "%s names no slot", op)
 	s.must(op == "void" || len(list(e, "voids")) == 0, "R7", "%s voids", op)
@@ -57,8 +59,7 @@ func (s *state) whole(o *operation) {
 		s.replaces = nil
 		named := map[int64]bool{}
 		for _, slot := range o.slots {
-			s.must(!due.spared[slot], "R15", "it names a new grant")
-			s.must(o.op != "renew" || due.slots[slot], "R15", "it names more than the predecessors")
+			s.must(due.slots[slot], "R15", "it names more than the predecessors")
 			named[slot] = true
 		}
 		for slot := range due.slots {
@@ -69,6 +70,7 @@ func (s *state) whole(o *operation) {
 
 func (s *state) withdrawn(o *operation) {
 	if o.sought {
+		s.must(len(o.slots) == 0, "R17", "it names somebody, and sought")
 		return
 	}
 	s.must(len(o.slots) > 0, "R17", "it names nothing")
@@ -85,6 +87,7 @@ func (s *state) withdrawn(o *operation) {
 
 func (s *state) shredded(o *operation) {
 	if o.sought {
+		s.must(len(o.slots)+len(o.tags) == 0, "R18", "it names somebody, and sought")
 		return
 	}
 	s.must(len(o.slots) > 0 && len(o.tags) > 0, "R18", "no tag or no slot")

@@ -43,6 +43,8 @@ SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR
 UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
 EU ZZ`
 
+const reasons = "ok principal_unknown principal_revoked role subject_unknown scope terms not_before expired withdrawn destroyed region model clock integrity unavailable policy rate"
+
 const union = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
 
 func between(low, high int64) check {
@@ -200,18 +202,20 @@ func isVkey(kind byte) check {
 }
 
 var (
-	twoKeys   = row(isVkey(typeEd25519), isVkey(typeMLDSA))
-	signedBy  = []check{hexOf(64), hexOf(mldsaSigned)}
-	limits    = check(form{must: map[string]check{"asks": between(0, 1_000_000), "failures": between(0, 1000), "longest_s": between(1, 86400), "pause_s": between(1, 86400), "scores": boolean, "searches": between(0, 10_000_000), "top": between(1, 1000), "thresholds": thresholds, "search_thresholds": thresholds}}.holds)
-	allowed   = map[string]check{"matching": limits, "regions": ascending(1, 17, region)}
-	provider  = form{must: map[string]check{"class": holder, "scheme": word}}.holds
-	holder    = oneOf("erasing wrapping mirror recovery")
-	pin       = check(form{must: map[string]check{"root": hash32, "size": number}}.holds)
-	receipt   = form{must: map[string]check{"class": holder, "scheme": word, "action": word, "limits": ascending(0, 32, word)}}.holds
-	element   = form{must: map[string]check{"slot": slot, "grant": hexOf(16), "tag": hash32, "commitment": hash32, "terms": hexOf(88), "model": model, "from": orNull(slot)}}.holds
-	common    = map[string]check{"v": between(1, 1), "type": anything, "nonce": hexOf(16), "time_ms": number, "by": orNull(hexOf(8))}
-	founding  = map[string]check{"vault": hexOf(16), "suite": between(1, 1), "epoch": positive, "fingerprint": hash32, "provider": provider, "settings": hash32}
-	branching = func(low int64) check { return row(between(low, 1<<32-1), between(1, branchSlots)) }
+	twoKeys  = row(isVkey(typeEd25519), isVkey(typeMLDSA))
+	signedBy = []check{hexOf(64), hexOf(mldsaSigned)}
+	limits   = check(form{must: map[string]check{"asks": between(0, 1_000_000), "failures": between(0, 1000), "longest_s": between(1, 86400), "pause_s": between(1, 86400), "scores": boolean, "searches": between(0, 10_000_000), "top": between(1, 1000), "thresholds": thresholds, "search_thresholds": thresholds}}.holds)
+	allowed  = map[string]check{"matching": limits, "regions": ascending(1, 17, region)}
+	provider = form{must: map[string]check{"class": holder, "scheme": word}}.holds
+	holder   = oneOf("erasing wrapping mirror recovery")
+	pin      = check(form{must: map[string]check{"root": hash32, "size": number}}.holds)
+	receipt  = form{must: map[string]check{"class": holder, "scheme": word, "action": word, "limits": ascending(0, 32, word)}}.holds
+	element  = form{must: map[string]check{"slot": slot, "grant": hexOf(16), "tag": hash32, "commitment": hash32, "terms": hexOf(88), "model": model, "from": orNull(slot)}}.holds
+	common   = map[string]check{"v": between(1, 1), "type": anything, "nonce": hexOf(16), "time_ms": number, "by": orNull(hexOf(8))}
+	asked    = map[string]check{"op": anything, "allow": boolean, "reason": oneOf(reasons), "scope": scope, "region": region, "model": model}
+	answered = map[string]check{"threshold_e6": number, "result": oneOf("match no_match")}
+	founding = map[string]check{"vault": hexOf(16), "suite": between(1, 1), "epoch": positive, "fingerprint": hash32, "provider": provider, "settings": hash32}
+	branch   = between(1, 1<<32-1)
 )
 
 func thresholds(v any) bool { return ascending(0, 34, row(model, number, number))(v) }
@@ -220,25 +224,34 @@ func anything(any) bool { return true }
 
 // entryForms has the further keys of each type (SPEC §6.1, §6.2, §6.6, §10.8).
 var entryForms = map[string]form{
-	"genesis":   {founding, allowed},
-	"restart":   {merged(founding, map[string]check{"by": hexOf(8), "pin": pin, "seen": orNull(pin), "keys": twoKeys, "signatures": row(signedBy...)}), allowed},
-	"restarted": {map[string]check{"alloc": ascending(1, 120, branching(0)), "grants": number, "principals": number, "left": number}, nil},
-	"grant":     {map[string]check{"op": oneOf("enroll grant renew reseal adopt"), "part": parts, "parts": parts, "grants": listOf(1, maxGrants, element)}, nil},
-	"principal": {map[string]check{"principal": hexOf(8), "slot": slot, "grant": hexOf(16), "commitment": hash32, "roles": ascending(1, 16, word)}, nil},
-	"granted":   {map[string]check{"of": number, "recovery": boolean}, nil},
-	"destroy":   {map[string]check{"op": oneOf("shred withdraw renew reseal revoke expire void extend rotate"), "part": parts, "parts": parts, "slots": ranges, "tags": ascending(0, 400, hash32), "voids": ascending(0, 400, number)}, map[string]check{"sought": hexOf(16)}},
-	"destroyed": {map[string]check{"of": number, "epoch": positive, "fingerprint": hash32, "previous": hash32, "receipts": listOf(0, 16, receipt), "recovery": boolean}, nil},
-	"decision": {map[string]check{"op": oneOf("verify identify"), "allow": boolean, "reason": oneOf("ok principal_unknown principal_revoked role subject_unknown scope terms not_before expired withdrawn destroyed region model clock integrity unavailable policy rate"),
-		"scope": scope, "region": region, "model": model, "threshold_e6": orNull(number), "tag": orNull(hash32), "slot": orNull(slot), "result": orNull(oneOf("match no_match")), "count": orNull(number), "set": orNull(hash32), "candidates": orNull(listOf(0, 1000, slot)), "excluded": orNull(number), "omitted": orNull(ranges)},
-		map[string]check{"mean_e6": number, "most": number, "score": yes}},
+	"genesis":    {founding, allowed},
+	"restart":    {merged(founding, map[string]check{"by": hexOf(8), "pin": pin, "seen": orNull(pin), "keys": twoKeys, "signatures": row(signedBy...)}), allowed},
+	"restarted":  {map[string]check{"closed": ascending(0, 120, branch), "next": between(16, branchSlots), "left": number}, nil},
+	"grant":      {map[string]check{"op": oneOf("enroll grant renew reseal adopt"), "part": parts, "parts": parts, "grants": listOf(1, maxGrants, element)}, nil},
+	"principal":  {map[string]check{"principal": hexOf(8), "slot": slot, "grant": hexOf(16), "commitment": hash32, "roles": ascending(1, 16, word)}, nil},
+	"granted":    {map[string]check{"of": number}, nil},
+	"destroy":    {map[string]check{"op": oneOf("shred withdraw renew reseal revoke expire void extend rotate"), "part": parts, "parts": parts, "slots": ranges, "tags": ascending(0, 400, hash32), "voids": ascending(0, 400, number)}, map[string]check{"sought": hexOf(16)}},
+	"destroyed":  {map[string]check{"of": number, "epoch": positive, "fingerprint": hash32, "previous": hash32, "receipts": listOf(0, 16, receipt)}, nil},
 	"settings":   {map[string]check{"digest": hash32, "previous": hash32}, allowed},
-	"rotation":   {map[string]check{"what": oneOf("root tree templates signing move"), "reason": oneOf("scheduled compromise departure migration algorithm drill other"), "below": ascending(0, 120, branching(1)), "model": orNull(model), "suite": orNull(between(1, 65535))}, nil},
+	"rotation":   {map[string]check{"what": oneOf("root tree templates signing move"), "reason": oneOf("scheduled compromise departure migration algorithm drill other"), "below": ascending(0, 120, row(branch, between(1, branchSlots))), "model": orNull(model)}, nil},
 	"rotated":    {map[string]check{"of": number, "left": number}, nil},
 	"signing":    {map[string]check{"generation": between(2, 1<<32-1), "previous": twoKeys, "keys": twoKeys, "signatures": row(append(append([]check{}, signedBy...), signedBy...)...)}, nil},
 	"checkpoint": {map[string]check{"sha256": hash32, "size": positive}, nil},
-	"clock":      {map[string]check{"accepted_ms": number, "high_ms": number}, nil},
+	"clock":      {map[string]check{"high_ms": number}, nil},
 	"backup":     {map[string]check{"rows": number, "sha256": hash32, "size": positive}, nil},
 	"restore":    {map[string]check{"sha256": hash32, "rows": number, "merged": number, "dead": number, "present": number, "refused": number, "missing": number}, nil},
+}
+
+// decisionForms has the further keys of a decision, by whether it allows and its op (SPEC §6.2).
+var decisionForms = map[bool]map[string]form{
+	false: {
+		"verify":   {asked, map[string]check{"tag": hash32, "slot": slot}},
+		"identify": {asked, nil},
+	},
+	true: {
+		"verify":   {merged(asked, answered, map[string]check{"tag": hash32, "slot": slot}), map[string]check{"score": yes}},
+		"identify": {merged(asked, answered, map[string]check{"count": number, "set": hash32, "candidates": listOf(0, 1000, slot), "excluded": number, "omitted": ranges}), map[string]check{"mean_e6": number, "most": positive, "score": yes}},
+	},
 }
 
 func merged(maps ...map[string]check) map[string]check {
@@ -263,6 +276,9 @@ func parseEntry(body []byte) object {
 	}
 	kind, _ := e["type"].(string)
 	f, known := entryForms[kind]
+	if kind == "decision" {
+		f, known = decisionForms[e["allow"] == true][text(e, "op")]
+	}
 	if !known || !(form{merged(common, f.must), f.may}).holds(e) || !relations(kind, e) {
 		return nil
 	}
@@ -288,51 +304,22 @@ func relations(kind string, e object) bool {
 			return (op == "shred" || op == "withdraw") && len(list(e, "slots"))+len(list(e, "tags"))+len(list(e, "voids")) == 0
 		}
 	case "rotation":
-		return e["what"] == "templates" || len(list(e, "below")) == 0 && e["model"] == nil && e["suite"] == nil
+		return e["what"] == "templates" || len(list(e, "below")) == 0 && e["model"] == nil
 	}
 	return true
 }
 
 func decisionHolds(e object) bool {
-	allow, identify := e["allow"] == true, e["op"] == "identify"
-	null := func(names ...string) bool {
-		for _, name := range names {
-			if e[name] != nil {
-				return false
-			}
-		}
+	if (e["allow"] == true) != (e["reason"] == "ok") {
+		return false
+	}
+	if e["allow"] == false || e["op"] == "verify" {
 		return true
-	}
-	full := func(names ...string) bool {
-		for _, name := range names {
-			if e[name] == nil {
-				return false
-			}
-		}
-		return true
-	}
-	_, mean := e["mean_e6"]
-	most, cut := e["most"]
-	_, score := e["score"]
-	five := []string{"count", "set", "candidates", "excluded", "omitted"}
-	if allow != (e["reason"] == "ok") || identify && !null("tag", "slot") || !(allow && identify) && (mean || cut || !null(five...)) {
-		return false
-	}
-	if !allow {
-		return null("threshold_e6", "result") && !score
-	}
-	if !full("threshold_e6", "result") {
-		return false
-	}
-	if !identify {
-		return full("tag", "slot")
-	}
-	if !full(five...) {
-		return false
 	}
 	found := list(e, "candidates")
+	most, cut := e["most"]
 	return distinct(found, func(v any) any { return v }) && (e["result"] == "match") == (len(found) > 0) &&
-		(!mean || e["mean_e6"] != e["threshold_e6"]) && (!cut || most == int64(len(found)) && most != int64(0))
+		e["mean_e6"] != e["threshold_e6"] && (!cut || most == int64(len(found)))
 }
 
 func num(e object, name string) int64   { return e[name].(int64) }

@@ -15,7 +15,7 @@ type request struct {
 	What       string   `json:"what"` // log, consistency, proof, note, inclusion
 	Keys       []string `json:"keys"`
 	Origin     string   `json:"origin"` // that of the first key where it is absent
-	Dir        string   `json:"dir"`    // an export
+	Dir        string   `json:"dir"`    // an export; of a proof, for P13
 	Entries    [][]byte `json:"entries"`
 	Checkpoint []byte   `json:"checkpoint"` // of entries without tiles; a note
 	Older      []byte   `json:"older"`
@@ -81,7 +81,7 @@ func serve(req *request) *broken {
 	case "consistency":
 		return consistency(req, keys)
 	case "proof":
-		return shreddingProof(req.Proof, keys, req.Opening)
+		return shreddingProof(req, keys)
 	case "note":
 		_, err := openCheckpoint(req.Checkpoint, keys, req.Origin)
 		return step("note", err)
@@ -101,30 +101,21 @@ func serve(req *request) *broken {
 
 // readLog judges all steps of SPEC §11.1 on an export, or on entries and their checkpoint.
 func readLog(req *request, keys []*key) (*state, *broken) {
-	signed, bodies := req.Checkpoint, req.Entries
-	var dir export
-	if req.Dir != "" {
-		dir = export(req.Dir)
-		var err error
-		if signed, err = dir.read("checkpoint", maxNote); err != nil {
-			return nil, step("L1", err)
-		}
-		bodies = dir.untrusted(signed)
-	}
-	var chain []generation
-	if len(bodies) > 0 {
-		chain = chainOf(bodies, req.Origin)
-	}
-	c, err := openLed(signed, keys, chain, req.Origin)
+	x, err := load(req)
 	if err != nil {
 		return nil, step("L1", err)
 	}
+	c, err := openLed(x.signed, keys, x.chain, req.Origin)
+	if err != nil {
+		return nil, step("L1", err)
+	}
+	bodies := x.bodies
 	if req.Dir != "" {
-		ones, err := dir.lead(c)
+		ones, err := x.dir.lead(c)
 		if err != nil {
 			return nil, step("L2", err)
 		}
-		if bodies, err = dir.entries(c, ones); err != nil {
+		if bodies, err = x.dir.entries(c, ones); err != nil {
 			return nil, &broken{"L3", int64(len(bodies)), err.Error()}
 		}
 	}
@@ -141,7 +132,7 @@ func readLog(req *request, keys []*key) (*state, *broken) {
 	}
 	if len(s.chain) > 0 {
 		at, until := inForce(s.chain, c.size)
-		if _, err := openCheckpoint(signed, at, req.Origin); err != nil {
+		if _, err := openCheckpoint(x.signed, at, req.Origin); err != nil {
 			return s, step("R10", err)
 		}
 		if !trusted(until, keys) {
@@ -151,13 +142,42 @@ func readLog(req *request, keys []*key) (*state, *broken) {
 	return s, nil
 }
 
-// untrusted reads the entries that a checkpoint that was not yet opened speaks of.
-func (e export) untrusted(signed []byte) [][]byte {
+// exported is what a request gives of a log, and what it says of its keys before anything of it was verified.
+type exported struct {
+	dir    export
+	signed []byte
+	bodies [][]byte
+	chain  []generation
+}
+
+// load reads an export, or takes the entries of the request.
+func load(req *request) (*exported, error) {
+	x := &exported{dir: export(req.Dir), signed: req.Checkpoint, bodies: req.Entries}
+	if req.Dir != "" {
+		var err error
+		if x.signed, err = x.dir.read("checkpoint", maxNote); err != nil {
+			return nil, err
+		}
+		x.bodies = x.dir.untrusted(x.signed)
+	}
+	if len(x.bodies) > 0 {
+		x.chain = chainOf(x.bodies, req.Origin)
+	}
+	return x, nil
+}
+
+// claimed parses a checkpoint that nobody opened.
+func claimed(signed []byte) (*checkpoint, error) {
 	n, err := parseNote(signed)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	c, err := parseCheckpoint(n.text)
+	return parseCheckpoint(n.text)
+}
+
+// untrusted reads the entries that a checkpoint that was not yet opened speaks of.
+func (e export) untrusted(signed []byte) [][]byte {
+	c, err := claimed(signed)
 	if err != nil {
 		return nil
 	}
@@ -171,15 +191,11 @@ func openLed(signed []byte, keys []*key, chain []generation, origin string) (*ch
 	if err == nil || len(chain) == 0 {
 		return c, err
 	}
-	n, other := parseNote(signed)
+	said, other := claimed(signed)
 	if other != nil {
 		return nil, err
 	}
-	claimed, other := parseCheckpoint(n.text)
-	if other != nil {
-		return nil, err
-	}
-	at, until := inForce(chain, claimed.size)
+	at, until := inForce(chain, said.size)
 	if !trusted(until, keys) {
 		return nil, err
 	}
@@ -212,57 +228,88 @@ func consistency(req *request, keys []*key) *broken {
 		}
 		return nil
 	}
-	dir := export(req.Dir)
-	signed, err := dir.read("checkpoint", maxNote)
+	x, err := load(req)
 	if err != nil {
 		return step("C2", err)
 	}
-	bodies := dir.untrusted(signed)
-	var chain []generation
-	if len(bodies) > 0 {
-		chain = chainOf(bodies, req.Origin)
-	}
-	older, err := openCheckpoint(req.Older, keys, req.Origin)
-	if err != nil && len(chain) > 0 {
-		older, err = openAt(req.Older, chain, req.Origin)
-	}
+	older, _, err := openOlder(req.Older, keys, x.chain, req.Origin)
 	if err != nil {
 		return step("C1", err)
 	}
-	newer, err := openLed(signed, keys, chain, req.Origin)
+	newer, err := openLed(x.signed, keys, x.chain, req.Origin)
 	if err != nil {
 		return step("C2", err)
 	}
+	_, found := x.continues(req.Older, older, newer, keys)
+	return found
+}
+
+// continues judges C3 to C5 of an export whose checkpoint was opened, and returns its entries.
+func (x *exported) continues(signed []byte, older, newer *checkpoint, keys []*key) ([][]byte, *broken) {
 	if newer.size < older.size {
-		return &broken{"C3", -1, "the tree is smaller"}
+		return nil, &broken{"C3", -1, "the tree is smaller"}
 	}
-	leaves := make([]hash, len(bodies))
-	for at, body := range bodies {
-		leaves[at] = leafHash(body)
+	ones, err := x.dir.lead(newer)
+	if err != nil {
+		return nil, step("C4", err)
 	}
-	if int64(len(bodies)) != newer.size || rootOf(leaves) != newer.root || rootOf(leaves[:older.size]) != older.root {
-		return &broken{"C4", -1, "the newer tree does not begin with the older one"}
+	leaves, err := x.dir.level(0, newer.size)
+	if err != nil || rootOf(leaves) != newer.root || rootOf(leaves[:older.size]) != older.root {
+		return nil, &broken{"C4", -1, "the newer tree does not begin with the older one"}
 	}
-	if len(chain) == 0 {
-		return nil
+	bodies, err := x.dir.entries(newer, ones)
+	if err != nil {
+		return nil, step("C5", err)
 	}
-	if _, err := openAt(req.Older, chain, req.Origin); err != nil {
-		return step("C5", err)
+	if len(x.chain) == 0 {
+		if !sameSigners(signed, x.signed, keys, newer.origin) {
+			return nil, &broken{"C5", -1, "no entry says that the keys were replaced"}
+		}
+		return bodies, nil
 	}
-	_, until := inForce(chain, newer.size)
-	if _, err := openAt(signed, chain, req.Origin); err != nil || !trusted(until, keys) {
-		return &broken{"C5", -1, "the newer checkpoint is not under trusted keys in force"}
+	_, until := inForce(x.chain, newer.size)
+	_, err = openAt(signed, x.chain, newer.origin)
+	_, other := openAt(x.signed, x.chain, newer.origin)
+	if err != nil || other != nil || !trusted(until, keys) {
+		return nil, &broken{"C5", -1, "a checkpoint is not under keys in force, or no generation is trusted"}
 	}
-	return nil
+	return bodies, nil
+}
+
+// sameSigners says whether given keys of each type signed both checkpoints.
+func sameSigners(one, other []byte, keys []*key, origin string) bool {
+	both := map[byte]bool{}
+	for _, k := range verifiedKeys(one, keys, origin) {
+		for _, each := range verifiedKeys(other, keys, origin) {
+			both[k.kind] = both[k.kind] || k.text == each.text
+		}
+	}
+	for _, k := range logKeys(keys, origin) {
+		if !both[k.kind] {
+			return false
+		}
+	}
+	return true
+}
+
+// openOlder opens a checkpoint under the given keys, or those that entries name for its size; it returns the keys, too.
+func openOlder(signed []byte, keys []*key, chain []generation, origin string) (*checkpoint, []*key, error) {
+	c, err := openCheckpoint(signed, keys, origin)
+	if err == nil || len(chain) == 0 {
+		return c, keys, err
+	}
+	said, other := claimed(signed)
+	if other != nil {
+		return nil, nil, err
+	}
+	at, _ := inForce(chain, said.size)
+	c, err = openCheckpoint(signed, at, origin)
+	return c, at, err
 }
 
 // openAt opens a checkpoint under the keys that were in force at its size.
 func openAt(signed []byte, chain []generation, origin string) (*checkpoint, error) {
-	n, err := parseNote(signed)
-	if err != nil {
-		return nil, err
-	}
-	c, err := parseCheckpoint(n.text)
+	c, err := claimed(signed)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (s *state) step(e object) {
 	case "backup":
 		s.must(num(e, "size") <= s.index, "R29", "size is above the entry's index")
 	case "clock":
-		s.must(num(e, "high_ms") == s.high && num(e, "accepted_ms") == time && time < s.high-slack, "R3", "it sets nothing back that there is")
+		s.must(num(e, "high_ms") == s.high && time < s.high-slack, "R3", "it sets nothing back that there is")
 		s.high, s.asked = time, map[string]*asking{}
 	case "restore":
 		s.restore(e)
@@ -93,15 +93,9 @@ func (s *state) replacing(e object) {
 	if due == nil || s.parts != nil {
 		return
 	}
-	whole := e != nil && e["type"] == "destroy" && (e["op"] == "renew" || e["op"] == "reseal")
-	if !whole && len(due.slots) == 0 {
-		s.replaces = nil
-		return
+	if e == nil || e["type"] != "destroy" || e["op"] != due.op || e["by"] != due.by {
+		panic(&broken{"R15", s.index - 1, "the predecessor is not ended next, by the same hand"})
 	}
-	if !whole {
-		panic(&broken{"R15", s.index - 1, "the predecessor is not ended next"})
-	}
-	s.must(e["op"] == due.op && e["by"] == due.by, "R15", "of another op or hand than the completion")
 }
 
 // follows judges what may stand at this place: R4, R15, R31, R35.
@@ -113,7 +107,7 @@ func (s *state) follows(e object, kind, op string) {
 	}
 	s.must(e["part"] == nil || num(e, "part") == 1, "R4", "the first part is missing")
 	ends := kind == "destroy" && (op == "renew" || op == "reseal")
-	s.must(!ends || s.replaces != nil, "R15", "it follows no completion of grants")
+	s.must(!ends || s.replaces != nil, "R15", "it follows no completion of grants that had predecessors")
 	if s.why != nil {
 		next := kind == "signing"
 		if s.why["what"] != "signing" {
@@ -135,7 +129,7 @@ func (s *state) follows(e object, kind, op string) {
 // adoption judges the order of §6.6. Its steps: 1 principals, 2 signing, 3 grants, and what completes them.
 func (s *state) adoption(e object, kind, op string) {
 	for first, open := range s.open {
-		s.must(kind == "granted" && num(e, "of") == first && e["recovery"] == false, "R35", "operation %d is not completed next", open.first)
+		s.must(kind == "granted" && num(e, "of") == first && e["by"] == open.entry["by"], "R35", "operation %d is not completed next, by its own hand", first)
 		return
 	}
 	by := s.restart["by"]
@@ -178,26 +172,15 @@ func (s *state) limits(e object) {
 }
 
 func (s *state) restarted(e object) {
-	by := s.people[text(e, "by")]
-	complete := int64(0)
-	for _, p := range s.people {
-		if p.complete {
-			complete++
-		}
+	closed := map[int64]bool{}
+	for _, branch := range list(e, "closed") {
+		closed[branch.(int64)], s.alloc[branch.(int64)] = true, branchSlots
 	}
-	s.must(by != nil && num(e, "principals") == complete && num(e, "grants") == s.adopted, "R35", "the counts are not those of the adoption")
-	named := map[int64]bool{}
-	for _, pair := range list(e, "alloc") {
-		branch, index := pair.([]any)[0].(int64), pair.([]any)[1].(int64)
-		named[branch] = true
-		s.must(index >= s.alloc[branch], "R35", "alloc of branch %d is below what was given out", branch)
-		s.must(branch == 0 || index == branchSlots, "R35", "branch %d is not closed whole", branch)
-		s.alloc[branch] = index
+	for branch := range s.scopes {
+		s.must(closed[branch], "R35", "branch %d is not closed", branch)
 	}
-	s.must(named[0], "R35", "branch 0 is not in alloc")
-	for branch := range s.alloc {
-		s.must(named[branch], "R35", "branch %d is not in alloc", branch)
-	}
+	s.must(num(e, "next") >= s.alloc[0], "R35", "next is below what was given out")
+	s.alloc[0] = num(e, "next")
 	if len(s.chain) == 0 {
 		s.chain = []generation{{0, keysOf(s.restart, "keys")}}
 	}
@@ -245,7 +228,6 @@ func (s *state) principal(e object) {
 func (s *state) grant(e object, op string) {
 	o := s.opened(e, "grant", op)
 	time := num(e, "time_ms")
-	var made []*grant
 	for _, item := range list(e, "grants") {
 		each := item.(object)
 		g := &grant{slot: num(each, "slot"), id: text(each, "grant"), tag: text(each, "tag"), model: text(each, "model"), terms: parseTerms(text(each, "terms"))}
@@ -261,12 +243,9 @@ func (s *state) grant(e object, op string) {
 			s.scopes[branch] = g.terms.scope
 		}
 		s.must(s.scopes[branch] == g.terms.scope, "R5", "the branch is of another scope")
-		o.grants, o.slots, made = append(o.grants, g), append(o.slots, g.slot), append(made, g)
+		o.grants, o.slots = append(o.grants, g), append(o.slots, g.slot)
 		s.grants[g.slot] = g
 		s.byTag[g.tag] = append(s.byTag[g.tag], g)
-	}
-	if op == "adopt" {
-		s.adopted += int64(len(made))
 	}
 }
 
@@ -293,7 +272,7 @@ func (s *state) source(g *grant, from any, op string, time int64) {
 
 // selects says whether a rotation of templates re-seals a grant.
 func selects(rotation object, g *grant) bool {
-	if rotation["model"] != nil && rotation["model"] != g.model || rotation["suite"] != nil && num(rotation, "suite") != 1 {
+	if rotation["model"] != nil && rotation["model"] != g.model {
 		return false
 	}
 	for _, pair := range list(rotation, "below") {
@@ -307,25 +286,19 @@ func selects(rotation object, g *grant) bool {
 func (s *state) complete(e object, kind string) {
 	o := s.open[num(e, "of")]
 	s.must(o != nil && (o.kind == "destroy") == (kind == "destroyed"), "R6", "no such operation is open")
-	by := o.entry["by"]
-	if e["recovery"] == true {
-		by = nil
-	}
-	s.must(e["by"] == by, "R6", "it is of another hand")
+	s.must(e["by"] == nil || e["by"] == o.entry["by"], "R6", "it is of another hand")
 	delete(s.open, o.first)
 	if kind == "destroyed" {
 		s.destroyed(e, o)
 		return
 	}
-	due := &duty{op: "reseal", by: by, slots: map[int64]bool{}, spared: map[int64]bool{}}
+	if o.kind == "principal" {
+		s.bySlot[o.slots[0]].complete = true
+		return
+	}
+	due := &duty{op: "reseal", by: e["by"], slots: map[int64]bool{}}
 	if o.op == "renew" {
 		due.op = "renew"
-	}
-	for _, slot := range o.slots {
-		if p := s.bySlot[slot]; p != nil {
-			p.complete = true
-		}
-		due.spared[slot] = true
 	}
 	for at, g := range o.grants {
 		for _, other := range o.grants[:at] {
@@ -341,7 +314,7 @@ func (s *state) complete(e object, kind string) {
 		g.complete = true
 	}
 	s.must(s.adopting == 0 || len(due.slots) == 0, "R35", "two grants of one subject and scope are adopted")
-	if s.adopting == 0 && o.kind == "grant" {
+	if len(due.slots) > 0 {
 		s.replaces = due
 	}
 }
@@ -617,11 +590,11 @@ func chainOf(bodies [][]byte, origin string) (found []generation) {
 		if e == nil || e["type"] != "signing" {
 			continue
 		}
+		if !signingHolds(e, origin) || len(found) > 0 && !sameKeys(found[len(found)-1].keys, keysOf(e, "previous")) {
+			break
+		}
 		if len(found) == 0 {
 			found = []generation{{0, keysOf(e, "previous")}}
-		}
-		if !signingHolds(e, origin) || !sameKeys(found[len(found)-1].keys, keysOf(e, "previous")) {
-			return nil
 		}
 		found = append(found, generation{int64(at) + 1, keysOf(e, "keys")})
 	}

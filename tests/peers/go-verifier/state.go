@@ -79,18 +79,16 @@ type state struct {
 	chain     []generation
 	restart   object
 	adopting  int // the step of the adoption; 0 outside of one
-	adopted   int64
 	matching  object
 	regions   map[string]bool
 	asked     map[string]*asking
 }
 
-// duty is a destruction that must follow a completion.
+// duty is a destruction that must follow a completion, and the predecessors that it ends.
 type duty struct {
-	op     string
-	by     any
-	slots  map[int64]bool
-	spared map[int64]bool
+	op    string
+	by    any
+	slots map[int64]bool
 }
 
 // generation is the two keys in force from an entry on.
