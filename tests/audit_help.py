@@ -21,7 +21,7 @@ from facekeep.auditlog.tilehash import tile_root
 from facekeep.clock import MS_PER_DAY
 from facekeep.formats import entries, tiles
 from facekeep.formats.canonical import JsonObject
-from facekeep.formats.checkpoint import Checkpoint, origin_of
+from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.ids import slot_id
 from facekeep.formats.matching import Matching
 from facekeep.formats.terms import Scope, Terms
@@ -402,7 +402,7 @@ def write_export(directory: Path, bodies: Iterable[bytes], signer: LogSigner = S
             groups.append(tile_root(leaves))
     if groups:
         _write(directory / Tile(1, 0, len(groups)).path, b"".join(groups))
-    checkpoint = Checkpoint(origin_of(VAULT), frontier.size, frontier.root())
+    checkpoint = Checkpoint(signer.origin, frontier.size, frontier.root())
     _write(directory / "checkpoint", signer.sign(checkpoint, NOW))
     return checkpoint
 

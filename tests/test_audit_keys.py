@@ -19,6 +19,7 @@ from facekeep.auditlog.signed import Cosigner, LogSigner
 from facekeep.formats.note import Signature, VerifierKey
 from proof_help import step_of
 from restart_help import Restarted
+from shared_help import retold
 
 SECOND, THIRD = (LogSigner(b"k" * 32, VAULT, number) for number in (2, 3))
 FOREIGN, FOREIGN_TOO = (LogSigner(b"x" * 32, VAULT, number) for number in (1, 2))
@@ -227,11 +228,19 @@ def test_a_restart_by_keys_that_are_not_in_force(judge: Judge) -> None:
         assert judge(book, SECOND, BOTH) == REFUSED
 
 
-def test_the_shared_cases(shared_data: Path) -> None:
+SHARED_STEPS = {
+    "history_rewritten_half_known_fail": "L1",
+    "restart_branch_not_closed_fail": "R35",
+    "restart_keys_other_than_in_force_fail": "L1",
+    "signing_previous_half_known_fail": "L1",
+}
+
+
+def test_the_shared_cases(shared_data: Path, tmp_path: Path) -> None:
     for case in sorted((shared_data.parent / "cases/audit").iterdir()):
-        keys = [VerifierKey.parse(line) for line in (case / "keys.vkey").read_text().split("\n") if line]
-        good = case.name.endswith("_good")
-        assert (step_of(verify_log, case / "export", keys) == "none") is good, case.name
-        if (case / "older.checkpoint").exists():
-            old = (case / "older.checkpoint").read_bytes()
-            assert (step_of(verify_consistency, old, case / "export", keys) == "none") is good, case.name
+        told = retold(tmp_path / case.name, case)
+        assert step_of(verify_log, told.export, told.keys) == SHARED_STEPS.get(case.name, "none"), case.name
+        assert told.good is (case.name not in SHARED_STEPS)
+        if told.older is not None:
+            broken = step_of(verify_consistency, told.older, told.export, told.keys)
+            assert (broken == "none") is told.good, (case.name, broken)
