@@ -115,12 +115,13 @@ def _look(watcher: Watcher, export: ExportDirectory, data: bytes) -> tuple[Check
     if older is None:
         steps.skip("W4", "nothing was seen before")
         steps.skip("W5", "nothing was seen before")
-        watcher.kept = _restart(watcher, tree)  # is known from now on
     elif watcher.restarted:
         watcher.kept = _begun_anew(watcher, tree, older)
     else:
         _continues(watcher, tree, older)
     with steps.step("W6"):  # SPEC §12.5 step 6
+        if older is None:
+            watcher.kept = _restart(watcher, tree)  # is known from now on
         keyring = keyring_of(newer.origin, keys, tree.entries())
         check_in_force(keyring, data, None if watcher.kept is not None else seen)
     return newer, older
