@@ -249,13 +249,13 @@ func (x *exported) continues(signed []byte, older, newer *checkpoint, keys []*ke
 	if newer.size < older.size {
 		return nil, &broken{"C3", -1, "the tree is smaller"}
 	}
-	ones, err := x.dir.lead(newer)
-	if err != nil {
-		return nil, step("C4", err)
-	}
 	leaves, err := x.dir.level(0, newer.size)
 	if err != nil || rootOf(leaves) != newer.root || rootOf(leaves[:older.size]) != older.root {
 		return nil, &broken{"C4", -1, "the newer tree does not begin with the older one"}
+	}
+	ones, err := x.dir.lead(newer)
+	if err != nil {
+		return nil, step("C5", err)
 	}
 	bodies, err := x.dir.entries(newer, ones)
 	if err != nil {
