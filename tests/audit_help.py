@@ -14,7 +14,7 @@ import pytest
 from facekeep.audit.replay import replay
 from facekeep.audit.report import Report, RuleBroken, Verdict
 from facekeep.auditlog.merkle import Frontier, leaf_hash
-from facekeep.auditlog.rotation import Keyring
+from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.auditlog.signed import LogSigner
 from facekeep.auditlog.tilehash import tile_root
@@ -172,6 +172,15 @@ class Book:
 
     def granted(self, of: int, by: str | None = OPERATOR) -> int:
         return self.add(entries.granted(of, by=by, time_ms=self.now))
+
+    def recovered(self, of: int) -> int:
+        """Let recovery complete what grants."""
+        return self.granted(of, None)
+
+    def set_back(self, by_ms: int, wrong_ms: int = 0) -> int:
+        """Set the time back; ``wrong_ms`` is by how much it misnames what the log had seen."""
+        high, self.now = self.now, self.now - by_ms
+        return self.add(entries.clock(high + wrong_ms, by=OPERATOR, time_ms=self.now))
 
     def grant(self, op: str, *items: JsonObject, by: str | None = OPERATOR) -> int:
         first = self.announce(op, *items, by=by)
@@ -357,6 +366,73 @@ def story() -> Story:
     at["clock"] = book.add(entries.clock(book.now + DAY, by=OPERATOR, time_ms=book.now))
     at["last"] = book.identify(fresh_i(0), by=SECOND)
     return Story(book, at)
+
+
+def _rotate(book: Book, kind: str, op: str) -> int | None:
+    """Act where the entry is part of a rotation; or begin the rotation that the entry needs."""
+    first = None
+    if kind == "rotation":
+        first = book.rotation("templates", by=SECOND)
+    elif kind == "rotated":
+        first = book.rotated(book.rotation("move"), by=SECOND)
+    elif kind == "checkpoint":
+        first = book.published(SECOND)
+    elif kind == "signing":
+        first = book.rotation("signing", by=SECOND)
+        book.add(signing_entry(SIGNER, LogSigner(b"k" * 32, VAULT, 2), by=SECOND, time_ms=book.now))
+    elif op == "rotate":
+        book.rotation("move")
+    elif op == "reseal":
+        book.rotation("templates", below={1: 1})
+    return first
+
+
+def act(book: Book, kind: str, op: str) -> int:
+    """Let the second principal make an entry of a type and op; returns its index."""
+    now, by = book.now, SECOND
+    rotating = _rotate(book, kind, op)
+    if rotating is not None:
+        return rotating
+    if kind == "grant":
+        source = None if op == "enroll" else v(0)
+        slot = {"renew": v(2), "reseal": fresh_v(0)}.get(op, i(0))
+        first = book.grant(op, item(slot, CAROL if op == "enroll" else ALICE, source), by=by)
+        if op in ("renew", "reseal"):
+            book.destroy(op, v(0), by=by)
+        return first
+    if kind == "destroy":
+        slots = {"shred": [v(0)], "withdraw": [v(0)], "revoke": [17], "expire": [v(0)]}.get(op, [])
+        if op == "expire":
+            book.now += 31 * 86_400_000
+        return book.destroy(op, *slots, tags=[ALICE] if op == "shred" else (), by=by)
+    if kind == "principal":
+        return book.announce_principal("e" * 16, 19, "dpo", by=by)
+    if kind == "clock":
+        return book.add(entries.clock(now, by=by, time_ms=now - 10_000))
+    if kind == "settings":
+        return book.add(entries.settings(b"s" * 32, bytes(32), by=by, time_ms=now))
+    if kind == "backup":
+        return book.add(entries.backup(rows=1, sha256=bytes(32), size=5, by=by, time_ms=now))
+    return book.add(
+        entries.restore(
+            sha256=bytes(32), rows=0, merged=0, dead=0, present=0, refused=0, missing=0, by=by, time_ms=now
+        )
+    )
+
+
+def crossed(ed25519: LogSigner, ml_dsa_44: LogSigner) -> LogSigner:
+    """Keys of which one is another's: what somebody has who broke one algorithm."""
+    made = LogSigner(b"k" * 32, VAULT)
+    made._ed25519, made._ml_dsa_44 = ed25519._ed25519, ml_dsa_44._ml_dsa_44
+    made.keys = (ed25519.keys[0], ml_dsa_44.keys[1])
+    return made
+
+
+def numbered(signer: LogSigner, generation: int) -> LogSigner:
+    """The same keys as those of another generation."""
+    made = copy.copy(signer)
+    made.generation = generation
+    return made
 
 
 class Given(TypedDict, total=False):

@@ -91,8 +91,9 @@ def forge(
     size: int | None = None,
     statement: Statement | None = None,
     scopes: tuple[str, ...] = (),
+    both: bool = True,
 ) -> bytes:
-    """Bundle of those entries of a log, signed by the log's keys."""
+    """Bundle of those entries of a log, signed by its keys; the checkpoint by both, or by the Ed25519 key."""
     grown = Grown(entries.encode(entry) for entry in log)
     of = len(log) if size is None else size
     held = tuple(
@@ -100,6 +101,7 @@ def forge(
         for index in keep
     )
     note = Note.parse(grown.signed(of))
+    note = note if both else Note(note.text, note.signatures[:1])
     bundle = ShreddingProof(vault, tag, erasure, NOW, note, held, statement or Statement("0.1.0"), scopes)
     return bundle.signed(signer().sign_raw(DOMAIN + bundle.unsigned())).encode()
 

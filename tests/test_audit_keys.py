@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from audit_help import ALICE, DAY, NOW, OPERATOR, SERVICE, SIGNER, VAULT, Book, founded, item, v, write_export
+from audit_help import (
+    ALICE,
+    DAY,
+    NOW,
+    OPERATOR,
+    SERVICE,
+    SIGNER,
+    VAULT,
+    Book,
+    crossed,
+    founded,
+    item,
+    numbered,
+    v,
+    write_export,
+)
 from facekeep.audit.consistency import verify_consistency
 from facekeep.audit.logs import verify_log
 from facekeep.audit.report import Verdict
@@ -24,21 +38,6 @@ from shared_help import retold
 SECOND, THIRD = (LogSigner(b"k" * 32, VAULT, number) for number in (2, 3))
 FOREIGN, FOREIGN_TOO = (LogSigner(b"x" * 32, VAULT, number) for number in (1, 2))
 BOTH, ED, ML = SIGNER.keys, SIGNER.keys[:1], SIGNER.keys[1:]
-
-
-def crossed(ed25519: LogSigner, ml_dsa_44: LogSigner) -> LogSigner:
-    """Keys of which one is another's: what somebody has who broke one algorithm."""
-    made = LogSigner(b"k" * 32, VAULT)
-    made._ed25519, made._ml_dsa_44 = ed25519._ed25519, ml_dsa_44._ml_dsa_44
-    made.keys = (ed25519.keys[0], ml_dsa_44.keys[1])
-    return made
-
-
-def numbered(signer: LogSigner, generation: int) -> LogSigner:
-    """The same keys as those of another generation."""
-    made = copy.copy(signer)
-    made.generation = generation
-    return made
 
 
 def turn(book: Book, old: LogSigner, new: LogSigner, number: int = 2) -> None:

@@ -12,7 +12,6 @@ import pytest
 from audit_help import (
     ALICE,
     BOB,
-    CAROL,
     NOW,
     OPERATOR,
     SECOND,
@@ -21,13 +20,12 @@ from audit_help import (
     VAULT,
     Book,
     Entry,
+    act,
     broken,
     expect,
     fingerprint,
     founded,
-    fresh_v,
     honest,
-    i,
     item,
     story,
     v,
@@ -326,57 +324,6 @@ def test_what_each_role_may_record(role: str) -> None:
             honest(book)
         else:
             expect(book.bodies(), "R12", index)
-
-
-def rotate(book: Book, kind: str, op: str) -> int | None:
-    """Act where the entry is part of a rotation; or begin the rotation that the entry needs."""
-    first = None
-    if kind == "rotation":
-        first = book.rotation("templates", by=SECOND)
-    elif kind == "rotated":
-        first = book.rotated(book.rotation("move"), by=SECOND)
-    elif kind == "checkpoint":
-        first = book.published(SECOND)
-    elif kind == "signing":
-        first = book.rotation("signing", by=SECOND)
-        book.add(signing_entry(SIGNER, LogSigner(b"k" * 32, VAULT, 2), by=SECOND, time_ms=book.now))
-    elif op == "rotate":
-        book.rotation("move")
-    elif op == "reseal":
-        book.rotation("templates", below={1: 1})
-    return first
-
-
-def act(book: Book, kind: str, op: str) -> int:
-    now, by = book.now, SECOND
-    rotating = rotate(book, kind, op)
-    if rotating is not None:
-        return rotating
-    if kind == "grant":
-        source = None if op == "enroll" else v(0)
-        slot = {"renew": v(2), "reseal": fresh_v(0)}.get(op, i(0))
-        first = book.grant(op, item(slot, CAROL if op == "enroll" else ALICE, source), by=by)
-        if op in ("renew", "reseal"):
-            book.destroy(op, v(0), by=by)
-        return first
-    if kind == "destroy":
-        slots = {"shred": [v(0)], "withdraw": [v(0)], "revoke": [17], "expire": [v(0)]}.get(op, [])
-        if op == "expire":
-            book.now += 31 * 86_400_000
-        return book.destroy(op, *slots, tags=[ALICE] if op == "shred" else (), by=by)
-    if kind == "principal":
-        return book.announce_principal("e" * 16, 19, "dpo", by=by)
-    if kind == "clock":
-        return book.add(entries.clock(now, by=by, time_ms=now - 10_000))
-    if kind == "settings":
-        return book.add(entries.settings(b"s" * 32, bytes(32), by=by, time_ms=now))
-    if kind == "backup":
-        return book.add(entries.backup(rows=1, sha256=bytes(32), size=5, by=by, time_ms=now))
-    return book.add(
-        entries.restore(
-            sha256=bytes(32), rows=0, merged=0, dead=0, present=0, refused=0, missing=0, by=by, time_ms=now
-        )
-    )
 
 
 # The report, and the words

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import base64
 import copy
-import importlib.util
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "vectors"))
+from run import laid_out
+from verify import Given, verify
 
 import audit_help
 import proof_help
@@ -114,46 +117,51 @@ def lines(path: Path) -> list[str]:
     return [line for line in path.read_text("utf-8").split("\n") if line]
 
 
-def asked(peer: Peer, case: dict[str, Any]) -> Answer:
-    """What the peer says of a case of tests/vectors."""
-    data = (VECTORS / case["file"]).read_bytes()
-    given: dict[str, Any] = {"keys": lines(VECTORS / case["keys"]), "origin": case["origin"]}
-    more = {name: (VECTORS / case[name]).read_bytes() for name in ("entry", "checkpoint") if name in case}
+def asked(peer: Peer, case: dict[str, Any], place: Path) -> Answer:
+    """What the peer says of a published case; of watching what it says of consistency, or of the log."""
+    names = {
+        "file": "file",
+        "old": "older",
+        "entry": "entry",
+        "checkpoint": "checkpoint",
+        "opening": "opening",
+    }
+    given: dict[str, Any] = {
+        to: (VECTORS / case[name]).read_bytes() for name, to in names.items() if name in case
+    }
+    given |= {"keys": lines(VECTORS / case["keys"]), "origin": case["origin"]}
+    data, base = given.pop("file", b""), (VECTORS / case["base"]).read_bytes() if "base" in case else b""
+    if "export" in case:
+        given["dir"] = str(laid_out(case, place))
     match case["kind"]:
         case "note" | "checkpoint":
             return peer.ask("note", checkpoint=data, **given)
-        case "consistency":
-            return peer.ask("consistency", proof=data, older=(VECTORS / case["old"]).read_bytes(), **given)
-        case "inclusion":
-            return peer.ask("inclusion", proof=data, **more, **given)
-    return peer.ask("log", entries=data.split(b"\n")[:-1], **more, **given)
+        case "consistency" | "inclusion" | "proof":
+            return peer.ask(case["kind"], proof=data, **given)
+        case "watch" if "state" in case:
+            return peer.ask("consistency", older=(VECTORS / case["state"]).read_bytes(), **given)
+        case "log":
+            given["entries"] = (base + data).split(b"\n")[:-1]
+    return peer.ask("log", **given)
 
 
-def test_it_agrees_on_the_published_vectors(peer: Peer) -> None:
-    cases = json.loads((VECTORS / "manifest.json").read_text("utf-8"))
-    for case in cases:
-        ok, said, _ = asked(peer, case)
-        assert ok is case["accept"], (case["file"], said)
-        step = re.search(r": ([LRC]\d+)$", case["why"])
-        if case["kind"] == "log" and step:
-            assert said.split(" ")[0] == step[1], (case["file"], said)
+STEPPED = ("log", "export", "consistency", "proof")  # kinds whose steps the peer names as the text does
+
+
+def test_it_agrees_on_the_published_vectors(peer: Peer, tmp_path: Path) -> None:
+    """Where it does not by design, the case says so; so a case that it came to refuse is noticed, too."""
+    for number, case in enumerate(json.loads((VECTORS / "manifest.json").read_text("utf-8"))):
+        if case.get("restarted"):
+            continue  # it knows of no watcher, and of none who accepts a restart
+        (place := tmp_path / str(number)).mkdir()
+        ok, said, _ = asked(peer, case, place)
+        lenient = "go-verifier" in case.get("lenient", ())
+        assert ok is (case["accept"] or lenient), (case["name"], said)
+        if not ok and case["steps"] and case["kind"] in STEPPED:
+            assert [said.split(" ")[0]] == case["steps"], (case["name"], said)
 
 
 # --- logs, altered and signed again ---------------------------------------------------------------
-
-
-def _judge() -> Callable[..., None]:
-    """facekeep's verifier of entries without tiles: that of tests/vectors/verify.py."""
-    spec = importlib.util.spec_from_file_location("vectors_verify", VECTORS / "verify.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    judge: Callable[..., None] = module.verify
-    return judge
-
-
-JUDGE = _judge()
 
 
 def encoded(entry: Any) -> bytes:  # noqa: ANN401 - JSON
@@ -198,9 +206,8 @@ class Honest:
     def compare(self, peer: Peer, entries: list[Entry]) -> tuple[Answer, Answer]:
         bodies = [encoded(entry) for entry in entries]
         note = signed(bodies, self.signer, both=self.both)
-        ours = verdict(
-            JUDGE, "log", b"\n".join(bodies) + b"\n", list(self.keys), self.signer.origin, checkpoint=note
-        )
+        data = b"\n".join(bodies) + b"\n"
+        ours = verdict(verify, Given("log", list(self.keys), self.signer.origin, data, checkpoint=note))
         keys = [key.encode() for key in self.keys]
         return ours, peer.ask("log", keys=keys, origin=self.signer.origin, entries=bodies, checkpoint=note)
 
