@@ -24,6 +24,23 @@ def tiff(entries: list[tuple[int, int, int, int]], beside: bytes = b"") -> bytes
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4) + beside
 
 
+def grey_profile(gamma: float) -> bytes:
+    """ICC profile of a grey display (ICC.1:2010 §8.3.4): a white point and one curve."""
+    white = struct.pack(">iii", 63_190, 65_536, 54_061)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    text = b"text\0\0\0\0none\0\0\0\0"
+    name = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"grey\0" + bytes(79)
+    parts = {b"wtpt": b"XYZ \0\0\0\0" + white, b"kTRC": curve, b"cprt": text, b"desc": name}
+    at, table = 128 + 4 + 12 * len(parts), struct.pack(">I", len(parts))
+    for tag, part in parts.items():
+        table += tag + struct.pack(">II", at, len(part))
+        at += len(part)
+    head = (
+        struct.pack(">I4sI4s4s4s", at, b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp"
+    )
+    return (head + bytes(28) + white).ljust(128, b"\0") + table + b"".join(parts.values())
+
+
 def segment(marker: int, body: bytes) -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
 

@@ -16,7 +16,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from containers_help import chunk, many_scans, png, segment, tiff
+from containers_help import chunk, grey_profile, many_scans, png, segment, tiff
 from facekeep.errors import ImageError
 from facekeep.limits import LIMITS
 from facekeep.matching import directories, images
@@ -217,6 +217,17 @@ def test_a_profile_that_is_none_is_ignored(kind: str, profile: bytes) -> None:
     assert (pixels == (250, 5, 5)).all()
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "transparent"])
+def test_profiles_of_grey_are_followed(mode: str) -> None:
+    """Linear light: 50 of 255 are shown as 122, with transparency or without."""
+    options: dict[str, object] = {"transparency": 9} if mode == "transparent" else {}
+    image = Image.new("L", (9, 9), 50).convert("LA" if mode == "LA" else "L")
+    if mode == "I;16":
+        image = Image.fromarray(np.full((9, 9), 50 * 257, np.uint16))
+    data = encoded(image, "PNG", icc_profile=grey_profile(1), **options)
+    assert np.abs(load_rgb(data).astype(int) - 122).max() <= 1
+
+
 def test_a_profile_for_other_colours_is_ignored() -> None:
     assert (load_rgb(encoded(Image.new("L", (9, 9), 77), "PNG", icc_profile=swapped())) == 77).all()
 
@@ -319,6 +330,58 @@ def test_directories_whose_entries_overlap_are_not_copied(kind: str, monkeypatch
         load_rgb(data)
     except ImageError as error:
         assert (kind, error.reason) == ("TIFF", "damaged")  # noqa: PT017 - either is right
+
+
+def eight_by_eight(inside: bytes) -> bytes:
+    """Grey JPEG with further bytes at the start of its only scan."""
+    data = encoded(Image.new("L", (8, 8)), "JPEG")
+    at = data.index(b"\xff\xda")
+    at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[:at] + inside + data[at:]
+
+
+def test_a_jpeg_of_very_many_restarts_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Junk goes before each of them: 64 MiB of restarts would be three gigabytes."""
+    monkeypatch.setattr(images, "_opened", never)
+    assert reason(eight_by_eight(b"\xff\xd0" * (LIMITS.image_parts + 1))) == "too_large"
+
+
+@pytest.mark.parametrize("end", [b"\0", b"\xff\xd0"])
+def test_fill_bytes_are_not_handed_on(end: bytes) -> None:
+    """libjpeg reads them anew with each buffer: 60 MB of them took six minutes."""
+    found = Jpeg.read(eight_by_eight(b"\xff" * 10**6 + end))
+    assert len(found.data) < 1_000
+    assert len(found.control) < 1_000
+    between = encoded(NOISE, "JPEG", restart_marker_blocks=3).replace(b"\xff\xd1", b"\xff" * 9 + b"\xd1")
+    np.testing.assert_array_equal(load_rgb(between), load_rgb(between.replace(b"\xff" * 9, b"\xff")))
+    filled = encoded(NOISE, "JPEG").replace(b"\xff\xda", b"\xff" * 99 + b"\xda")
+    np.testing.assert_array_equal(
+        load_rgb(filled[:-2] + b"\xff" * 99 + b"\xd9"), load_rgb(encoded(NOISE, "JPEG"))
+    )
+
+
+def test_a_png_of_two_headers() -> None:
+    """One has its rows, the other is what the decoder takes."""
+    rows = b"\0\x80" * 2
+    small = png(2, b"".join([b"\0\x80\x80"] * 2))
+    header = small[8:33]
+    assert reason(small[:8] + header + png(900, rows)[8:]) == "damaged"
+    assert reason(png(8, b"\0" * 72, header)) == "damaged"
+
+
+def test_whole_files_of_a_kind_that_pillow_does_not_read_are_not_called_damaged() -> None:
+    masks = struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)
+    bitmap = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 32, 3, 64, 0, 0, 0, 0) + masks + bytes(64)
+    assert reason(b"BM" + struct.pack("<IHHI", 14 + len(bitmap), 0, 0, 66) + bitmap) == "unsupported"
+    fields = {256: 8, 257: 8, 258: 8, 259: 1, 262: 0, 273: 200, 277: 2, 278: 8, 279: 128, 338: 2}
+    assert reason(tiff([(tag, 3, 1, value) for tag, value in fields.items()]).ljust(400)) == "unsupported"
+
+
+def test_a_frame_of_a_gif_that_is_larger_than_its_screen() -> None:
+    data = bytearray(encoded(NOISE.quantize(64), "GIF"))
+    at = data.index(b",", 13)
+    struct.pack_into("<HHHH", data, at + 1, 60_000, 60_000, 60_000, 60_000)
+    assert reason(bytes(data)) == "too_large"
 
 
 def test_texts_and_profiles_that_swell_are_not_inflated() -> None:

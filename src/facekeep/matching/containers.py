@@ -145,6 +145,8 @@ def _png(data: bytes) -> Source:
 
 def _check_rows(chunks: list[bytes]) -> None:
     """Raise ValueError unless the compressed data has a byte for each pixel: Pillow leaves out the rest."""
+    if [each[4:8] for each in chunks].index(b"IHDR") != 1 or sum(each[4:8] == b"IHDR" for each in chunks) > 1:
+        raise ValueError("not one header, at the beginning")
     width, high, bits, colour = struct.unpack_from(">IIBB", chunks[1], 8)
     passes = _ADAM7 if chunks[1][20] else ((0, 0, 1, 1),)
     depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]

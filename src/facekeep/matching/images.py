@@ -35,6 +35,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 _FIRST_FRAME: Final = frozenset({"MPO", "HEIF"})  # the further ones are other views of the same moment
 _DIRECT: Final = frozenset({"1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LA", "PA", "La", "RGBa"})
 _DIVIDED: Final = {"La": "LA", "RGBa": "RGBA"}  # colours that were multiplied by alpha
+_GREYS: Final = frozenset({"1", "L", "LA", "La"})
 _WORDS: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _FAST: Final = frozenset(
     {"raw", "jpeg", "zip", "gif", "libtiff", "packbits"}
@@ -222,11 +223,17 @@ def _check_whole(image: Image.Image, control: bytes, name: str) -> None:
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
     """Refuse what Pillow cannot decode, whichever exception it says so with."""
+    from PIL.Image import DecompressionBombError  # noqa: PLC0415 - an extra
+
     try:
         yield
     except (ImageError, MissingDependency):
         raise
+    except DecompressionBombError as error:
+        raise _too_large(name) from error
     except Exception as error:
+        if str(error).lower().startswith(("unknown ", "unsupported ")):
+            raise unsupported(name, "a picture of this kind") from error
         raise damaged(name) from error
 
 
@@ -300,7 +307,8 @@ def _flat(image: Image.Image, source: Source, name: str) -> Image.Image:
     seen = image.convert(_DIVIDED.get(image.mode, image.mode)).convert("RGBA")
     if seen.getchannel("A").getextrema() == (0, 0):
         raise ImageError(f"{name}: fully transparent", reason="transparent")
-    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    whole = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return whole.convert("L" if image.mode in _GREYS else "RGB")  # as its colour profile counts
 
 
 def _in_srgb(image: Image.Image, icc: object) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from facekeep.limits import LIMITS
@@ -13,13 +14,16 @@ _FRAMES: Final = range(0xC0, 0xD0)
 _TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # DHT, DQT, DRI
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2  # arithmetic coding has no end that can be told
 _KEPT: Final = (b"JFIF\0", b"Adobe", b"ICC_PROFILE\0")
-_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # all but RSTn, which stand inside of scans
-_RESTART: Final = re.compile(rb"(\xff+[\xd0-\xd7])")
+_FILL: Final = re.compile(
+    rb"\xff{2,}"
+)  # means one FF, and is read anew from its start by whoever runs out of data
+_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # all but RSTn, which stand inside of scans
+_RESTART: Final = re.compile(rb"(\xff[\xd0-\xd7])")
 _JUNK: Final = bytes(range(0xFE, 0, -3))  # begins with ones: a decoder without data reads zeros
 
 
 class TooMuch(Exception):
-    """More scans or segments than LIMITS allow."""
+    """More scans, segments or restarts than LIMITS allow."""
 
 
 class Unsupported(Exception):
@@ -42,6 +46,7 @@ class Jpeg:
         default_factory=dict
     )  # component -> a number of bits for each of 64
     _scans: int = 0
+    _restarts: int = 0
     _adobe: bool = False
 
     @property
@@ -74,7 +79,7 @@ class Jpeg:
                 match = _MARKER.search(data, at)
                 if match is None:
                     raise ValueError("no end")
-                found._coded(data[at : match.start()])
+                found._coded(_FILL.sub(b"\xff", data[at : match.start()]).rstrip(b"\xff"))
                 at = match.start()
         raise TooMuch
 
@@ -116,7 +121,10 @@ class Jpeg:
 
     def _coded(self, data: bytes) -> None:
         """Entropy-coded data of a scan. One restart too many is met only where one is missing."""
-        restarts = sum(1 for _ in _RESTART.finditer(data))
+        restarts = sum(1 for _ in islice(_RESTART.finditer(data), LIMITS.image_parts + 1))
+        self._restarts += restarts
+        if self._restarts > LIMITS.image_parts:
+            raise TooMuch
         further = bytes([0xFF, 0xD0 + restarts % 8]) if restarts else b""
         self._kept.append(data)
         self._control += [_RESTART.sub(lambda each: _JUNK + each[1], data), _JUNK, further, _JUNK]
