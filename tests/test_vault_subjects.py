@@ -149,6 +149,8 @@ def test_existing_grants_are_refused_skipped_replaced_or_added_to(lab: Lab) -> N
         assert matches(vault, "alice")
         assert vault.is_enrolled("alice", [VERIFY, IDENTIFY])
         assert not vault.is_enrolled("alice", [Scope.SHARE])
+        with pytest.raises(UsageError, match="no scope"):  # for none of them everybody would be
+            vault.is_enrolled("alice", [])
         assert not vault.is_enrolled("bob", [VERIFY])
     lab.clean()
 

@@ -374,7 +374,9 @@ def _image_rows(grant: LivingGrant) -> int:
 
 
 def has_grants(core: Core, subject: str, scopes: Sequence[Scope]) -> bool:
-    """Whether a subject has a living grant for each of the scopes."""
+    """Whether a subject has a living grant for each of the scopes; raises UsageError for none of them."""
+    if not scopes:
+        raise UsageError("no scope was named")
     tag = core.index.lookup(core.handles.of(check_subject_id(subject)))
     if tag is None:
         return False
