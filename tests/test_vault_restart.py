@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from facekeep.audit.bundle import verify
+from facekeep.audit.consistency import verify_consistency
 from facekeep.audit.logs import verify_log
+from facekeep.audit.opening import open_trusted
 from facekeep.audit.report import RuleBroken
 from facekeep.audit.watch import watch
+from facekeep.auditlog.exported import ExportDirectory, ExportedTree
 from facekeep.errors import ClockError, FacekeepError, IntegrityError, NotAllowed, UsageError
 from facekeep.formats.bundle import RESTARTED
 from facekeep.operations.restart import Restarted
@@ -333,6 +337,26 @@ def test_a_watcher_of_the_old_log_is_told_that_this_is_another(lab: Lab) -> None
     again = watch(lab.base / "new", keys, lab.base / "state", time_ms=lab.clock.ms)
     assert again.before == seen.checkpoint.size
     assert "and a checkpoint of" in verify_log(lab.base / "new", keys).notes[0]
+
+
+def test_a_proof_and_a_checkpoint_of_the_old_log_are_not_called_forged(lab: Lab) -> None:
+    """An attacker who deletes the log makes no evidence against the operator of it."""
+    with lab.open() as vault:
+        proof = vault.audit_proof(vault.shred("alice", openings=True).openings[0]).data
+        keys, old = vault.audit_keys(), vault.audit_checkpoint()
+    lose_log(lab)
+    restart(lab, old)
+    with lab.open() as vault:
+        vault.audit_export(lab.base / "new")
+        files = ExportDirectory(lab.base / "new")
+        tree = ExportedTree(files, open_trusted(files.checkpoint(), keys, files))
+    assert not verify(proof, keys).complete
+    with pytest.raises(RuleBroken, match="P13: the exported log was begun anew") as caught:
+        verify(proof, keys, log=tree)
+    assert "lost log" in caught.value.next
+    with pytest.raises(RuleBroken, match="was begun anew") as caught:
+        verify_consistency(old, lab.base / "new", keys)
+    assert "lost log" in caught.value.next
 
 
 def test_rotated_signing_keys_stay_in_force(lab: Lab) -> None:

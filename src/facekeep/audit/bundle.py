@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final, cast
 
 from facekeep.audit.facts import Entry, Facts
-from facekeep.audit.opening import check_in_force, follow, keyring_of
+from facekeep.audit.opening import check_in_force, follow, is_restart, keyring_of
 from facekeep.audit.proven import Proven
 from facekeep.audit.steps import OnStep, Steps
 from facekeep.auditlog.exported import ExportedTree, Progress
@@ -170,6 +170,12 @@ def _complete(
     note = facts.bundle.checkpoint
     checkpoint, newer = Checkpoint.parse(note.text), log.checkpoint
     size = checkpoint.size
+    first = next(log.entries(), b"")
+    if is_restart(first) and first != entries.encode(facts.bundle.entries[0].entry):
+        raise IntegrityError(
+            "the exported log was begun anew (its first entry is a restart), and shows nothing of this one",
+            next="ask the operator what became of the lost log; verify with an export of it, or without one",
+        )
     if newer.size < size:
         raise UsageError(
             f"the exported log of {newer.size} entries is older than the proof, which needs {size}",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from facekeep.audit.opening import check_in_force, keyring_of, open_trusted
+from facekeep.audit.opening import check_in_force, is_restart, keyring_of, open_trusted
 from facekeep.audit.report import Report
 from facekeep.audit.steps import Steps
 from facekeep.auditlog import proofs
 from facekeep.auditlog.exported import ExportDirectory, ExportedTree
 from facekeep.auditlog.signed import open_note
-from facekeep.errors import IntegrityError
+from facekeep.errors import FacekeepError, IntegrityError
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import VerifierKey
 from facekeep.formats.tlogproof import ConsistencyProof
@@ -76,6 +77,28 @@ class _Proof:
         return found.hashes
 
 
+@contextlib.contextmanager
+def _told(source: _Newer, newer: Checkpoint) -> Iterator[None]:
+    """Say of a log that does not go on whether it says itself that it was begun anew."""
+    try:
+        yield
+    except IntegrityError as error:
+        if not is_restart(_first(source, newer)):
+            raise
+        raise IntegrityError(
+            f"{error}; it was begun anew (its first entry is a restart), and continues no log of before that",
+            next="ask the operator what became of the lost log; if you saw it after that, this is a fork",
+        ) from error
+
+
+def _first(source: _Newer, newer: Checkpoint) -> bytes:
+    """Entry 0 of an export, if it can be read; what it says is not authenticated."""
+    with contextlib.suppress(FacekeepError):
+        if source.export is not None:
+            return next(source.export.entries(0, newer.size), b"")
+    return b""
+
+
 def verify_consistency(old: bytes, new: Path | bytes, keys: Sequence[VerifierKey]) -> Report:
     """Verify that a log continues ``old``; ``new`` is an export's directory or a proof's bytes.
 
@@ -87,11 +110,11 @@ def verify_consistency(old: bytes, new: Path | bytes, keys: Sequence[VerifierKey
         older = open_trusted(old, keys, source.export, earlier=True)
     with steps.step("C2"):  # [C2]
         steps.checkpoint = newer = source.checkpoint(keys, older.origin)
-    with steps.step("C3"):  # [C3]
+    with steps.step("C3"), _told(source, newer):  # [C3]
         if newer.size < older.size:
             raise IntegrityError(f"the log had {older.size} entries and now has {newer.size}")
         hashes = source.proof(older.size, newer.size)
-    with steps.step("C4"):  # [C4]
+    with steps.step("C4"), _told(source, newer):  # [C4]
         proofs.verify_consistency(older.size, older.root, newer.size, newer.root, hashes)
     if source.export is None:
         steps.skip("C5", "no export was given")

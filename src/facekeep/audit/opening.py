@@ -49,6 +49,11 @@ def open_trusted(
         ).checkpoint
 
 
+def is_restart(first: bytes) -> bool:
+    """Whether a log with that first entry was begun anew in the place of one that was lost (SPEC §6.6)."""
+    return b'"type":"restart"' in first
+
+
 def keyring_of(origin: str, keys: Iterable[VerifierKey], bodies: Iterable[bytes]) -> Keyring:
     """Follow a log's keys through its entries; raises IntegrityError."""
     keyring = Keyring(origin, keys)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from facekeep.audit.inputs import read_file
-from facekeep.audit.opening import check_in_force, keyring_of, open_trusted
+from facekeep.audit.opening import check_in_force, is_restart, keyring_of, open_trusted
 from facekeep.audit.report import Report
 from facekeep.audit.steps import OnStep, Steps
 from facekeep.auditlog import proofs
@@ -178,7 +178,7 @@ def _restart(watcher: Watcher, tree: ExportedTree) -> Path | None:
     """Return where is kept what was seen before the log's restart; None where it begins with none."""
     first = next(tree.entries(), b"")
     name = f"{watcher.state.name}.until-{leaf_hash(first)[:8].hex()}"
-    return watcher.state.with_name(name) if b'"type":"restart"' in first else None
+    return watcher.state.with_name(name) if is_restart(first) else None
 
 
 def _is_known(watcher: Watcher, kept: Path) -> bool:
