@@ -184,6 +184,19 @@ def test_another_history_under_keys_of_before_the_rotation(tmp_path: Path) -> No
     assert step_of(verify_consistency, later, tmp_path / "e", SECOND.keys) == "C5"
 
 
+def test_keys_that_no_entry_replaced_do_not_take_turns(tmp_path: Path) -> None:
+    """Somebody gives the keys of two generations; the log knows of one."""
+    bodies, given, state = founded().bodies(), (*SIGNER.keys, *SECOND.keys), tmp_path / "state"
+    for before, now in ((SIGNER, SECOND), (SECOND, SIGNER), (SIGNER, crossed(SIGNER, SECOND))):
+        old = older(tmp_path / "o", bodies[:3], before)
+        write_export(tmp_path / "e", bodies, now)
+        assert step_of(verify_consistency, old, tmp_path / "e", given) == "C5"
+        state.write_bytes(old)
+        assert step_of(seen, tmp_path / "e", given, state, Never()) == "W6"
+    write_export(tmp_path / "e", bodies, SIGNER)
+    assert step_of(verify_consistency, older(tmp_path / "o", bodies[:3]), tmp_path / "e", given) == "none"
+
+
 # restarts
 
 

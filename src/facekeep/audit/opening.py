@@ -71,13 +71,18 @@ def follow(keyring: Keyring, index: int, body: bytes) -> None:
 def check_in_force(keyring: Keyring, newer: bytes, older: bytes | None = None) -> None:
     """Hold checkpoints to the keys in force at their sizes, by the authentic entries of the newer one.
 
-    The older one may be of keys before those that are trusted: what it says must be proved besides.
-    Raises IntegrityError.
+    The older one may be of keys before those that are trusted: what it says must be proved besides. Where no
+    entry names keys, those of one generation are in force throughout. Raises IntegrityError.
     """
+    signers: list[frozenset[VerifierKey]] = []
     for data, keys_at in ((newer, keyring.keys_at), (older, keyring.named_at)):
         if data is not None:
             size = Checkpoint.parse(Note.parse(data).text).size
-            open_checkpoint(data, keys_at(size) or keyring.keys_at(size), origin=keyring.origin)
+            opened = open_checkpoint(data, keys_at(size) or keyring.keys_at(size), origin=keyring.origin)
+            signers.append(frozenset(each.key for each in opened.signatures))
+    both = frozenset.intersection(*signers)
+    if {key.type for key in both} != {key.type for key in signers[0]} and not keyring.named_at(0):
+        raise IntegrityError("the two checkpoints are under different keys, which no entry replaced")
 
 
 @contextlib.contextmanager
