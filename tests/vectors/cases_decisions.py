@@ -226,6 +226,7 @@ def limited(to: Vectors) -> None:
 def regions(to: Vectors) -> None:
     for name, allowed, why in (
         ("r37_allowed", ["DE", "FR"], "a decision in a region that the settings allow"),
+        ("r37_member_fail", ["EU"], "EU in the settings is for itself alone"),
         ("r37_other_fail", ["FR"], "a decision in a region that the settings do not allow"),
     ):
         book = bound(regions=allowed)

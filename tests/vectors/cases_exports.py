@@ -198,6 +198,9 @@ def continued(to: Vectors, made: Exports) -> None:
         "C5",
         over=level,
     )
+    two = to.keys("log-and-stranger.txt", [SIGNER.keys[0], STRANGER.keys[0]])
+    why = "two keys are given and each signed one, but no entry replaces one by the other"
+    add("export_unsaid_keys_fail", made.note(small, 5), made.small, why, "C5", over=stranger, keys=two)
     away = made.other("old_keys_fail", "checkpoint", signed_log(turned(SIGNER, SECOND_KEYS), both=True))
     add(
         "export_old_keys_fail",
@@ -271,6 +274,9 @@ def watched(to: Vectors, made: Exports) -> None:
         "W3",
         over=level,
     )
+    why = "two keys are given and each signed one, but no entry replaces one by the other"
+    unsaid = {"over": stranger, "keys": "log-and-stranger.txt"}
+    add("unsaid_keys_fail", made.note(small, 5), made.small, why, "W6", **unsaid)
     add("smaller_fail", longer(made), made.small, "the log is smaller than it was", "W4")
     add("fork_fail", forked(made), made.small, "the log was cut off and went on otherwise", "W5")
     add("anew_fail", old, made.anew, "the log was begun anew, and nobody accepted that", "W5", keys=BOTH)

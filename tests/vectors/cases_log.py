@@ -88,7 +88,22 @@ def forms(to: Vectors) -> None:
     good.identify(i(0), candidates=[i(0)], region="DE")
     to.log("l4_decisions", good, "one decision 1:1 and one 1:N", "L4", "R22", "R23", "R26", "R27", "R28")
     body = good.bodies()[at]
+    denied = enrolled()
+    denied.verify(v(0), ALICE, reason="withdrawn")
+    denied.verify(None, None, reason="subject_unknown")
+    to.log("l4_denied", denied, "denials: of somebody who was found, and of nobody", "L4")
     for name, changed, why in (
+        (
+            "null",
+            body.replace(b'"model":', b'"candidates":null,"model":'),
+            "a key of a search in a decision 1:1",
+        ),
+        ("result", body.replace(b'"result":"match",', b""), "an allowed decision without a result"),
+        (
+            "denied",
+            denied.bodies()[7].replace(b'"scope":', b'"result":"match","scope":'),
+            "a denial with a result",
+        ),
         ("space", body.replace(b'"v":1', b'"v": 1'), "a space in an entry: not canonical"),
         ("version", body.replace(b'"v":1', b'"v":2'), "another version"),
         ("more", body.replace(b'"v":1', b'"v":1,"w":1'), "a key that is none"),
