@@ -131,6 +131,13 @@ def test_the_powers_that_are_kept_apart(role: Role, action: Action) -> None:
     assert action not in allowed(frozenset({role}))
 
 
+def test_whoever_enrols_may_withdraw() -> None:
+    """To enrol somebody again whose rows were lost withdraws the lost grants."""
+    assert {role for role in Role if Action.ENROLL in ALLOWED[role]} <= {
+        role for role in Role if Action.WITHDRAW in ALLOWED[role]
+    }
+
+
 def test_roles_add_up_and_nothing_comes_from_none() -> None:
     assert allowed(frozenset()) == frozenset()
     assert allowed(frozenset({Role.SERVICE, Role.DPO})) == ALLOWED[Role.SERVICE] | ALLOWED[Role.DPO]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from auditlog_help import FINGERPRINT, NOW
+from auditlog_help import FINGERPRINT, NOW, genesis
 from facekeep.audit.bundle import PROOF_STEPS, verify
 from facekeep.audit.report import RuleBroken, Verdict
 from facekeep.audit.watch import WATCH_STEPS
@@ -41,6 +41,7 @@ from proof_help import (
     destroyed,
     forge,
     grant,
+    granted,
     item,
     proven,
     story,
@@ -378,6 +379,27 @@ def test_a_bundle_is_not_written_unsigned_or_over_the_limit() -> None:
     with pytest.raises(FormatError):
         Statement.from_json(Statement("0.1.0", role="r" * 201).to_json())
     assert ShreddingProof.parse(bundle.encode()) == bundle
+
+
+def test_a_grant_and_its_destruction_are_taken_out_of_a_signed_proof() -> None:
+    """What stands at an index the checkpoint says; which indices there are, the signature."""
+    log = [
+        genesis(),
+        grant(item(VERIFY_SLOT)),
+        granted(1),
+        grant(item(IDENTIFY_SLOT)),
+        granted(3),
+        destroy(IDENTIFY_SLOT, op="withdraw", tags=()),
+        destroyed(5),
+        destroy(VERIFY_SLOT),
+        destroyed(7, epoch=3, previous=b"g" * 32, fingerprint=b"h" * 32),
+    ]
+    whole = forge(log, (0, 1, 3, 5, 6, 7, 8), erasure=7)
+    assert broken(whole) == "none"
+    assert broken(forge(log, (0, 1, 6, 7, 8), erasure=7)) == "none"  # all_grants is not proved, and is said
+    value = json.loads(whole)
+    value["entries"] = [each for each in value["entries"] if each["index"] not in (3, 5)]
+    assert broken(canonical.dumps(value)) == "P11"
 
 
 def test_both_are_said_by_the_same_words_in_the_specification() -> None:

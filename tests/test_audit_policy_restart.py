@@ -78,6 +78,15 @@ def test_nothing_else_stands_in_the_adoption(what: str) -> None:
     expect(book.bodies(), "R35", index)
 
 
+def test_an_adopted_grant_is_made_of_no_other() -> None:
+    book = Restarted()
+    book.restart()
+    book.adopt_people()
+    book.grant("adopt", item(v(3), ALICE))
+    index = book.announce("adopt", item(v(7), ALICE, v(3)))
+    expect(book.bodies(), "R14", index)
+
+
 def test_the_adoption_must_come_to_its_end() -> None:
     book = adopted()
     expect(book.bodies(), "R35", len(book.entries) - 1)

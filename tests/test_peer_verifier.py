@@ -122,7 +122,6 @@ def asked(peer: Peer, case: dict[str, Any], place: Path) -> Answer:
     names = {
         "file": "file",
         "old": "older",
-        "entry": "entry",
         "checkpoint": "checkpoint",
         "opening": "opening",
     }
@@ -136,7 +135,7 @@ def asked(peer: Peer, case: dict[str, Any], place: Path) -> Answer:
     match case["kind"]:
         case "note" | "checkpoint":
             return peer.ask("note", checkpoint=data, **given)
-        case "consistency" | "inclusion" | "proof":
+        case "consistency" | "proof":
             return peer.ask(case["kind"], proof=data, **given)
         case "watch" if "state" in case:
             return peer.ask("consistency", older=(VECTORS / case["state"]).read_bytes(), **given)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from facekeep.errors import Denied, FacekeepError, IntegrityError, NotAllowed, UsageError
-from facekeep.vault import Role, Vault
+from facekeep.vault import Enrolment, Role, Vault
+from maintain_help import audited
 from vaultlab import VERIFY, Lab, core, identify, log_entries, matches, reason, slots
 
 
@@ -77,6 +79,38 @@ def test_without_a_backup_the_missing_are_listed_and_the_vault_goes_on(lab: Lab)
         vault.shred("bob")
         assert vault.restore(None).missing == ()
     lab.clean()
+
+
+def test_who_is_enrolled_again_withdraws_what_was_lost(lab: Lab) -> None:
+    """Another tag ends in no replacement: whose grants these were, no log would show (SPEC §11 R15)."""
+    with lab.open() as vault:
+        lost = slots(vault, "alice")
+    lose(lab)
+    with opened(lab) as vault:
+        vault.restore(None)
+        vault.enroll_many([lab.enrolment(name) for name in ("alice", "bob", "carol")], existing="replace")
+        ends = [entry for entry in log_entries(vault) if entry["type"] == "destroy"]
+        assert [entry["op"] for entry in ends] == ["withdraw", "withdraw"]
+        assert [[first, 1] for first in sorted(lost.values())] in [entry["slots"] for entry in ends]
+        assert all(matches(vault, name) for name in ("alice", "bob", "carol"))
+    audited(lab)
+    lab.clean()
+
+
+def enrol(lab: Lab, who: Enrolment, existing: Literal["refuse", "replace"] = "refuse") -> None:
+    lab.do(lambda vault: vault.enroll_many([who], existing=existing))
+
+
+def test_killed_between_the_withdrawal_and_the_enrolment(lab: Lab) -> None:
+    lose(lab)
+    with opened(lab) as vault:
+        vault.restore(None)
+    again = lab.enrolment("alice")
+    lab.kill(lambda: enrol(lab, again, "replace"), "destroy.completed")
+    enrol(lab, again)
+    with lab.open() as vault:
+        assert matches(vault, "alice")
+    audited(lab)
 
 
 def test_a_backup_that_turns_up_later_still_counts(lab: Lab) -> None:

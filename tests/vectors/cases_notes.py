@@ -1,4 +1,4 @@
-"""Notes, checkpoints, inclusion and consistency proofs (SPEC §10).
+"""Notes, checkpoints, consistency proofs (SPEC §10).
 
 Keys are those of SPEC §10.5 for the slot key 00 01 .. 1f; the log's entries are "entry 0", "entry 1", ...
 """
@@ -11,7 +11,7 @@ from facekeep.auditlog import proofs
 from facekeep.auditlog.signed import Cosigner, LogSigner
 from facekeep.formats.checkpoint import EMPTY_ROOT, Checkpoint
 from facekeep.formats.note import KeyType, Note, Signature, VerifierKey
-from facekeep.formats.tlogproof import ConsistencyProof, InclusionProof
+from facekeep.formats.tlogproof import ConsistencyProof
 from tree_help import grown
 
 TIME_MS = 1_700_000_000_000
@@ -274,122 +274,6 @@ def signed(size: int, signer: LogSigner = LOG) -> Note:
     return Note.parse(signed_text(checkpoint(size, signer).encode(), signer))
 
 
-def inclusions(to: Vectors) -> None:
-    """Cases of inclusion proofs."""
-    note = signed(300)
-    path = proofs.inclusion_proof(TREE.at(300), 33, 300)
-    good = InclusionProof(33, path, note).encode()
-    entry = {"entry": to.put("entry-33.bin", TREE.bodies[33])}
-    to.case("inclusion", "good", good, "entry 33 of 300", **entry)
-    both = InclusionProof(33, path, Note.parse(LOG.sign(checkpoint(300), TIME_MS))).encode()
-    to.case("inclusion", "both", both, "a checkpoint under both keys", **{**entry, "keys": "keys.txt"})
-    to.case(
-        "inclusion",
-        "extra",
-        InclusionProof(33, path, note, b"extra data").encode(),
-        "extra data change nothing",
-        **entry,
-    )
-    one = signed(1)
-    to.case(
-        "inclusion",
-        "size_1",
-        InclusionProof(0, (), one).encode(),
-        "a tree of one entry has no hashes",
-        entry=to.put("entry-0.bin", TREE.bodies[0]),
-    )
-    to.case("inclusion", "other_entry_fail", good, "the entry is another one", entry="entry-0.bin")
-    to.case(
-        "inclusion",
-        "extra_leaf_data_fail",
-        good,
-        "a newline after the entry",
-        entry=to.put("entry-33-newline.bin", TREE.bodies[33] + b"\n"),
-    )
-    to.case(
-        "inclusion",
-        "other_index_fail",
-        InclusionProof(34, path, note).encode(),
-        "the index is another one",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "other_size_fail",
-        InclusionProof(33, path, signed(299)).encode(),
-        "the proof is for 300 entries, the checkpoint of 299",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "hash_missing_fail",
-        InclusionProof(33, path[:-1], note).encode(),
-        "the last hash is missing",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "hash_more_fail",
-        InclusionProof(33, (*path, bytes(32)), note).encode(),
-        "a hash too many",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "hashes_swapped_fail",
-        InclusionProof(33, (path[1], path[0], *path[2:]), note).encode(),
-        "two hashes are swapped",
-        **entry,
-    )
-    wrong = bytes([path[2][0] ^ 1]) + path[2][1:]
-    to.case(
-        "inclusion",
-        "hash_altered_fail",
-        InclusionProof(33, (*path[:2], wrong, *path[3:]), note).encode(),
-        "one bit of a hash is altered",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "leading_zero_fail",
-        good.replace(b"index 33", b"index 033"),
-        "a leading zero in the index",
-        **entry,
-    )
-    to.case("inclusion", "crlf_fail", good.replace(b"\n", b"\r\n"), "lines end in CR LF", **entry)
-    to.case("inclusion", "trailing_bytes_fail", good + b"x", "a byte after the checkpoint", **entry)
-    to.case(
-        "inclusion",
-        "hash_spare_bits_fail",
-        spare_bits(good, good.index(b"=\n")),
-        "a hash's base64 in a second spelling",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "index_at_size_fail",
-        good.replace(b"index 33", b"index 300"),
-        "the index is the size",
-        **entry,
-    )
-    to.case("inclusion", "version_fail", good.replace(b"@v1", b"@v2"), "another version", **entry)
-    unsigned = Note(note.text, (Signature("stranger.example", bytes(4), b"x"),))
-    to.case(
-        "inclusion",
-        "unsigned_fail",
-        InclusionProof(33, path, unsigned).encode(),
-        "no known key signed the checkpoint",
-        **entry,
-    )
-    to.case(
-        "inclusion",
-        "other_vault_fail",
-        InclusionProof(33, path, signed(300, OTHER)).encode(),
-        "the same tree, signed by another vault",
-        **entry,
-    )
-
-
 def consistencies(to: Vectors) -> None:
     """Cases of consistency proofs."""
     note = signed(300)
@@ -493,5 +377,4 @@ def everything(to: Vectors) -> None:
     for each in (notes, cosignatures, checkpoints):
         each(to)
     to.given["keys"] = "ed25519.txt"
-    inclusions(to)
     consistencies(to)

@@ -28,7 +28,7 @@ from facekeep.formats.tiles import WIDTH, decode_bundle
 from restart_help import Restarted
 
 HERE = Path(__file__).parent
-SUFFIXES = {"inclusion": "tlog-proof", "proof": "json"}  # of other kinds their own name
+SUFFIXES = {"proof": "json"}  # of other kinds their own name
 PROGRAMS = {".gitattributes", "README.md", "manifest.json", "run.py", "verify.py"}
 ED25519, BOTH = "log-ed25519.txt", "log.txt"  # keys of the logs of tests/audit_help.py
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FILES = ("entry", "old", "checkpoint", "opening", "state")
+FILES = ("old", "checkpoint", "opening", "state")
 
 
 def laid_out(case: dict[str, Any], place: Path, root: Path = HERE) -> Path:

@@ -18,15 +18,12 @@ from facekeep.audit.replay import replay
 from facekeep.audit.report import Report
 from facekeep.audit.watch import watch
 from facekeep.auditlog.exported import ExportDirectory, ExportedTree
-from facekeep.auditlog.merkle import leaf_hash
-from facekeep.auditlog.proofs import verify_inclusion
 from facekeep.auditlog.rotation import Keyring
-from facekeep.auditlog.signed import open_checkpoint, open_note
+from facekeep.auditlog.signed import open_checkpoint
 from facekeep.errors import IntegrityError
 from facekeep.formats.checkpoint import Checkpoint, origin_of
 from facekeep.formats.note import Note, VerifierKey
 from facekeep.formats.opening import Opening
-from facekeep.formats.tlogproof import InclusionProof
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,6 @@ class Given:
     keys: Sequence[VerifierKey]
     origin: str
     data: bytes = b""
-    entry: bytes = b""
     old: bytes = b""
     checkpoint: bytes = b""
     opening: bytes | None = None
@@ -48,12 +44,6 @@ class Given:
 
 def _note(case: Given) -> None:
     open_checkpoint(case.data, case.keys, origin=case.origin)
-
-
-def _inclusion(case: Given) -> None:
-    proof = InclusionProof.parse(case.data)
-    tree = open_note(proof.note, case.keys, origin=case.origin).checkpoint
-    verify_inclusion(leaf_hash(case.entry), proof.index, tree.size, proof.hashes, tree.root)
 
 
 def _log(case: Given) -> Report:
@@ -121,7 +111,6 @@ def _same(case: Given, note: bytes) -> None:
 KINDS: Mapping[str, Callable[[Given], Report | None]] = {
     "note": _note,  # every note here is a checkpoint, or no good
     "checkpoint": _note,
-    "inclusion": _inclusion,
     "consistency": _consistency,
     "log": _log,
     "export": _export,
@@ -152,12 +141,12 @@ def read_case(arguments: list[str]) -> Given:
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--origin", required=True)
-    for name in ("entry", "old", "checkpoint", "opening", "state", "export"):
+    for name in ("old", "checkpoint", "opening", "state", "export"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--restarted", action="store_true")
     given = parser.parse_intermixed_args(arguments)
     keys = [VerifierKey.parse(line) for line in given.keys.read_text("utf-8").split("\n") if line]
-    names = {"file": "data", **{name: name for name in ("entry", "old", "checkpoint", "opening", "state")}}
+    names = {"file": "data", **{name: name for name in ("old", "checkpoint", "opening", "state")}}
     files = {key: path.read_bytes() for name, key in names.items() if (path := getattr(given, name))}
     return Given(given.kind, keys, given.origin, **files, export=given.export, restarted=given.restarted)
 

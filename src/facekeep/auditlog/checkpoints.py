@@ -10,7 +10,7 @@ from facekeep.errors import IntegrityError, UsageError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.checkpoint import Checkpoint
 from facekeep.formats.note import Note, VerifierKey
-from facekeep.formats.tlogproof import ConsistencyProof, InclusionProof
+from facekeep.formats.tlogproof import ConsistencyProof
 
 
 class Checkpoints:
@@ -53,14 +53,6 @@ class Checkpoints:
         note = self._signer(snapshot).sign(checkpoint, time_ms)
         open_checkpoint(note, self.keys(snapshot), origin=self.origin)  # a fault while signing leaks a key
         return note
-
-    def inclusion(
-        self, snapshot: Snapshot, index: int, checkpoint: bytes, *, extra: bytes | None = None
-    ) -> InclusionProof:
-        """Return the tlog-proof of an entry in a checkpoint of the snapshot, or an earlier one."""
-        note = self._own(snapshot, checkpoint)
-        path = snapshot.inclusion(index, Checkpoint.parse(note.text).size)
-        return InclusionProof(index, path, note, extra)
 
     def consistency(self, snapshot: Snapshot, old: int, checkpoint: bytes) -> ConsistencyProof:
         """Return the proof that a checkpoint of this log continues the tree of ``old`` entries."""

@@ -1,9 +1,9 @@
-"""C2SP tlog-proof, and the same shape for consistency (tlog-witness's request body) (SPEC §10.6)."""
+"""Consistency proofs, in the form of a C2SP tlog-witness request body (SPEC §10.6)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from facekeep.errors import FormatError
 from facekeep.formats import text as strict
@@ -11,48 +11,9 @@ from facekeep.formats.checkpoint import ROOT_LEN, Checkpoint
 from facekeep.formats.note import MAX_BYTES, Note
 
 MAX_HASHES: Final = 63  # a tree has fewer than 2^63 leaves
-MAX_EXTRA: Final = 65_535  # bytes
 
-_HEADER: Final = "c2sp.org/tlog-proof@v1"
+_OLD: Final = "old "
 _FILE_MAX: Final = MAX_BYTES + 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class InclusionProof:
-    """An entry's index, its RFC 6962 audit path and the checkpoint; nothing is verified yet.
-
-    ``extra`` is authenticated by nobody: use it only to find what is then verified.
-    """
-
-    index: int
-    hashes: tuple[bytes, ...]
-    note: Note
-    extra: bytes | None = None
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """What the note says, still unverified."""
-        return Checkpoint.parse(self.note.text)
-
-    def encode(self) -> bytes:
-        """Return the file's bytes; raises FormatError for what ``parse`` would refuse."""
-        if strict.check_number(self.index, "a proof's index") >= self.checkpoint.size:
-            raise FormatError("a proof's index is not below the size of its tree")
-        extra = "" if self.extra is None else f"extra {_extra(self.extra)}\n"
-        head = f"{_HEADER}\n{extra}index {self.index}\n{_coded(self.hashes)}\n"
-        return head.encode() + self.note.encode()
-
-    @staticmethod
-    def parse(data: bytes) -> InclusionProof:
-        """Parse strictly, re-encode, compare; raises FormatError."""
-        lines, note = _split(data)
-        if lines[0] != _HEADER:
-            raise FormatError("a proof does not begin with its header line")
-        rest, extra = lines[1:], None
-        if rest and rest[0].startswith("extra "):
-            extra = strict.decode_base64(rest.pop(0)[len("extra ") :], "a proof's extra data")
-        index = _number(rest, "index ")
-        return _canonical(InclusionProof(index, _hashes(rest[1:]), note, extra), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +39,10 @@ class ConsistencyProof:
     def parse(data: bytes) -> ConsistencyProof:
         """Parse strictly, re-encode, compare; raises FormatError."""
         lines, note = _split(data)
-        return _canonical(ConsistencyProof(_number(lines, "old "), _hashes(lines[1:]), note), data)
-
-
-_Proof = TypeVar("_Proof", InclusionProof, ConsistencyProof)
+        proof = ConsistencyProof(_number(lines), _hashes(lines[1:]), note)
+        if proof.encode() != data:
+            raise FormatError("a proof is not in its canonical form")
+        return proof
 
 
 def _split(data: bytes) -> tuple[list[str], Note]:
@@ -95,10 +56,10 @@ def _split(data: bytes) -> tuple[list[str], Note]:
     return strict.to_lines(text, "a proof"), Note.parse(rest)
 
 
-def _number(lines: list[str], prefix: str) -> int:
-    if not lines or not lines[0].startswith(prefix):
-        raise FormatError(f"a proof has no line that begins with {prefix.strip()!r} where it should")
-    return strict.parse_decimal(lines[0][len(prefix) :], f"a proof's {prefix.strip()}")
+def _number(lines: list[str]) -> int:
+    if not lines or not lines[0].startswith(_OLD):
+        raise FormatError("a proof does not begin with its old size")
+    return strict.parse_decimal(lines[0][len(_OLD) :], "a proof's old size")
 
 
 def _hashes(lines: list[str]) -> tuple[bytes, ...]:
@@ -111,15 +72,3 @@ def _coded(hashes: tuple[bytes, ...]) -> str:
     if len(hashes) > MAX_HASHES or any(len(item) != ROOT_LEN for item in hashes):
         raise FormatError(f"a proof has more than {MAX_HASHES} hashes, or one that is not 32 bytes long")
     return "".join(f"{strict.encode_base64(item)}\n" for item in hashes)
-
-
-def _extra(raw: bytes) -> str:
-    if not 0 < len(raw) <= MAX_EXTRA:
-        raise FormatError(f"a proof's extra data are not 1 to {MAX_EXTRA} bytes long")
-    return strict.encode_base64(raw)
-
-
-def _canonical(proof: _Proof, data: bytes) -> _Proof:
-    if proof.encode() != data:
-        raise FormatError("a proof is not in its canonical form")
-    return proof

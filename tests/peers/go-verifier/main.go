@@ -12,7 +12,7 @@ import (
 
 // request has the files as bytes (base64 in JSON), but an export as a directory.
 type request struct {
-	What       string   `json:"what"` // log, consistency, proof, note, inclusion
+	What       string   `json:"what"` // log, consistency, proof, note
 	Keys       []string `json:"keys"`
 	Origin     string   `json:"origin"` // that of the first key where it is absent
 	Dir        string   `json:"dir"`    // an export; of a proof, for P13
@@ -20,7 +20,6 @@ type request struct {
 	Checkpoint []byte   `json:"checkpoint"` // of entries without tiles; a note
 	Older      []byte   `json:"older"`
 	Proof      []byte   `json:"proof"`
-	Entry      []byte   `json:"entry"`
 	Opening    []byte   `json:"opening"`
 }
 
@@ -84,16 +83,6 @@ func serve(req *request) *broken {
 		return shreddingProof(req, keys)
 	case "note":
 		_, err := openCheckpoint(req.Checkpoint, keys, req.Origin)
-		return step("note", err)
-	case "inclusion":
-		index, path, signed, err := parseProof(req.Proof, "index ")
-		if err != nil {
-			return step("form", err)
-		}
-		c, err := openCheckpoint(signed, keys, req.Origin)
-		if err == nil && !inclusionHolds(leafHash(req.Entry), index, c.size, path, c.root) {
-			return &broken{"inclusion", index, "it does not lead to the root"}
-		}
 		return step("note", err)
 	}
 	return &broken{"request", -1, "no such request"}
@@ -209,7 +198,7 @@ func consistency(req *request, keys []*key) *broken {
 		if err != nil {
 			return step("C1", err)
 		}
-		old, path, signed, err := parseProof(req.Proof, "old ")
+		old, path, signed, err := parseProof(req.Proof)
 		if err != nil {
 			return step("C2", err)
 		}

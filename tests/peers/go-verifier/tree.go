@@ -106,30 +106,17 @@ func hashLines(lines []string) ([]hash, error) {
 }
 
 // parseProof splits an inclusion or a consistency proof (SPEC §10.6) into its number, its hashes and its note.
-func parseProof(data []byte, word string) (int64, []hash, []byte, error) {
+func parseProof(data []byte) (int64, []hash, []byte, error) {
 	bad := errors.New("not a proof")
 	head, signed, found := strings.Cut(string(data), "\n\n")
 	if !found || !goodText(data) {
 		return 0, nil, nil, bad
 	}
 	lines := strings.Split(head, "\n")
-	if word == "index " {
-		if lines[0] != "c2sp.org/tlog-proof@v1" {
-			return 0, nil, nil, bad
-		}
-		lines = lines[1:]
-		if len(lines) > 0 && strings.HasPrefix(lines[0], "extra ") {
-			extra, err := decode64(lines[0][6:])
-			if err != nil || len(extra) < 1 || len(extra) > 65535 {
-				return 0, nil, nil, bad
-			}
-			lines = lines[1:]
-		}
-	}
-	if len(lines) == 0 || !strings.HasPrefix(lines[0], word) {
+	if len(lines) == 0 || !strings.HasPrefix(lines[0], "old ") {
 		return 0, nil, nil, bad
 	}
-	number, err := parseNumber(lines[0][len(word):])
+	number, err := parseNumber(lines[0][len("old "):])
 	if err != nil {
 		return 0, nil, nil, err
 	}
