@@ -22,6 +22,7 @@ from facekeep.operations.destroy import Destruction, destroy, finish, idle_branc
 from vaultlab import NOW
 
 OPS = ("shred", "withdraw", "expire", "renew", "reseal", "rotate", "extend", "revoke", "void")
+BY = "ab" * 8
 OLD, NEW = bytes([1]) * 8, bytes([2]) * 8
 KINDS = {0: 1, 1: 2, 2: 3, 3: 2, 4: 2}  # branch 4 is the newest of its kind
 
@@ -146,14 +147,14 @@ def test_the_swap_is_told_of_index_rows_and_of_holders_that_leave(inside: Inside
 
 
 def test_dead_rows_are_deleted_after_the_log_says_destroyed(inside: Inside, reached: list[str]) -> None:
-    assert destroy(core(inside), "ab" * 8, Destruction("shred", [5])) == 41
+    assert destroy(core(inside), BY, Destruction("shred", [5])) == 41
     said = [each if isinstance(each, tuple) else each["type"] for each in inside.done]
     assert said == ["destroy", ("forgot", "the tree"), "destroyed", ("deleted", [5])]
     assert reached == ["destroy.announced", "destroy.completed", "destroy.rows-deleted"]
     (entry,) = completions(inside)
     assert (entry["of"], entry["epoch"]) == (41, 8)
     assert (entry["fingerprint"], entry["previous"]) == (NEW.hex(), OLD.hex())
-    assert (entry["receipts"], entry["recovery"]) == ([{"holder": "file"}], False)
+    assert (entry["receipts"], entry["by"]) == ([{"holder": "file"}], BY)
 
 
 def test_rows_that_the_caller_deletes_stay(inside: Inside) -> None:
@@ -164,8 +165,8 @@ def test_rows_that_the_caller_deletes_stay(inside: Inside) -> None:
 
 def test_a_vault_file_that_is_damaged_holds_up_no_erasure(inside: Inside) -> None:
     inside.fails["delete"] = IntegrityError("vault.db is damaged")
-    finish(core(inside), None, 41, Destruction("shred", [5]), recovery=True)
-    assert [each["recovery"] for each in completions(inside)] == [True]
+    finish(core(inside), None, 41, Destruction("shred", [5]))
+    assert [each["by"] for each in completions(inside)] == [None]
     inside.fails["delete"] = StoreError("disk full")
     with pytest.raises(StoreError):
         finish(core(inside), None, 41, Destruction("shred", [5]))
@@ -190,11 +191,11 @@ def test_an_error_says_how_things_stand_and_nothing_is_said_to_be_destroyed(
 ) -> None:
     inside.fails["swap"] = StoreError("disk full", next="make room")
     with pytest.raises(StoreError, match=rf"{said}.*: disk full") as caught:
-        finish(core(inside), None, 41, Destruction(op, [5]))
+        finish(core(inside), BY, 41, Destruction(op, [5]))
     assert caught.value.next == "make room"
     assert inside.done == [("forgot", None)]  # the swap may have been written
     with pytest.raises(StoreError, match="operation of log entry 41, begun before, is not finished"):
-        finish(core(inside), None, 41, Destruction(op, [5]), recovery=True)
+        finish(core(inside), None, 41, Destruction(op, [5]))
 
 
 def test_what_is_no_error_of_ours_is_not_told_as_one(inside: Inside) -> None:
@@ -215,8 +216,8 @@ def test_the_swap_stops_where_the_lock_is_no_longer_ours(inside: Inside) -> None
 def test_an_intent_is_never_dated_before_the_log(inside: Inside) -> None:
     for high, expected in ((NOW - 5, NOW), (NOW + 5, NOW + 5)):
         inside.high_ms = high
-        (entry,) = intent(core(inside), "ab" * 8, Destruction("shred", [5], tags=[bytes(32)]))
-        same = destroy_entries("shred", [5], tags=[bytes(32)], by="ab" * 8, time_ms=expected)[0]
+        (entry,) = intent(core(inside), BY, Destruction("shred", [5], tags=[bytes(32)]))
+        same = destroy_entries("shred", [5], tags=[bytes(32)], by=BY, time_ms=expected)[0]
         assert {**entry, "nonce": None} == {**same, "nonce": None}
 
 
