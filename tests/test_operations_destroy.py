@@ -24,6 +24,7 @@ from vaultlab import NOW
 OPS = ("shred", "withdraw", "expire", "renew", "reseal", "rotate", "extend", "revoke", "void")
 BY = "ab" * 8
 OLD, NEW = bytes([1]) * 8, bytes([2]) * 8
+BY = "ab" * 8
 KINDS = {0: 1, 1: 2, 2: 3, 3: 2, 4: 2}  # branch 4 is the newest of its kind
 
 
@@ -126,22 +127,22 @@ def completions(inside: Inside) -> list[Mapping[str, Any]]:
 
 @pytest.mark.parametrize("op", OPS)
 def test_rows_of_principals_go_with_what_takes_a_principal_back(inside: Inside, op: str) -> None:
-    finish(core(inside), None, 41, Destruction(op, [5, 6]))
+    finish(core(inside), BY, 41, Destruction(op, [5, 6]))
     assert inside.asked["principals"] == ([5, 6] if op in {"revoke", "void"} else ())
     assert inside.slots == [5, 6]
 
 
 def test_nothing_is_re_keyed_or_dropped_but_where_it_is_asked_for(inside: Inside) -> None:
-    finish(core(inside), None, 41, Destruction("shred", [5]))
+    finish(core(inside), BY, 41, Destruction("shred", [5]))
     assert (inside.asked["rekey"], inside.asked["drop"], inside.asked["take"]) == (None, (), ())
-    finish(core(inside), None, 41, Destruction("rotate", (), rekey=True, take=[2]))
+    finish(core(inside), BY, 41, Destruction("rotate", (), rekey=True, take=[2]))
     assert (inside.asked["rekey"], inside.asked["drop"], inside.asked["take"]) == ("fresh keys", (), [2])
-    finish(core(inside), None, 41, Destruction("rotate", (), recycle=True))
+    finish(core(inside), BY, 41, Destruction("rotate", (), recycle=True))
     assert (inside.asked["rekey"], inside.asked["drop"]) == (None, [1, 3])
 
 
 def test_the_swap_is_told_of_index_rows_and_of_holders_that_leave(inside: Inside) -> None:
-    finish(core(inside), None, 41, Destruction("shred", [5], hashes=[bytes(32)]))
+    finish(core(inside), BY, 41, Destruction("shred", [5], hashes=[bytes(32)]))
     assert inside.asked["index_hashes"] == [bytes(32)]
     assert inside.asked["leaving"] == ("leaving",)
 
@@ -158,7 +159,7 @@ def test_dead_rows_are_deleted_after_the_log_says_destroyed(inside: Inside, reac
 
 
 def test_rows_that_the_caller_deletes_stay(inside: Inside) -> None:
-    finish(core(inside), None, 41, Destruction("reseal", [5], rows_stay=True))
+    finish(core(inside), BY, 41, Destruction("reseal", [5], rows_stay=True))
     assert len(completions(inside)) == 1
     assert ("deleted", [5]) not in inside.done
 
@@ -169,7 +170,7 @@ def test_a_vault_file_that_is_damaged_holds_up_no_erasure(inside: Inside) -> Non
     assert [each["by"] for each in completions(inside)] == [None]
     inside.fails["delete"] = StoreError("disk full")
     with pytest.raises(StoreError):
-        finish(core(inside), None, 41, Destruction("shred", [5]))
+        finish(core(inside), BY, 41, Destruction("shred", [5]))
 
 
 @pytest.mark.parametrize(
@@ -201,11 +202,11 @@ def test_an_error_says_how_things_stand_and_nothing_is_said_to_be_destroyed(
 def test_what_is_no_error_of_ours_is_not_told_as_one(inside: Inside) -> None:
     inside.fails["swap"] = ZeroDivisionError("x")
     with pytest.raises(ZeroDivisionError, match=r"^x$"):
-        finish(core(inside), None, 41, Destruction("shred", [5]))
+        finish(core(inside), BY, 41, Destruction("shred", [5]))
 
 
 def test_the_swap_stops_where_the_lock_is_no_longer_ours(inside: Inside) -> None:
-    finish(core(inside), None, 41, Destruction("shred", [5]))
+    finish(core(inside), BY, 41, Destruction("shred", [5]))
     inside.asked["guard"]()
     inside.is_locked = False
     with pytest.raises(ErasurePending, match=r"vault\.lock") as caught:
