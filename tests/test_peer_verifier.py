@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "vectors"))
-from run import laid_out
+from run import laid_out, origin
 from verify import Given, verify
 
 import audit_help
@@ -128,7 +128,7 @@ def asked(peer: Peer, case: dict[str, Any], place: Path) -> Answer:
     given: dict[str, Any] = {
         to: (VECTORS / case[name]).read_bytes() for name, to in names.items() if name in case
     }
-    given |= {"keys": lines(VECTORS / case["keys"]), "origin": case["origin"]}
+    given |= {"keys": lines(VECTORS / case["keys"]), "origin": origin(case)}
     data, base = given.pop("file", b""), (VECTORS / case["base"]).read_bytes() if "base" in case else b""
     if "export" in case:
         given["dir"] = str(laid_out(case, place))

@@ -321,7 +321,7 @@ PAGES: tuple[Callable[[Vectors, Exports], None], ...] = (tiles, continued, watch
 
 def everything(to: Vectors) -> None:
     """Add all cases of this page."""
-    to.given = {"keys": ED25519, "origin": SIGNER.origin}
+    to.given = {"keys": ED25519}
     made = Exports(to)
     for page in PAGES:
         page(to, made)

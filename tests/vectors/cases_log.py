@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from making import BOTH, ED25519, Vectors
@@ -31,6 +32,7 @@ from audit_help import (
 from facekeep.audit.people import NEEDS
 from facekeep.auditlog.signed import LogSigner
 from facekeep.formats import canonical, entries
+from facekeep.formats.ids import BRANCH_SLOTS
 from facekeep.formats.roles import ALLOWED
 from facekeep.formats.terms import Scope
 from facekeep.limits import LIMITS
@@ -115,6 +117,9 @@ def forms(to: Vectors) -> None:
         made[at] = changed
         assert changed != body, name
         to.log(f"l4_{name}_fail", made, why, "L4")
+    to.base("shapes", next(shapes())[1][:-1])
+    for name, made, why in shapes():
+        to.log(f"l4_{name}_fail", made, why, "L4")
     many = founded()
     codes = [
         "AT",
@@ -139,6 +144,44 @@ def forms(to: Vectors) -> None:
     to.log("l4_17_regions", many, "as many regions as an entry may have", "L4", "R1")
     longer = canonical.dumps(many.entries[0] | {"regions": [*codes, "LT"]})
     to.log("l4_18_regions_fail", [longer, *many.bodies()[1:]], "a region more than an entry may have", "L4")
+
+
+def shapes() -> Iterator[tuple[str, list[bytes], str]]:
+    """Entries of which one value is out of its form."""
+    book = enrolled()
+    book.grant("enroll", item(v(1), BOB), item(i(1), BOB))
+    search = book.identify(i(0), i(1), candidates=[i(0)])
+    erasure = book.intend("shred", v(0), v(1), i(0), i(1), tags=[ALICE, BOB])
+    book.rotation("move")
+    book.intend("void", voids=[1], by=None)
+    one, two = (element["tag"] for element in (book.entries[5]["grants"][0], book.entries[7]["grants"][0]))
+    twice = [book.entries[7]["grants"][0]] * 2
+    for name, at, values, why in (
+        ("ranges_touch", erasure, {"slots": [[v(0), 1], [v(1), 1], [i(0), 2]]}, "two ranges touch"),
+        ("ranges_order", erasure, {"slots": [[i(0), 2], [v(0), 2]]}, "ranges out of order"),
+        ("range_empty", erasure, {"slots": [[v(0), 0]]}, "a range of no slot"),
+        ("range_branches", erasure, {"slots": [[v(BRANCH_SLOTS - 1), 2]]}, "a range over two branches"),
+        ("tags_order", erasure, {"tags": [two, one]}, "tags out of order"),
+        ("tag_twice", erasure, {"tags": [one, one]}, "a tag is named twice"),
+        ("part", erasure, {"part": 2}, "part 2 of 1"),
+        ("sought", erasure, {"sought": "0" * 32}, "an erasure of somebody sought names what it destroys"),
+        ("void", erasure + 2, {"voids": []}, "op void voids nothing"),
+        ("below", erasure + 1, {"below": [[1, 1]]}, "a move selects templates"),
+        ("result_other", search, {"result": "no_match"}, "no match, and a candidate"),
+        ("most", search, {"most": 2}, "cut at another number than its candidates"),
+        ("mean", search, {"mean_e6": 500_000}, "a limit for means that is the other one"),
+        ("score", search, {"score": False}, "a score that is false, which is said by absence"),
+        ("candidate_twice", search, {"candidates": [i(0), i(0)]}, "a candidate is named twice"),
+        ("grant_twice", 7, {"grants": twice}, "a slot is named twice in one entry"),
+        ("time", 7, {"time_ms": 2**53}, "a time of 2^53"),
+        ("roles", 3, {"roles": ["service", "dpo"]}, "roles out of order"),
+    ):
+        entry = {**book.entries[at], **values}
+        yield (
+            name,
+            [*book.bodies()[:at], json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()],
+            why,
+        )
 
 
 def beginnings(to: Vectors) -> None:
@@ -381,7 +424,7 @@ PAGES: tuple[Callable[[Vectors], None], ...] = (
 def everything(to: Vectors) -> None:
     """Add all cases of this page."""
     to.keys(BOTH, SIGNER.keys)
-    to.given = {"keys": to.keys(ED25519, SIGNER.keys[:1]), "origin": SIGNER.origin}
+    to.given = {"keys": to.keys(ED25519, SIGNER.keys[:1])}
     to.base("founded", founded())
     to.base("enrolled", enrolled())
     for page in PAGES:

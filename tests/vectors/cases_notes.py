@@ -371,7 +371,7 @@ def consistencies(to: Vectors) -> None:
 
 def everything(to: Vectors) -> None:
     """Add all cases of this page."""
-    to.given = {"keys": to.keys("keys.txt", LOG.keys), "origin": LOG.origin}
+    to.given = {"keys": to.keys("keys.txt", LOG.keys)}
     to.keys("ed25519.txt", LOG.keys[:1])
     to.keys("witness.txt", [*LOG.keys, WITNESS.key])
     for each in (notes, cosignatures, checkpoints):

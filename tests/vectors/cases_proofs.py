@@ -336,6 +336,6 @@ def everything(to: Vectors) -> None:
     """Add all cases of this page."""
     to.keys(BOTH, KEYS)
     to.keys(LATER, signer(2).keys)
-    to.given = {"keys": to.keys(ED25519, KEYS[:1]), "origin": signer().origin}
+    to.given = {"keys": to.keys(ED25519, KEYS[:1])}
     for page in (accepted, forms, facts, openings, exported):
         page(to)
