@@ -15,6 +15,7 @@ from audit_help import (
     DAY,
     NOW,
     OPERATOR,
+    SERVICE,
     Book,
     founded,
     fresh_v,
@@ -170,6 +171,7 @@ def successors(to: Vectors) -> None:
         ("more", {"slots": [[v(0), 2]]}, "a renewal ends more than its predecessor"),
         ("nothing", {"slots": []}, "a renewal's destruction names nothing"),
         ("op", {"op": "reseal"}, "op reseal after a renewal"),
+        ("hand", {"by": SERVICE}, "a predecessor is ended by another hand"),
     ):
         to.log(f"r15_{name}_fail", spoilt(good, at, **values), why, "R15")
     late = spoilt(good, at)

@@ -158,7 +158,14 @@ def facts(to: Vectors) -> None:
         withdrawal(OTHER_SLOT),
         again(5),
     ]
+    parts = [withdrawal(VERIFY_SLOT) | {"parts": 2}, destroy(IDENTIFY_SLOT) | {"part": 2, "parts": 2}]
+    mixed = [*log[:3], *parts, destroyed(3)]
+    early = [*log[:3], destroyed(4), log[3]]
+    poor = [*log[:3], withdrawal(VERIFY_SLOT), destroyed(3, receipts=()), destroy(IDENTIFY_SLOT), again(5)]
     for name, step, data, why in (
+        ("ops", "P5", made(mixed, (0, 1, 3, 4, 5)), "the parts of the erasure are of two ops"),
+        ("early", "P6", made(early, (0, 1, 3, 4), erasure=4), "the completion stands before the erasure"),
+        ("slot_receipt", "P9", made(poor, (0, 1, 3, 4, 5, 6), erasure=5), "there is no receipt for one slot"),
         ("no_genesis", "P4", made(log, (1, 3, 4)), "the genesis entry is not there"),
         ("other_genesis", "P4", made([foreign, *log[1:]]), "the genesis entry is another vault's"),
         ("restart_altered", "P4", made(unsigned), "the restart was altered after it was signed"),

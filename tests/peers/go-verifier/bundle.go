@@ -243,6 +243,7 @@ func (p *proof) concerned() (parts []int64) {
 		if e["type"] != "destroy" || operationOf(index, e) != p.erasure {
 			continue
 		}
+		need(len(parts) == 0 || text(e, "op") == op, "P5", index, "the parts of the erasure are of two ops")
 		parts, op = append(parts, index), text(e, "op")
 		for _, tag := range list(e, "tags") {
 			if tag == p.tag {
