@@ -81,6 +81,7 @@ IN_PYTHON: Final = {
     "--recovery": "recovery=",
     "--root": "root=",
     "--scope": "scopes=",
+    "--threshold FILE.json": "threshold=",
     "--token-file": "token=",
     "--vault or FACEKEEP_VAULT": "the path",
     "type the command": "make the call",

@@ -144,7 +144,7 @@ def default_threshold(model: Model, registered: str | None = None) -> Threshold:
     if threshold is None or threshold.model_id != model.id or threshold.metric != model.metric:
         raise UsageError(
             f"there is no calibrated threshold for the model {model.id}",
-            next="pass a Threshold with the evidence of your own measurement",
+            next="measure one and give it with --threshold FILE.json (docs/integrator.md)",
         )
     return threshold
 
