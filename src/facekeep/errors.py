@@ -74,6 +74,7 @@ IN_PYTHON: Final = {
     "facekeep status": "vault.status()",
     "facekeep status --decision ID": "vault.decision(ID)",
     "facekeep subjects": "vault.subjects()",
+    "facekeep verify --json": "Threshold.to_json()",
     "--existing replace": "existing='replace'",
     "--existing replace or add": "existing='replace' or 'add'",
     "--lost URI": "Holders(lost=[URI])",

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import resources
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 from facekeep.arguments import checks_arguments
 from facekeep.errors import UsageError
@@ -112,8 +112,12 @@ class Threshold:
     @classmethod
     def from_json(cls, value: object) -> Self:
         """Read ``to_json`` back; raises UsageError unless there is every field and no other."""
-        if not isinstance(value, dict) or value.keys() != {field.name for field in fields(cls)}:
-            raise UsageError("a threshold lacks a field, or has one that is unknown")
+        names = {field.name for field in fields(cls)}
+        given: dict[object, object] = value if isinstance(value, dict) else {}
+        if given.keys() != names:
+            lacking = ", ".join(sorted(names - given.keys()))
+            said = f"lacks {lacking}" if lacking else f"has {len(given) - len(names)} fields too many"
+            raise UsageError(f"a threshold {said}", next="'facekeep verify --json' gives one in its form")
         kinds = {
             "str": str,
             "int": int,
@@ -122,10 +126,10 @@ class Threshold:
             "Metric": str,
         }
         for field in fields(cls):
-            got = value[field.name]
+            got = given[field.name]
             if isinstance(got, bool) or not isinstance(got, kinds[str(field.type)]):  # type: ignore[arg-type] # a tuple of types is one too
                 raise UsageError(f"a threshold's {field.name} is of the wrong type")
-        return cls(**value)
+        return cls(**cast("dict[str, Any]", given))
 
 
 @cache
@@ -144,7 +148,7 @@ def default_threshold(model: Model, registered: str | None = None) -> Threshold:
     if threshold is None or threshold.model_id != model.id or threshold.metric != model.metric:
         raise UsageError(
             f"there is no calibrated threshold for the model {model.id}",
-            next="measure one and give it with --threshold FILE.json (docs/integrator.md)",
+            next="measure one on people of yours, and give it with its evidence: --threshold FILE.json",
         )
     return threshold
 
