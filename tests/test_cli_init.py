@@ -10,6 +10,7 @@ import pytest
 
 from cli_help import Cli, on_terminal, snapshot
 from facekeep.cli.tokens import NewTokenFile
+from facekeep.vault import Vault
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_an_interrupt_says_that_a_vault_without_a_token_may_be_left(
 ) -> None:
     """To type the command again finds the vault there, for which nobody has a token."""
 
-    def interrupted(*_: object) -> Never:
+    def interrupted(*_: object, **__: object) -> Never:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
@@ -182,3 +183,8 @@ def test_an_interrupt_says_that_a_vault_without_a_token_may_be_left(
     assert ran.code == 130
     assert "its token is lost" in ran.err
     cli.fails("vault_exists", 14, "init", "--no-copy")
+    with monkeypatch.context() as stopped:  # nobody is told to remove a vault that was there before
+        stopped.setattr(Vault, "create", interrupted)
+        ran = cli.run("init", "--no-copy")
+    assert ran.code == 130
+    assert "nothing there was touched" in ran.err

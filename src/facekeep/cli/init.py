@@ -80,6 +80,8 @@ def command(
     named = state.token_file or os.environ.get("FACEKEEP_TOKEN_FILE")
     wanted = Path(named) if named else None
     left = f"if {path.name} was made, remove it and its root holders: its token is lost; then make it anew"
+    if os.path.lexists(path):
+        left = "choose another path; nothing there was touched"  # somebody's living vault, say
     with reserved(wanted) as place, then(left):
         asked = secrets(state)
         with Vault.create(
