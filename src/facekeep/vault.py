@@ -411,7 +411,10 @@ class Vault:
             model = model or self.extractor.model
             return model.check(probe), model
         if model is not None and model != self.extractor.model:
-            raise UsageError("a photograph is matched by the extractor's own model")
+            raise UsageError(
+                "a model of one's own goes with an embedding: a list or an array of numbers",
+                next="give an embedding, or a photograph without a model: it is matched by the extractor's",
+            )
         return self.extractor.extract(probe), self.extractor.model
 
     def _threshold(self, model: Model, threshold: Threshold | None, *, search: bool = False) -> Threshold:
