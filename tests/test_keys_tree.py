@@ -6,11 +6,14 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from facekeep.crypto.primitives import open_sealed
 from facekeep.errors import FormatError, IntegrityError, RootError, SlotDead
 from facekeep.formats.ids import BRANCH_SLOTS, slot_id
 from facekeep.formats.nodes import EMPTY_PIN, Kind, row_id
+from facekeep.keys import slots as slots_module
 from facekeep.keys import tree as tree_module
 from facekeep.keys.provider import Candidate
 from facekeep.keys.tree import TreeStale, open_tree
@@ -283,3 +286,39 @@ def test_a_known_tree_of_an_older_epoch_is_not_believed(lab: Lab) -> None:
     new = open_tree(lab.store, VAULT, lab.provider.candidates(), old)[0]
     assert new.epoch == old.epoch + 1
     assert not new.alive([verify_slot(5)])[0]
+
+
+def test_nodes_that_are_used_stay_and_of_the_others_the_oldest_goes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_module, "_CACHED_NODES", 5)
+    lab.tree.slot_key(verify_slot(0))
+    kept = lab.tree.node(1, 3, 0)
+    for at in range(1, 9):
+        lab.tree.slot_key(verify_slot(120 * at))
+        assert lab.tree.node(1, 3, 0) is kept
+        assert len(lab.tree._cache) == min(3 + at, 5)
+
+
+def test_what_a_root_node_and_many_keys_were_copied_from_is_zeroed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+    copied: list[npt.NDArray[np.uint64]] = []
+
+    def opening(key: bytes, blob: bytes, aad: bytes) -> bytes:
+        opened.append(open_sealed(key, blob, aad))
+        return opened[-1]
+
+    def unsorted(keys: npt.NDArray[np.uint64], order: npt.NDArray[np.int64] | None) -> object:
+        copied.append(keys)
+        return slots_module.unsorted(keys, order)
+
+    monkeypatch.setattr(tree_module, "open_sealed", opening)
+    monkeypatch.setattr(tree_module, "unsorted", unsorted)
+    tree, _ = open_tree(lab.store, VAULT, [candidate(lab.root())])
+    assert len(opened) == 1
+    assert not any(opened[0])
+    keys, _ = tree.slot_keys([verify_slot(7), verify_slot(3)])
+    assert keys.any(axis=1).all()
+    assert not copied[0].any()
