@@ -17,6 +17,7 @@ from facekeep.errors import UsageError
 from facekeep.formats.ids import check_model_id
 from facekeep.formats.matching import SHAPES
 from facekeep.limits import LIMITS
+from facekeep.matching.average import check_not_average
 
 Metric: TypeAlias = Literal["l2", "cosine"]
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -76,6 +77,7 @@ class Model:
                 and array.shape == (self.dimension,)
                 and _LEAST < array @ array < _MOST
             ):
+                check_not_average(self.id, self.metric, array[None])
                 return array
         return np.asarray(self.check_many(array[None])[0])
 
@@ -84,7 +86,7 @@ class Model:
         return self.check_many(np.atleast_2d(real_numbers(vectors)))
 
     def check_many(self, vectors: npt.ArrayLike) -> Floats:
-        """Return embeddings as float32 of shape (n, d): finite, of this dimension, none of them zero."""
+        """Return embeddings as float32 of shape (n, d): finite, none of them zero or everybody's average."""
         array = real_numbers(vectors)
         if array.ndim != 2 or array.shape[1] != self.dimension:  # noqa: PLR2004 - axes
             raise UsageError(f"an embedding of {self.id} is {self.dimension} numbers")
@@ -93,6 +95,7 @@ class Model:
             norms = np.einsum("ij,ij->i", array, array, dtype=np.float64)
         if not ((norms > _LEAST) & (norms < _MOST)).all():  # not-a-number is neither
             raise UsageError("an embedding has a number that is not finite, or is all but zero or endless")
+        check_not_average(self.id, self.metric, array)
         return array
 
 
