@@ -223,3 +223,37 @@ def test_scope_words_are_those_of_the_specification() -> None:
     assert [scope.word for scope in Scope] == words
     assert [Scope.from_word(word) for word in words] == list(Scope)
     assert [int(scope) for scope in Scope] == [2, 3, 4, 5, 6]
+
+
+def test_many_packed_terms_are_read_as_one_is() -> None:
+    terms = Terms(Scope.IDENTIFY, 5, 9, ("CH", "DE"), 3, 128, bytes(range(32)), "cosine")
+    assert TERMS_DTYPE.itemsize == len(terms.pack()) == 88
+    (row,) = np.frombuffer(terms.pack(), TERMS_DTYPE)
+    assert (row["version"], row["scope"], row["flags"]) == (1, 3, 1)
+    assert (row["not_before_ms"], row["expires_at_ms"]) == (5, 9)
+    assert (row["count"], row["dimension"]) == (3, 128)
+    assert row["regions"].tolist() == [region_number("CH"), region_number("DE"), *[0] * 14]
+    assert bytes(row["record_digest"]) == bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "valid"),
+    [
+        ("version", 1, True),
+        ("version", 2, False),
+        ("version", 0, False),
+        ("flags", 0, True),
+        ("flags", 2, False),
+        ("scope", 2, False),
+        ("not_before_ms", 7, True),
+        ("not_before_ms", 8, False),
+        ("expires_at_ms", 7, False),
+        ("expires_at_ms", 8, True),
+    ],
+)
+def test_terms_that_no_version_of_ours_wrote_allow_nothing(field: str, value: int, valid: bool) -> None:
+    packed = Terms(Scope.IDENTIFY, 5, 9, ("DE",), 1, 128, bytes(32), "cosine").pack()
+    row = np.frombuffer(packed, TERMS_DTYPE).copy()
+    row[field] = value
+    assert valid_now(row, Scope.IDENTIFY, "DE", 7).tolist() == [valid]
+    assert valid_now(row, Scope.IDENTIFY, "FR", 7).tolist() == [False]

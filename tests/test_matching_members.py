@@ -205,16 +205,15 @@ def test_an_accepted_clock_opens_whom_the_time_lets_in_again(lab: Lab, vault: Va
     assert carol not in found.excluded
 
 
-def test_what_is_to_be_destroyed_is_dropped_when_it_is_announced(lab: Lab, vault: Vault) -> None:
+def test_what_is_to_be_destroyed_is_dropped_when_it_is_announced(vault: Vault) -> None:
     found, gone = members(vault), slot(vault, "alice")
     seen: list[bool] = []
 
     def look() -> None:
-        with lab.open() as other:
-            mine = Members(core(other), IDENTIFY, MODEL, "DE")
-            mine.follow()
-            found.follow()
-            seen.extend((gone in found.rows, gone in mine.rows, gone in mine.omitted | mine.excluded))
+        mine = members(vault)
+        assert core(vault).view().pending.destroying(gone)
+        found.follow()
+        seen.extend((gone in found.rows, gone in mine.rows, gone in mine.omitted | mine.excluded))
 
     with calling("destroy.announced", look):
         vault.shred("alice")
