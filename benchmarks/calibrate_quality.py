@@ -72,21 +72,19 @@ def photographs(folder: Path) -> Iterator[tuple[int, str, Pixels]]:
                 yield who, name, change(pixels)
 
 
-def collect(extractors: dict[str, Extractor], folder: Path, cache: Path) -> None:
-    """Write crops and templates of every face that is found, one file an extractor."""
-    found: dict[str, list[tuple[int, str, Pixels, npt.NDArray[np.float32]]]] = {
-        each: [] for each in extractors
-    }
+def collect(name: str, extractor: Extractor, folder: Path, cache: Path) -> None:
+    """Write the crop and the template of every face that is found; a file that is there is kept."""
+    if (cache / f"{name}.npz").exists():
+        return
+    found: list[tuple[int, str, Pixels, npt.NDArray[np.float32]]] = []
     for who, change, pixels in photographs(folder):
-        for name, extractor in extractors.items():
-            try:
-                crop = extractor.crop(RgbImage(np.ascontiguousarray(pixels)))
-            except ImageError:
-                continue
-            found[name].append((who, change, crop, extractor.describe(crop)))
-    for name, rows in found.items():
-        people, changes, crops, vectors = (np.array(each) for each in zip(*rows, strict=True))
-        np.savez(cache / f"{name}.npz", who=people, change=changes, crops=crops, vectors=vectors)
+        try:
+            crop = extractor.crop(RgbImage(np.ascontiguousarray(pixels)))
+        except ImageError:
+            continue
+        found.append((who, change, crop, extractor.describe(crop)))
+    people, changes, crops, vectors = (np.array(each) for each in zip(*found, strict=True))
+    np.savez(cache / f"{name}.npz", who=people, change=changes, crops=crops, vectors=vectors)
 
 
 def read(name: str, cache: Path) -> Faces:
@@ -250,10 +248,9 @@ def main() -> None:
     given = parser.parse_args()
     os.nice(10)
     extractors: dict[str, Extractor] = {"dlib": DlibExtractor(), "sface": SFaceExtractor(given.models)}
-    if not all((given.cache / f"{name}.npz").exists() for name in extractors):
-        collect(extractors, given.faces, given.cache)
     found = []
     for name, extractor in extractors.items():
+        collect(name, extractor, given.faces, given.cache)
         faces = read(name, given.cache)
         gate = calibrate(faces.of(faces.who % 2 == 1), extractor, *SETTINGS[name][:2])
         evidence, rows = figures(gate, faces.of(faces.who % 2 == 0), extractor)

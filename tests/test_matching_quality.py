@@ -17,7 +17,7 @@ from facekeep.errors import ImageError
 from facekeep.matching.dlib_extractor import MODEL as DLIB
 from facekeep.matching.dlib_extractor import DlibExtractor
 from facekeep.matching.model import distances
-from facekeep.matching.quality import MEASURES, gate, measure
+from facekeep.matching.quality import MEASURES, Gate, gate, measure
 from facekeep.matching.sface_extractor import MODEL as SFACE
 from facekeep.matching.sface_extractor import SFaceExtractor
 from facekeep.matching.threshold import default_threshold
@@ -40,7 +40,7 @@ def evidence() -> list[dict[str, object]]:
 
 def test_the_evidence_keeps_the_claim() -> None:
     for each in evidence():
-        assert float(str(each["refused"])) <= 0.0107
+        assert float(str(each["refused"])) <= 0.01
         for rate in ("fmr_against_photographs_after", "fmr_alike_after", "fmr_all_degraded_after"):
             assert float(str(each[rate])) <= 2 * 0.001
         assert float(str(each["fmr_alike_before"])) > 0.02
@@ -101,6 +101,49 @@ def test_what_tells_too_little_is_refused_with_a_reason(extractor: Extractor, ch
         extractor.extract(degrade(hopper()).convert("RGB"))
     assert caught.value.reason in words | GEOMETRY
     assert caught.value.next
+
+
+def moved(image: Image.Image, down: int, across: int) -> Image.Image:
+    """Motion of the camera over 15 steps of that many pixels."""
+    pixels = np.asarray(image, np.float64)
+    rolled = [np.roll(pixels, (step * down, step * across), (0, 1)) for step in range(15)]
+    return Image.fromarray(np.mean(rolled, axis=0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("way", [(0, 1), (1, 0), (1, 1), (1, -1)])
+@pytest.mark.parametrize("who", ["hopper", "astronaut"])
+def test_motion_in_any_direction_is_refused_with_sface(
+    shared_data: Path, who: str, way: tuple[int, int]
+) -> None:
+    extractor = SFaceExtractor(shared_data.parent / "models")
+    image = portraits()[who]
+    image = image.resize((image.width // 2, image.height // 2)) if who == "hopper" else image
+    with pytest.raises(ImageError) as caught:
+        extractor.extract(moved(image, *way))
+    assert caught.value.reason in GEOMETRY | {"blurred"}
+
+
+@pytest.mark.parametrize("change", ["negative", "grey negative"])
+def test_the_bands_sign_tells_a_negative(change: str) -> None:
+    """What is narrow and dark in a face is narrow and light in its negative."""
+    face = hopper().crop((150, 60, 330, 240)).resize((112, 112))
+    face = face.convert("L").convert("RGB") if change == "grey negative" else face
+    at = list(MEASURES).index("light on dark")
+    plain, negative = (measure(np.asarray(each), 0.46)[at] for each in (face, ImageOps.invert(face)))
+    assert plain < -0.2
+    assert negative > 0.2
+
+
+def test_a_measure_that_a_calibration_left_out_adds_nothing() -> None:
+    text = resources.files("facekeep.matching").joinpath("quality.json").read_text("utf-8")
+    value = json.loads(text)[1]
+    row = list(MEASURES).index("one direction")
+    whole = Gate.from_json(value).terms(np.arange(len(MEASURES), dtype=np.float64))
+    del value["measures"]["one direction"]
+    part = Gate.from_json(value).terms(np.arange(len(MEASURES), dtype=np.float64))
+    assert whole[row] != 0
+    assert part[row] == 0
+    assert (np.delete(part, row) == np.delete(whole, row)).all()
 
 
 def test_every_reason_is_documented_for_machines() -> None:

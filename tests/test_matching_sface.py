@@ -56,9 +56,7 @@ def test_the_order_of_colours_matters(extractor: Extractor) -> None:
     pixels = np.asarray(hopper())
     assert gap(extractor, HOPPER, RgbImage(pixels)) == 0
     turned = RgbImage(np.ascontiguousarray(pixels[:, :, ::-1]))
-    with pytest.raises(ImageError) as caught:
-        extractor.extract(turned)
-    assert caught.value.reason == "wrong_colours"
+    assert gap(extractor, HOPPER, turned) > 0.05
 
 
 def test_colours_are_handed_over_in_opencv_order(extractor: Extractor, models: Path) -> None:
