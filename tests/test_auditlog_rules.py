@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +23,11 @@ from auditlog_help import (
 )
 from facekeep.auditlog.head import Head
 from facekeep.auditlog.merkle import Frontier, leaf_hash
+from facekeep.auditlog.pending import Ranges
 from facekeep.auditlog.rules import State, advance
 from facekeep.errors import IntegrityError
 from facekeep.formats import entries
-from facekeep.formats.canonical import JsonObject
+from facekeep.formats.canonical import JsonObject, JsonValue
 
 LATE = NOW + 10_000
 
@@ -176,3 +178,71 @@ def test_advance_and_the_moving_state_agree(kinds: list[str]) -> None:
         assert state.head() == head == Head.decode(head.encode())
     assert head.root() == frontier.root()
     assert head.fingerprint == FINGERPRINT
+
+
+def plain(kind: str, **fields: JsonValue) -> JsonObject:
+    """An entry as far as its rules go."""
+    return {"type": kind, "time_ms": NOW, **fields}
+
+
+RESTART = plain("restart", settings="5e" * 32, epoch=7, fingerprint="f1" * 8)
+ROTATION = plain("rotation", what="templates")
+
+
+def state_of(*items: JsonObject) -> State:
+    state = State(Head.empty(b"0" * 32))
+    for entry in items:
+        state.add(entry, bytes(32), bytes(32))
+    return state
+
+
+def test_a_log_begins_again_where_the_lost_one_ended() -> None:
+    state = state_of(RESTART)
+    assert (state.settings, state.epoch, state.fingerprint) == (b"\x5e" * 32, 7, b"\xf1" * 8)
+    assert state.alloc == {0: 16}
+    state = state_of(RESTART, plain("restarted", next=40, closed=[2, 3]))
+    assert state.alloc == {0: 40, 2: 1_728_000, 3: 1_728_000}
+    for slot, rule in ((39, "given out before"), (BRANCH, "given out before")):
+        entry = principal(slot) if slot < BRANCH else grants(slot)[0]
+        with pytest.raises(IntegrityError, match=rule):
+            state_of(RESTART, plain("restarted", next=40, closed=[2, 3]), entry)
+    assert state_of(RESTART, plain("restarted", next=16, closed=[]), principal(16)).alloc == {0: 17}
+    with pytest.raises(IntegrityError, match="entry 1: it gives slots out again"):
+        state_of(RESTART, plain("restarted", next=15, closed=[]))
+
+
+@pytest.mark.parametrize("second", [RESTART, genesis()])
+def test_a_log_begins_once(second: JsonObject) -> None:
+    with pytest.raises(IntegrityError, match="genesis is the first entry and no other"):
+        state_of(RESTART, second)
+
+
+def test_one_rotation_of_a_kind_is_open_at_a_time() -> None:
+    state = state_of(genesis(), ROTATION, decision())
+    assert [(each.first, each.parts, each.type, each.op) for each in state.open.values()] == [
+        (1, 1, "rotation", "templates")
+    ]
+    with pytest.raises(IntegrityError, match="entry 3: a rotation of the same is open"):
+        state_of(genesis(), ROTATION, decision(), ROTATION)
+    ended = plain("rotated", of=1)
+    assert not state_of(genesis(), ROTATION, ended).open
+    assert list(state_of(genesis(), ROTATION, ended, ROTATION).open) == [3]
+    with pytest.raises(IntegrityError, match="ends what is not an open rotation"):
+        state_of(genesis(), ROTATION, ended, ended)
+    assert not state_of(genesis(), plain("rotation", what="root")).open
+
+
+def test_only_a_revocation_must_name_a_slot() -> None:
+    nothing: JsonObject = {"part": 1, "parts": 1, "slots": [], "voids": [], "tags": []}
+    assert list(state_of(genesis(), plain("destroy", op="rotate", **nothing)).open) == [1]
+    with pytest.raises(IntegrityError, match="it revokes nobody"):
+        state_of(genesis(), plain("destroy", op="revoke", **nothing))
+
+
+def test_ranges_are_joined_where_they_overlap_or_touch() -> None:
+    joined = Ranges([(10, 10), (0, 3), (12, 2), (3, 2), (20, 1), (40, 1)])
+    assert joined.spans() == [(0, 5), (10, 11), (40, 1)]
+    assert len(joined) == 17
+    assert [at for at in range(50) if at in joined] == [*range(5), *range(10, 21), 40]
+    assert np.flatnonzero(joined.mask(np.arange(50))).tolist() == [*range(5), *range(10, 21), 40]
+    assert not Ranges().mask(np.arange(5)).any()
