@@ -103,6 +103,53 @@ def test_what_tells_too_little_is_refused_with_a_reason(extractor: Extractor, ch
     assert caught.value.next
 
 
+def covered(image: Image.Image, box: tuple[int, int, int, int], colour: str = "black") -> Image.Image:
+    image = image.copy()
+    image.paste(colour, box)
+    return image
+
+
+def beside(image: Image.Image, sliver: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (image.width + sliver.width, 300), "white")
+    both.paste(image, (0, 0))
+    both.paste(sliver, (image.width, 0))
+    return both
+
+
+# Of a portrait of 256 x 300 pixels, whose face is 89 x 103 pixels, at (88, 62); other people beside it.
+ODD: dict[str, Callable[[Image.Image, Image.Image], Image.Image]] = {
+    "upside down": lambda one, _: one.rotate(180),
+    "on its side": lambda one, _: one.rotate(90, expand=True),
+    "half turned": lambda one, _: one.rotate(45, fillcolor="white"),
+    "leaning": lambda one, _: one.rotate(20, fillcolor="white"),
+    "mirrored": lambda one, _: ImageOps.mirror(one),
+    "no margin": lambda one, _: one.crop((88, 62, 177, 165)),
+    "less than the face": lambda one, _: one.crop((97, 72, 168, 155)),
+    "at the upper edge": lambda one, _: one.crop((0, 82, 256, 300)),
+    "its right half": lambda one, _: one.crop((132, 0, 256, 300)),
+    "two thirds of it": lambda one, _: one.crop((0, 0, 147, 300)),
+    "no mouth": lambda one, _: one.crop((0, 0, 256, 130)),
+    "a bar over the eyes": lambda one, _: covered(one, (88, 90, 177, 115)),
+    "a mask": lambda one, _: covered(one, (88, 125, 177, 165), "lightblue"),
+    "half behind a wall": lambda one, _: covered(one, (132, 0, 256, 300), "white"),
+    "a sliver of another face": lambda one, other: beside(one, other.crop((60, 0, 110, 300))),
+    "half of another face": lambda one, other: beside(one, other.crop((60, 0, 150, 300))),
+}
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_an_odd_crop_is_refused_or_is_the_person(extractor: Extractor, change: str) -> None:
+    one = hopper().resize((256, 300))
+    other = portraits()["astronaut"].crop((100, 0, 350, 300))
+    try:
+        found = extractor.extract(ODD[change](one, other))
+    except ImageError as error:
+        assert error.reason in WORDS | GEOMETRY  # noqa: PT017 - either is right
+        return
+    near = distances(extractor.model, found, np.stack([extractor.extract(each) for each in (one, other)]))
+    assert near[0] <= default_threshold(extractor.model).value < near[1]
+
+
 def moved(image: Image.Image, down: int, across: int) -> Image.Image:
     """Motion of the camera over 15 steps of that many pixels."""
     pixels = np.asarray(image, np.float64)

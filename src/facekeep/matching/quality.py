@@ -57,7 +57,7 @@ _ORIGINAL: Final = "use the camera's own file: not a preview, not printed, not e
 _TELL: Final = {
     "blurred": ("is blurred", "hold the camera still, focus on the face, come nearer"),
     "noisy": ("is covered by noise", "give it more light"),
-    "few_levels": ("has too few shades", _ORIGINAL),
+    "few_levels": ("has too few shades, or is covered or cut off", f"show the whole face, and {_ORIGINAL}"),
     "low_contrast": ("has too little contrast", "wipe the lens, and let light fall from the front"),
     "high_contrast": ("has lights and shadows cut off", "avoid hard light, and use the camera's own file"),
     "too_dark": ("is too dark", "give it more light"),
