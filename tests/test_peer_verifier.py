@@ -512,6 +512,8 @@ def disagreement(ours: Answer, theirs: Answer) -> bool:
     apart = abs((ours[2] or 0) - (theirs[2] or 0))
     if not ours[0] and not theirs[0] and apart == 1 and "R15" in (ours[1][:3], theirs[1][:3]):
         return False
+    if apart == 1 and ours[1][:3] == theirs[1][:3] == "R35":  # R15, in an adoption
+        return False
     return ours[0] is not theirs[0] or (not ours[0] and ours[2] != theirs[2])
 
 
