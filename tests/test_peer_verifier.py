@@ -712,9 +712,9 @@ def test_they_say_the_same_of_altered_bundles_that_are_signed_again(peer: Peer) 
             opening = json.dumps(said).encode()
         ours, theirs = judged(peer, resigned(bundle, case.log.signer), case, opening)
         accepted += ours[0]
-        if (
-            "verifier key" in ours[1] and not theirs[0]
-        ):  # of a restart: its form (P1), or that it verifies (P4)
+        if ours[1].startswith("P4 ") and theirs[1].startswith("P1 "):  # the form of what a restart has
+            continue
+        if "ML-DSA-44 signature" in ours[1]:  # nothing that the peer can see
             continue
         if ours[0] is not theirs[0] or ours[1].split(" ")[0] not in ("?", theirs[1].split(" ")[0]):
             honest_one = case.bundle(case.log.entries, case.keep)

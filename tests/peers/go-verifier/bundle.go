@@ -190,7 +190,7 @@ func parseBundle(data []byte) *proof {
 	need(err == nil, "P1", -1, "the checkpoint is no note")
 	_, err = parseCheckpoint(n.text)
 	need(err == nil, "P1", -1, "the checkpoint is none")
-	first := p.entries[0]
+	first := p.entries[p.indices[0]]
 	wanted := []any{}
 	for _, word := range notProved {
 		if word == "before_restart" && (first == nil || first["type"] != "restart") || word == "other_scopes" && len(p.scopes) == 0 {
