@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
-from facekeep.audit.galleries import View
-from facekeep.audit.register import Conditions
+from facekeep.audit.galleries import Galleries, View
+from facekeep.audit.register import Conditions, Grant, Register
+from facekeep.audit.report import RuleBroken
 from facekeep.auditlog.setdigest import SetDigest
 from facekeep.formats.terms import Scope, Terms, covering_regions
 
@@ -74,3 +76,64 @@ def test_some_members_are_left_out_of_a_digest_and_stay_in_the_set() -> None:
     assert view.digest() == whole != rest
     del stock[terms][3]
     assert naive(stock, "DE", 5) == (4, rest)
+
+
+LAB = conditions(0, 10, ("DE",))
+
+
+def gallery(*others: Conditions) -> Galleries:
+    """Two grants of the laboratory's model in slots 0 and 1, one of each of the others from slot 2 on."""
+    register = Register()
+    for slot, terms in enumerate((LAB, LAB, *others)):
+        register.living[slot] = Grant(bytes([slot]) * 32, terms, slot.to_bytes(16, "big"), 1)
+        register.alive[terms.scope] += 1
+    return Galleries(register)
+
+
+def search(members: Sequence[int] = (0, 1), **fields: object) -> dict[str, object]:
+    """A decision that compared these slots and says so."""
+    total = SetDigest()
+    total.add_many(members, [slot.to_bytes(16, "big") for slot in members])
+    said: dict[str, object] = {
+        "scope": "identify",
+        "model": "raw:lab",
+        "region": "DE",
+        "time_ms": 5,
+        "omitted": [],
+        "count": len(members),
+        "set": total.digest().hex(),
+        "candidates": [],
+        "excluded": 0,
+    }
+    return {**said, **fields}
+
+
+def other(model: str = "raw:other", scope: Scope = Scope.IDENTIFY, ends: int = 10) -> Conditions:
+    return Conditions(model, Terms(scope, 0, ends, ("DE",), 1, 32, bytes(32)))
+
+
+def test_a_count_is_that_of_the_set() -> None:
+    gallery().check(7, search())
+    for count in (1, 3):
+        with pytest.raises(RuleBroken, match="grants were compared, 2 were valid") as caught:
+            gallery().check(7, search(count=count))
+        assert caught.value.rule == "R26"
+
+
+@pytest.mark.parametrize("terms", [other(), other(model="raw:lab", scope=Scope.VERIFY)])
+def test_a_candidate_of_another_model_or_scope_was_not_compared(terms: Conditions) -> None:
+    judge = gallery(terms)
+    excluded = int(terms.scope == "identify")
+    judge.check(7, search(candidates=[1], excluded=excluded))
+    with pytest.raises(RuleBroken, match="slot 2 is a candidate and was not compared") as caught:
+        judge.check(8, search(candidates=[2], excluded=excluded))
+    assert caught.value.rule == "R27"
+
+
+@pytest.mark.parametrize("terms", [other(), other(model="raw:lab", ends=3)])
+def test_who_is_omitted_and_would_not_have_been_compared_changes_nothing(terms: Conditions) -> None:
+    judge = gallery(terms)
+    judge.check(7, search(omitted=[[2, 1]], excluded=1))
+    judge.check(8, search([0], omitted=[[1, 2]], excluded=2))
+    with pytest.raises(RuleBroken, match="are said to be left out"):
+        judge.check(9, search([0], omitted=[[1, 2]], excluded=1))

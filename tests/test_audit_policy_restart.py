@@ -22,6 +22,10 @@ from audit_help import (
     item,
     v,
 )
+from facekeep.audit.people import People
+from facekeep.audit.register import Register
+from facekeep.audit.report import RuleBroken
+from facekeep.audit.restarts import Restarts
 from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
@@ -259,3 +263,46 @@ def test_the_signing_keys_in_force_are_repeated_and_others_are_not_led_to() -> N
         honest(book, keyring=Keyring(origin_of(VAULT), keys))
     book.entries[0] = adopted().entries[0]  # signed by the first keys, while the second are in force
     expect(book.bodies(), "R35", index, keyring=Keyring(origin_of(VAULT), SIGNER.keys))
+
+
+def restarts() -> Restarts:
+    """The rules of an adoption, begun by one hand."""
+    rules = Restarts(Register(), People())
+    rules.begin({"by": "aa" * 8, "pin": {"size": 41}, "seen": None})
+    return rules
+
+
+HAND = {"by": "aa" * 8}
+ADOPTION: dict[str, Entry] = {
+    "principal": {"type": "principal", "by": None},
+    "granted": {"type": "granted", "of": 1, "by": None},
+    "grant": {"type": "grant", "op": "adopt", "part": 1, "parts": 1, **HAND},
+}
+
+
+def test_nobody_restarts_no_log() -> None:
+    with pytest.raises(RuleBroken, match="nobody restarts the log"):
+        Restarts(Register(), People()).begin({"by": None, "pin": {"size": 41}, "seen": None})
+
+
+@pytest.mark.parametrize("change", [{"of": 2}, {"by": "aa" * 8}, {"of": 2, "by": "aa" * 8}])
+def test_an_adopted_principal_is_completed_at_once_by_its_own_hand(change: Entry) -> None:
+    rules = restarts()
+    rules.before(1, ADOPTION["principal"])
+    with pytest.raises(RuleBroken, match="granted is out of the order"):
+        rules.before(2, {**ADOPTION["granted"], **change})
+
+
+def test_a_principal_is_not_adopted_after_a_grant() -> None:
+    rules = restarts()
+    rules.before(1, ADOPTION["principal"])
+    rules.before(2, ADOPTION["granted"])
+    rules.before(3, ADOPTION["grant"])
+    rules.before(4, {"type": "granted", "of": 3, **HAND})
+    with pytest.raises(RuleBroken, match="principal is out of the order"):
+        rules.before(5, ADOPTION["principal"])
+
+
+def test_a_grant_that_is_no_adoption_stands_in_none() -> None:
+    with pytest.raises(RuleBroken, match="type grant stands inside"):
+        restarts().before(1, {**ADOPTION["grant"], "op": "enroll"})
