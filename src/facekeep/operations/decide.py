@@ -72,7 +72,7 @@ def _verify(core: Core, session: Session, subject: bytes, question: Question) ->
         view = core.view() if attempt else core.recent_view()
         verdict = evaluate(core, session, question.ask, subject, view, again=attempt > 0)
         reason, found = _limited(core, session, verdict, question), 0.0
-        if verdict.permit is not None and reason is Reason.OK:
+        if reason is Reason.OK:
             try:
                 found = _compare(core, verdict, question)
             except Exception as error:  # noqa: BLE001 - promise 5, as in ``evaluate``
