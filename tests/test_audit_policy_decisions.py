@@ -43,6 +43,8 @@ def test_the_honest_story_breaks_no_rule() -> None:
     assert judged == {"L4", *(f"R{number}" for number in range(1, 39))} - {"R10"}
     assert report.counts["entries"] == len(STORY.book.entries)
     assert report.counts["subjects erased"] == 1
+    said = {word: report.counts[word] for word in ("denied", "verify", "identify", "shred", "withdraw")}
+    assert said == {"denied": 1, "verify": 1, "identify": 6, "shred": 1, "withdraw": 1}
 
 
 # R22: the grant is complete, not destroyed, nor about to be

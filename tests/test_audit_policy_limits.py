@@ -87,6 +87,25 @@ def test_a_mean_judged_by_the_limit_of_one_photograph() -> None:
     expect(log.bodies(), "R36", index)
 
 
+def test_a_reference_of_two_photographs_is_judged_by_the_limit_of_means() -> None:
+    log = book(narrow())
+    log.grant("enroll", item(v(2), b"n" * 32, count=2))
+    index = log.verify(v(2), b"n" * 32)
+    expect(log.bodies(), "R36", index)
+    log.entries[index]["threshold_e6"] = 400_000
+    honest(log)
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_decision_in_a_region_that_the_settings_do_not_allow(search: bool) -> None:
+    log = book(None)
+    log.entries[0]["regions"] = ["DE"]
+    index = log.identify(i(0)) if search else log.verify(v(0), ALICE)
+    honest(log)
+    log.entries[0]["regions"] = ["AT"]
+    expect(log.bodies(), "R37", index)
+
+
 @pytest.mark.parametrize("values", [{"mean_e6": 499_999}, {"threshold_e6": 10**9}, {"score": True}])
 def test_a_search_beyond_the_limits(values: JsonObject) -> None:
     log = book(narrow())

@@ -12,6 +12,7 @@ import pytest
 from audit_help import (
     ALICE,
     BOB,
+    DAY,
     NOW,
     OPERATOR,
     SECOND,
@@ -130,6 +131,7 @@ def test_a_clock_entry_sets_the_time_back(moved: int) -> None:
 def test_a_clock_entry_is_told_to_the_reader() -> None:
     (note,) = honest(STORY.book).notes
     assert note.startswith(f"entry {AT['clock']}: principal {OPERATOR}")
+    assert note.endswith(f"back by {DAY} ms")
 
 
 # R4, the parts of an operation
@@ -200,6 +202,15 @@ def test_a_destruction_in_parts_is_judged_whole() -> None:
 def test_a_root_replacement_out_of_the_chain(values: Entry) -> None:
     index = AT["withdraw"] + 1
     expect(STORY.doctored(edit(index, **values)), "R8", index)
+
+
+def test_no_root_is_used_again() -> None:
+    book = founded()
+    book.destroy("extend")
+    index = book.destroy("extend") + 1
+    book.destroy("extend")
+    book.entries[index + 2]["fingerprint"] = book.entries[index - 2]["fingerprint"]
+    expect(book.bodies(), "R8", index + 2)
 
 
 def test_an_erased_epoch_is_missed() -> None:

@@ -29,6 +29,7 @@ from audit_help import (
     v,
 )
 from facekeep.audit.replay import replay
+from facekeep.formats.entries import settings, sought
 from facekeep.formats.terms import Scope
 
 STORY = story()
@@ -106,6 +107,13 @@ def test_terms_that_nobody_may_grant(terms: bytes) -> None:
     expect(STORY.doctored(edit_grant(AT["enrol"], 0, terms=terms.hex())), "R13", AT["enrol"])
 
 
+@pytest.mark.parametrize(("begins", "expires"), [(0, NOW - 4_999), (NOW, NOW + 3_660 * DAY + 5_000)])
+def test_terms_that_lapsed_or_end_within_the_slack(begins: int, expires: int) -> None:
+    book = founded()
+    book.grant("enroll", item(v(0), ALICE, begins=begins, expires=expires))
+    honest(book)
+
+
 @pytest.mark.parametrize(
     ("chapter", "values"),
     [
@@ -132,15 +140,18 @@ def test_templates_of_an_announced_grant_are_not_opened() -> None:
     expect(book.bodies() + entry(book.announce, "grant", item(i(0), ALICE, v(0)), book=book), "R14", 6)
 
 
-@pytest.mark.parametrize(("days", "held"), [(-1, False), (0, True), (29, True), (31, False)])
-def test_a_further_scope_is_sealed_from_a_grant_inside_its_window(days: int, held: bool) -> None:
+@pytest.mark.parametrize(
+    ("offset_ms", "held"),
+    [(-5_001, False), (-5_000, True), (0, True), (30 * DAY + 4_999, True), (30 * DAY + 5_000, False)],
+)
+def test_a_further_scope_is_sealed_from_a_grant_inside_its_window(offset_ms: int, held: bool) -> None:
     book = founded()
     book.grant("enroll", item(v(0), ALICE, begins=NOW, expires=NOW + 30 * DAY))
-    book.now = NOW + days * DAY
+    book.now = NOW + offset_ms
     index = book.announce("grant", item(i(0), ALICE, v(0), begins=0, expires=NOW + 90 * DAY))
+    for each in book.entries[:index]:
+        each["time_ms"] = min(each["time_ms"], book.now)
     if not held:
-        for each in book.entries[:index]:
-            each["time_ms"] = min(each["time_ms"], book.now)
         expect(book.bodies(), "R14", index)
     else:
         book.granted(index)
@@ -197,6 +208,27 @@ def test_a_renewal_that_destroys_something_else(values: Entry, at: str) -> None:
     expect(STORY.doctored(edit(AT[at], **values)), "R15", AT[at])
 
 
+@pytest.mark.parametrize("what", ["withdrawal", "settings", "renewal", "denial"])
+def test_what_follows_a_renewal_does_not_stand_for_its_replacement(what: str) -> None:
+    book = enrolled()
+    index = book.grant("renew", item(v(2), ALICE, v(0))) + 1
+    if what == "withdrawal":
+        book.intend("withdraw", v(0))
+    elif what == "settings":
+        book.add(settings(b"s" * 32, bytes(32), by=OPERATOR, time_ms=NOW))
+    elif what == "renewal":
+        book.announce("renew", item(v(3), ALICE, v(1)))
+    else:
+        book.verify(None, None, reason="rate")
+    expect(book.bodies(), "R15", index)
+
+
+@pytest.mark.parametrize("op", ["renew", "reseal"])
+def test_a_replacement_of_nothing(op: str) -> None:
+    for book in (founded(), enrolled()):
+        expect(book.bodies() + entry(book.intend, op, book=book), "R15", len(book.entries))
+
+
 def test_a_replacement_without_new_grants() -> None:
     book = enrolled()
     expect(book.bodies() + entry(book.intend, "reseal", v(0), book=book), "R15", 7)  # its own grants
@@ -215,6 +247,8 @@ def test_a_second_grant_of_a_scope() -> None:
 def test_two_grants_of_a_scope_in_one_operation() -> None:
     book = founded()
     first = book.grant("enroll", item(v(0), ALICE), item(v(1), ALICE))
+    expect(book.bodies(), "R15", first + 1)
+    book.destroy("reseal", v(0), v(1))
     expect(book.bodies(), "R15", first + 1)
 
 
@@ -379,6 +413,14 @@ def test_a_doctored_erasure(values: Entry) -> None:
     expect(STORY.doctored(edit(AT["shred"], **values)), "R18", AT["shred"])
 
 
+def test_an_erasure_of_somebody_who_cannot_be_found_names_no_slot() -> None:
+    book = enrolled()
+    book.destroyed(book.add(sought("shred", b"h" * 16, "0" * 32, by=OPERATOR, time_ms=NOW)))
+    honest(book)
+    del book.entries[-2]["sought"]
+    expect(book.bodies(), "R18", 7)
+
+
 def test_only_an_erasure_names_subjects() -> None:
     expect(STORY.doctored(edit(AT["withdraw"], tags=[ALICE.hex()])), "R18", AT["withdraw"])
 
@@ -441,4 +483,7 @@ def test_a_restore_that_does_not_account_for_its_rows(values: Entry) -> None:
 
 
 def test_a_restore_that_brings_back_more_than_lives() -> None:
-    expect(STORY.doctored(edit(AT["restore"], merged=5, dead=1)), "R30", AT["restore"])
+    living = 4
+    replay(STORY.doctored(edit(AT["restore"], merged=living, dead=2)))
+    expect(STORY.doctored(edit(AT["restore"], merged=living, dead=2, missing=1)), "R30", AT["restore"])
+    expect(STORY.doctored(edit(AT["restore"], merged=living + 1, dead=1)), "R30", AT["restore"])

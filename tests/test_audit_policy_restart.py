@@ -24,13 +24,14 @@ from audit_help import (
 )
 from facekeep.audit.people import People
 from facekeep.audit.register import Register
+from facekeep.audit.replay import Replay
 from facekeep.audit.report import RuleBroken
 from facekeep.audit.restarts import Restarts
 from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
-from facekeep.formats.checkpoint import origin_of
+from facekeep.formats.checkpoint import Checkpoint, origin_of
 from restart_help import OTHER, Restarted, adopted
 
 Entry = dict[str, Any]
@@ -79,6 +80,7 @@ SMUGGLED: dict[str, Callable[[Book], int]] = {
 def test_nothing_else_stands_in_the_adoption(what: str) -> None:
     book = adopted()
     index = SMUGGLED[what](book)
+    book.end()
     expect(book.bodies(), "R35", index)
 
 
@@ -240,6 +242,26 @@ def test_a_forged_restart(what: str) -> None:
     expect(book.bodies(), "R35", 0)
     with pytest.raises(FacekeepError):
         check_restart(book.entries[0])
+
+
+def test_a_restart_of_another_vaults_log() -> None:
+    book = adopted()
+    book.end()
+    run = Replay()
+    for body in book.bodies():
+        run.feed(body)
+    honest(book, checkpoint=Checkpoint(origin_of(VAULT), run.size, run.root()))
+    expect(book.bodies(), "R1", 0, checkpoint=Checkpoint(origin_of(b"w" * 16), run.size, run.root()))
+
+
+def test_the_root_of_a_restart_is_not_used_again() -> None:
+    book = adopted()
+    book.end()
+    index = book.destroy("extend") + 1
+    book.destroy("extend")
+    honest(book)
+    book.entries[index + 2]["fingerprint"] = book.entries[0]["fingerprint"]
+    expect(book.bodies(), "R8", index + 2)
 
 
 def test_a_restart_that_no_trusted_key_signed() -> None:

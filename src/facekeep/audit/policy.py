@@ -69,7 +69,10 @@ class Policy:
         self.counts[op] += 1
 
     def control(self, index: int, high_ms: int, entry: Mapping[str, Any]) -> None:
-        """Judge any other entry; ``high_ms`` is the greatest time before it."""
+        """Judge any other entry, or refuse a decision where something waits.
+
+        ``high_ms`` is the greatest time before it.
+        """
         kind = entry["type"]
         if self._due and (kind != "destroy" or entry["op"] not in _REPLACING):
             self.finish()
@@ -77,9 +80,7 @@ class Policy:
             self._restarts.before(index, entry)
         if not self._restarts.open:  # an adoption repeats the signing keys that were in force
             self._rotations.before(index, entry)
-        if kind == "decision":
-            self.decision(index, entry)
-        elif kind == "clock":
+        if kind == "clock":
             self._clock(index, high_ms, entry)
         else:
             _HANDLERS[kind](self, index, entry)
