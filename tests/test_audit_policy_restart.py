@@ -11,12 +11,14 @@ from audit_help import (
     ALICE,
     BOB,
     OPERATOR,
+    RECEIPT,
     SECOND,
     SERVICE,
     SIGNER,
     VAULT,
     Book,
     expect,
+    fingerprint,
     founded,
     honest,
     item,
@@ -31,6 +33,7 @@ from facekeep.auditlog.restarting import check_restart
 from facekeep.auditlog.rotation import Keyring, signing_entry
 from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
+from facekeep.formats import entries
 from facekeep.formats.checkpoint import Checkpoint, origin_of
 from restart_help import OTHER, Restarted, adopted
 
@@ -328,3 +331,36 @@ def test_a_principal_is_not_adopted_after_a_grant() -> None:
 def test_a_grant_that_is_no_adoption_stands_in_none() -> None:
     with pytest.raises(RuleBroken, match="type grant stands inside"):
         restarts().before(1, {**ADOPTION["grant"], "op": "enroll"})
+
+
+def test_the_root_of_before_is_none_of_a_later_epoch() -> None:
+    book = adopted()
+    book.end()
+    first = book.intend("extend")
+    index = book.add(
+        entries.destroyed(
+            first,
+            epoch=4,
+            fingerprint=fingerprint(3),
+            previous=fingerprint(3),
+            receipts=[RECEIPT],
+            by=OPERATOR,
+            time_ms=book.now,
+        )
+    )
+    expect(book.bodies(), "R8", index)
+
+
+def test_keys_that_no_entry_leads_to_are_no_matter_of_a_restart_where_there_is_none() -> None:
+    """Who was given the keys of a later time judges the checkpoint by them, not the log's beginning."""
+    book = founded()
+    later = [LogSigner(b"k" * 32, VAULT, generation) for generation in (2, 3)]
+    book.rotation("signing")
+    book.add(signing_entry(SIGNER, later[0], by=OPERATOR, time_ms=book.now))
+    ring = Keyring(origin_of(VAULT), later[1].keys)
+    judge = Replay(VAULT, ring)
+    for body in book.bodies():
+        judge.feed(body)
+    judge.finish()
+    with pytest.raises(FacekeepError):
+        ring.keys_at(judge.size)
