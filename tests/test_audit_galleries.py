@@ -130,6 +130,24 @@ def test_a_candidate_of_another_model_or_scope_was_not_compared(terms: Condition
     assert caught.value.rule == "R27"
 
 
+def test_a_search_in_grants_of_another_scope_is_none() -> None:
+    judge = gallery(other(model="raw:lab", scope=Scope.VERIFY))
+    with pytest.raises(RuleBroken, match="a search in grants for verify") as caught:
+        judge.check(7, search([2], scope="verify"))
+    assert caught.value.rule == "R26"
+
+
+def test_who_is_omitted_again_is_judged_again() -> None:
+    lapsing = other(model="raw:lab", ends=8)
+    judge = gallery(lapsing)
+    judge.check(7, search(omitted=[[2, 1]], excluded=1))
+    judge.check(8, search(omitted=[[2, 1]], excluded=1, time_ms=9))
+    judge.ended(2, judge._register.living.pop(2))
+    with pytest.raises(RuleBroken, match="slot 2 is omitted and is no living grant") as caught:
+        judge.check(9, search(omitted=[[2, 1]], excluded=1, time_ms=9))
+    assert caught.value.rule == "R28"
+
+
 @pytest.mark.parametrize("terms", [other(), other(model="raw:lab", ends=3)])
 def test_who_is_omitted_and_would_not_have_been_compared_changes_nothing(terms: Conditions) -> None:
     judge = gallery(terms)

@@ -94,6 +94,7 @@ def test_an_entry_of_another_form(spoil: Callable[[bytes], bytes]) -> None:
 def test_genesis() -> None:
     expect(STORY.book.bodies()[1:], "R1", 0)
     expect(STORY.doctored(lambda log: log.insert(7, log[0])), "R1", 7)
+    expect(STORY.doctored(lambda log: log.insert(0, log[AT["denied"]])), "R1", 0)
     expect(STORY.doctored(edit(0, epoch=2)), "R1", 0)
     expect(STORY.doctored(edit(0, by=OPERATOR)), "R1", 0)
     other = Checkpoint(origin_of(b"w" * 16), 1, bytes(32))
@@ -254,6 +255,7 @@ def test_signing_keys() -> None:
     forged.entries[6]["nonce"] = "0" * 32
     expect(forged.bodies(), "R10", 6, keyring=keyring())
     expect(rotated(by=SERVICE).bodies(), "R12", 5, keyring=keyring())
+    honest(rotated(), keyring=Keyring(origin_of(VAULT), LogSigner(b"o" * 32, VAULT).keys))  # L1 judges those
 
 
 # R11 and R12: who, and by which role
@@ -352,6 +354,35 @@ def test_a_report_tells_what_was_judged_until_then() -> None:
     assert report.to_json()["size"] == AT["shred"] + 1
 
 
+def test_what_a_report_counts_and_what_nothing_was_given_for() -> None:
+    book = founded()
+    book.grant("enroll", item(v(0), ALICE), item(v(1), BOB))
+    book.destroy("shred", v(0), tags=[ALICE])
+    book.announce("enroll", item(v(2), BOB))
+    book.verify(v(1), BOB)
+    report = honest(book)
+    assert {step.id for step in report.steps if step.verdict is Verdict.NOT_JUDGED} == {
+        "L1",
+        "L2",
+        "L3",
+        "R10",
+    }
+    assert {word: count for word, count in report.counts.items() if count} == {
+        "entries": 11,
+        "epoch": 2,
+        "grants": 3,
+        "grants living": 1,
+        "operations open": 1,
+        "principals active": 2,
+        "shred": 1,
+        "slots destroyed": 1,
+        "slots named": 1,
+        "subjects": 2,
+        "subjects erased": 1,
+        "verify": 1,
+    }
+
+
 def test_what_is_open_at_the_end_is_told() -> None:
     book = founded()
     book.grant("enroll", item(v(0), ALICE))
@@ -360,6 +391,7 @@ def test_what_is_open_at_the_end_is_told() -> None:
     notes = honest(book).notes
     assert [note.split(":")[0] for note in notes] == ["entry 7", "entry 8"]
     assert "not yet destroyed" in notes[0]
+    assert "the enroll begun there is not complete; it grants nothing yet" in notes[1]
 
 
 def test_every_rule_of_the_head_has_its_number() -> None:

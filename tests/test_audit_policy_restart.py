@@ -35,6 +35,7 @@ from facekeep.auditlog.signed import LogSigner
 from facekeep.errors import FacekeepError
 from facekeep.formats import entries
 from facekeep.formats.checkpoint import Checkpoint, origin_of
+from facekeep.limits import LIMITS
 from restart_help import OTHER, Restarted, adopted
 
 Entry = dict[str, Any]
@@ -306,8 +307,35 @@ ADOPTION: dict[str, Entry] = {
 
 
 def test_nobody_restarts_no_log() -> None:
-    with pytest.raises(RuleBroken, match="nobody restarts the log"):
+    with pytest.raises(RuleBroken, match="nobody restarts the log") as caught:
         Restarts(Register(), People()).begin({"by": None, "pin": {"size": 41}, "seen": None})
+    assert (caught.value.rule, caught.value.index) == ("R35", 0)
+
+
+def test_a_checkpoint_of_the_lost_log_that_was_seen_is_told() -> None:
+    told = Restarts(Register(), People()).begin({"by": "aa" * 8, "pin": {"size": 41}, "seen": {"size": 77}})
+    assert "41 entries at least, and a checkpoint of 77 was seen" in told
+
+
+def test_an_adoption_in_parts() -> None:
+    book = Restarted()
+    book.restart()
+    book.adopt_people()
+    tags = [bytes([number]) * 32 for number in range(2 * LIMITS.grants_per_entry)]
+    first = book.announce("adopt", *(item(v(number), tag) for number, tag in enumerate(tags)))
+    assert len(book.entries) == first + 2
+    book.granted(first)
+    book.end(1)
+    honest(book)
+
+
+def test_whoever_ends_an_adoption_of_nobody_may_restore() -> None:
+    book = Restarted()
+    book.restart(by=SERVICE)
+    book.adopt_people()
+    index = book.end()
+    book.entries[index]["by"] = SERVICE
+    expect(book.bodies(), "R12", index)
 
 
 @pytest.mark.parametrize("change", [{"of": 2}, {"by": "aa" * 8}, {"of": 2, "by": "aa" * 8}])

@@ -6,6 +6,7 @@ import pytest
 
 from facekeep.auditlog import rotation as module
 from facekeep.auditlog.rotation import Keyring, Rotation
+from facekeep.auditlog.signed import Cosigner
 from facekeep.errors import IntegrityError
 from facekeep.formats.canonical import JsonObject
 from facekeep.formats.note import VerifierKey
@@ -46,6 +47,11 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 def test_no_key_of_the_log_is_no_start() -> None:
     with pytest.raises(IntegrityError, match="no key is known"):
         Keyring(signer().origin, FOREIGN)
+
+
+def test_a_witness_of_the_log_s_name_is_no_start() -> None:
+    with pytest.raises(IntegrityError, match="no key is known"):
+        Keyring(signer().origin, [Cosigner(signer().origin, b"w" * 32).key])
 
 
 def test_without_entries_the_given_keys_sign(log: Log) -> None:
@@ -89,6 +95,9 @@ def test_rotations_that_are_adopted_lead_to_who_signed_the_restart(log: Log) -> 
     log.rotate(1, FIRST, SECOND, 2)
     log.end()
     assert log.ring.keys_at(2) == SECOND
+    assert (log.ring.named_at(1), log.ring.named_at(6)) == (FIRST, SECOND)
+    log.rotate(9, SECOND, THIRD, 3)
+    assert log.ring.keys_at(10) == THIRD
 
 
 @pytest.mark.parametrize("signed", [FIRST, THIRD])

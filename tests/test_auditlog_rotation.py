@@ -181,6 +181,10 @@ def test_a_malformed_signing_entry_is_not_an_entry(change: JsonObject) -> None:
         entries.encode({**rotation(), **change})
 
 
+def test_a_signing_entry_has_the_nonce_that_is_given() -> None:
+    assert signing_entry(signer(1), signer(2), by=BY, time_ms=NOW, nonce="ab" * 16)["nonce"] == "ab" * 16
+
+
 def test_a_signing_entry_fits_a_bundle() -> None:
     assert len(entries.encode(rotation())) < 16_384
 

@@ -99,6 +99,12 @@ OPEN = [genesis(), *grants(BRANCH)]
         ([*OPEN, *destroy(BRANCH), destroyed(2, 1)], "do not follow from the last root"),
         ([*OPEN, *destroy(BRANCH), destroyed(2, 2, b"x" * 32)], "do not follow from the last root"),
         ([genesis(), settings(b"x" * 32)], "does not name the settings in force"),
+        ([*OPEN, *destroy(BRANCH, op="extend")], "its op destroys no slot"),
+        ([genesis(), *destroy(3, op="revoke")], "it destroys one of the vault's own keys"),
+        ([*OPEN, granted(1), *destroy(BRANCH, op="revoke")], "only a revocation destroys a principal's slot"),
+        ([genesis(), principal(), granted(1), *destroy(16)], "only a revocation destroys a principal's slot"),
+        ([genesis(), *grants(BRANCH + 1, BRANCH, BRANCH + 2)], "slot 4194304 was given out before"),
+        ([*OPEN, *grants(BRANCH, BRANCH + 1, BRANCH + 2)], "slot 4194304 was given out before"),
     ],
 )
 def test_an_entry_that_breaks_a_rule_is_named(items: Sequence[JsonObject], rule: str) -> None:
@@ -224,6 +230,7 @@ def test_one_rotation_of_a_kind_is_open_at_a_time() -> None:
     ]
     with pytest.raises(IntegrityError, match="entry 3: a rotation of the same is open"):
         state_of(genesis(), ROTATION, decision(), ROTATION)
+    assert list(state_of(genesis(), ROTATION, plain("rotation", what="move")).open) == [1, 2]
     ended = plain("rotated", of=1)
     assert not state_of(genesis(), ROTATION, ended).open
     assert list(state_of(genesis(), ROTATION, ended, ROTATION).open) == [3]
