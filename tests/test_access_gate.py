@@ -212,3 +212,15 @@ def test_the_files_are_looked_at_where_it_is_asked_for(
         assert evaluate(opened, session, ask, b"bob", view).reason is Reason.UNAVAILABLE
 
     _asked(lab, judge)
+
+
+def test_a_clock_that_was_set_back_answers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(tmp_path).create()
+    lab.enrol("bob")
+
+    def judge(opened: Core, session: Session, view: View, ask: Ask) -> None:
+        assert evaluate(opened, session, ask, b"bob", view).reason is Reason.OK
+        monkeypatch.setattr(type(opened.clock), "is_steady", False)
+        assert evaluate(opened, session, ask, b"bob", view).reason is Reason.CLOCK
+
+    _asked(lab, judge)

@@ -197,3 +197,10 @@ def test_what_changed_meanwhile_is_decided_again_and_not_for_ever(
         owner.ask()
     assert owner.last()["reason"] == "unavailable"
     assert times[0] == 1000 - module.ATTEMPTS - 1
+
+
+def test_what_the_gate_refuses_is_refused_for_its_own_reason(
+    service: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.lab.clock.ms += 31 * 24 * 3_600_000
+    refused(service, service.question(), "expired", monkeypatch)

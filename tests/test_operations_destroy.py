@@ -248,3 +248,15 @@ def test_a_branch_is_idle_where_nobody_lives_and_another_gives_out_slots(inside:
     assert idle_branches(core(inside), inside.view()) == [1]
     inside.dead.add(slot_id(3, 1))
     assert idle_branches(core(inside), inside.view()) == [1, 3]
+
+
+def test_a_holder_that_may_not_leave_yet_stops_the_swap(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaves(*_: object) -> None:
+        raise ErasurePending("a holder leaves before the root has moved")
+
+    monkeypatch.setattr(module, "check_leaving", leaves)
+    with pytest.raises(ErasurePending, match="a holder leaves"):
+        finish(core(inside), None, 41, Destruction("shred", [5]))
+    assert inside.done == []
