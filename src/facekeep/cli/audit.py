@@ -24,7 +24,7 @@ from facekeep.vault import Filter, Opening, Said
 _SHOWN = 50  # entries, unless another limit is asked for
 _WORDS = ("op", "what", "reason", "scope", "region", "result")
 _NUMBERS = (
-    "of", "epoch", "slot", "count", "rows", "merged", "generation", "size", "left", "principal", "principals",
+    "of", "epoch", "slot", "count", "rows", "merged", "generation", "size", "left", "principal",
 )  # fmt: skip
 
 
@@ -247,8 +247,8 @@ def _said(entry: JsonObject) -> list[str]:
     if isinstance(entry.get("part"), int) and entry["parts"] != 1:
         found.append(f"part {entry['part']} of {entry['parts']}")
     grants, slots, tags = entry.get("grants"), entry.get("slots"), entry.get("tags")
-    if grants is not None:  # in ``restarted`` a number
-        found.append(output.counted(len(grants) if isinstance(grants, list) else int(str(grants)), "grant"))
+    if isinstance(grants, list):
+        found.append(output.counted(len(grants), "grant"))
     if isinstance(slots, list):
         count = sum(int(str(span[1])) for span in slots if isinstance(span, list))
         found.append(output.counted(count, "slot"))
