@@ -55,6 +55,7 @@ def clock(high: int) -> JsonObject:
 
 MANY = grants(*range(BRANCH, BRANCH + 300))
 OPEN = [genesis(), *grants(BRANCH)]
+ODD = (3 << 21) + 7
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,9 @@ OPEN = [genesis(), *grants(BRANCH)]
         ([*OPEN, *destroy(BRANCH), destroyed(2, 2, b"x" * 32)], "do not follow from the last root"),
         ([genesis(), settings(b"x" * 32)], "does not name the settings in force"),
         ([*OPEN, *destroy(BRANCH, op="extend")], "its op destroys no slot"),
+        ([*OPEN, *destroy(BRANCH, op="rotate")], "its op destroys no slot"),
+        ([genesis(), *grants(ODD), *destroy(ODD + 1)], "never given out"),
+        ([genesis(), *grants(ODD), *destroy(ODD + 256)], "never given out"),
         ([genesis(), *destroy(3, op="revoke")], "it destroys one of the vault's own keys"),
         ([*OPEN, granted(1), *destroy(BRANCH, op="revoke")], "only a revocation destroys a principal's slot"),
         ([genesis(), principal(), granted(1), *destroy(16)], "only a revocation destroys a principal's slot"),
@@ -253,3 +257,8 @@ def test_ranges_are_joined_where_they_overlap_or_touch() -> None:
     assert [at for at in range(50) if at in joined] == [*range(5), *range(10, 21), 40]
     assert np.flatnonzero(joined.mask(np.arange(50))).tolist() == [*range(5), *range(10, 21), 40]
     assert not Ranges().mask(np.arange(5)).any()
+
+
+def test_a_slot_of_an_odd_branch_that_was_given_out_is_destroyed() -> None:
+    head = run(genesis(), *grants(ODD), granted(1), *destroy(ODD), destroyed(3))
+    assert (head.alloc[3], head.open) == (8, ())
