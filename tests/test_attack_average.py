@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from importlib import resources
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmark_help import benchmark
 from facekeep.errors import UsageError
 from facekeep.matching.model import Model, distances
 from facekeep.vault import Enrolment, Vault
@@ -104,13 +104,7 @@ def test_a_model_of_ones_own_has_no_average_that_is_known() -> None:
 
 @pytest.fixture(scope="module")
 def calibrate() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "calibrate_average.py"
-    spec = importlib.util.spec_from_file_location("calibrate_average", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("calibrate_average")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -116,18 +117,8 @@ def test_settings_and_log_are_put_back_while_the_change_is_followed(
         before = lab.save("before")
         lab.do(closed_to_france)
         later = lab.save("later")
-        opened = opening.open_core
-
-        def raced(path: Path, clock: Clock, secrets: Secrets) -> Core:
-            write(lab, before)
-            try:
-                return opened(path, clock, secrets)
-            finally:
-                if undone:
-                    write(lab, later)
-
         with monkeypatch.context() as racing:
-            racing.setattr(opening, "open_core", raced)
+            racing.setattr(opening, "open_core", raced(lab, before, later if undone else before))
             with pytest.raises((Denied, Unavailable, Busy)):
                 in_france(door)
         assert door.settings.regions in {(), ("FR",)}
@@ -147,26 +138,32 @@ def test_settings_and_log_are_put_back_again_once_the_change_was_followed(
         before = lab.save("before")
         lab.do(closed_to_france)
         later = lab.save("later")
-        opened = opening.open_core
-
-        def raced(path: Path, clock: Clock, secrets: Secrets) -> Core:
-            write(lab, before)
-            try:
-                return opened(path, clock, secrets)
-            finally:
-                write(lab, later)
 
         def on(self: Session, core: Core) -> Session:
             write(lab, before)
             return follow(self, core)
 
         follow = Session.on
-        monkeypatch.setattr(opening, "open_core", raced)
+        monkeypatch.setattr(opening, "open_core", raced(lab, before, later))
         monkeypatch.setattr(Session, "on", on)
         for _ in range(2):
             with pytest.raises((Denied, Unavailable)):
                 in_france(door)
     shutil.rmtree(lab.base / "saved")
+
+
+def raced(lab: Lab, at_opening: Path, afterwards: Path) -> Callable[[Path, Clock, Secrets], Core]:
+    """Opening of a core under other files than those that stand there afterwards."""
+    opened = opening.open_core
+
+    def race(path: Path, clock: Clock, secrets: Secrets) -> Core:
+        write(lab, at_opening)
+        try:
+            return opened(path, clock, secrets)
+        finally:
+            write(lab, afterwards)
+
+    return race
 
 
 def write(lab: Lab, saved: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from benchmark_help import benchmark
 from facekeep.errors import ImageError
 from facekeep.matching.images import RgbImage, load_rgb
 from facekeep.matching.model import Model
@@ -19,13 +19,7 @@ MODELS = {"dlib": Model("dlib-resnet", "1", 128, "l2"), "sface": Model("sface", 
 
 @pytest.fixture(scope="module")
 def calibrate() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "calibrate_thresholds.py"
-    spec = importlib.util.spec_from_file_location("calibrate_thresholds", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("calibrate_thresholds")
 
 
 @pytest.mark.parametrize("name", MODELS)
